@@ -1,0 +1,249 @@
+//! The keys under `app:` or `ecs:` (spec/env.md, "Keys"): one of the two, `ecs:` being `app:` named `ecs`.
+
+use super::document::{Kind, Node};
+use super::reader::{Fields, Reading, Unknown};
+use crate::value::{AbsPath, AppName, Commit, DatabaseName, GitRef, GitUrl, Secret, ServiceName};
+
+/// Everything under `app:`.
+#[derive(Debug, Clone)]
+pub struct App {
+    pub name: AppName,
+    /// The top-level key it stood under, `app` or `ecs`: the first part of its flat variables.
+    pub tree: &'static str,
+    /// Services whose crash loop fails the stack, besides those with a route.
+    pub critical: Vec<ServiceName>,
+    pub git: AppGit,
+    pub database: DatabaseName,
+    /// The compose file, where it is not one of the default places.
+    pub compose: Option<AbsPath>,
+    pub migrate: Option<Migrate>,
+    pub settings: Option<Secret>,
+}
+
+#[derive(Debug, Clone)]
+pub struct AppGit {
+    pub source: GitUrl,
+    /// `None`: what the remote's HEAD names.
+    pub branch: Option<GitRef>,
+    /// Pins the release to one commit.
+    pub commitid: Option<Commit>,
+    pub local: GitLocal,
+}
+
+/// What happens to local commits in the checkout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GitLocal {
+    Keep,
+    Merge,
+}
+
+/// How to migrate: a command in a one-off container of a service.
+#[derive(Debug, Clone)]
+pub struct Migrate {
+    pub auto: bool,
+    pub service: ServiceName,
+    pub command: Vec<String>,
+    /// A glob of repository paths whose addition means that a migration is needed.
+    pub when: String,
+}
+
+/// The repository that `ecs:` means without a source (spec/env.md).
+const ECS_SOURCE: &str = "https://github.com/ecs-org/ecs.git";
+
+/// Reads `app:` or `ecs:`; `None` means an error was reported.
+pub fn read(root: &Fields) -> Option<App> {
+    let (app, ecs) = (root.fields("app"), root.fields("ecs"));
+    let (app_place, ecs_place) = (root.key_place("app"), root.key_place("ecs"));
+    match (app_place, ecs_place) {
+        (Some(_), Some(place)) => {
+            root.error(place, "'app' and 'ecs' are two names for one thing; keep one of them");
+            None
+        }
+        (None, None) => {
+            root.error(root.place(), "'app' is missing; it says which app to run: name and git.source");
+            None
+        }
+        (Some(_), None) => read_app(root, app, false),
+        (None, Some(_)) => read_app(root, ecs, true),
+    }
+}
+
+fn read_app(root: &Fields, fields: Fields, is_ecs: bool) -> Option<App> {
+    let tree = if is_ecs { "ecs" } else { "app" };
+    let place = root.key_place(tree).unwrap_or(root.place());
+    let name = match fields.checked::<AppName>("name") {
+        Some(name) => Some(name),
+        None if fields.value("name").is_some() => None,
+        None if is_ecs => Some(AppName::ecs()),
+        None => {
+            fields.error(place, "'app.name' is missing; it names project, database and directory");
+            None
+        }
+    };
+    if is_ecs && let (Some(node), Some(name)) = (fields.value("name"), &name) {
+        if name.as_str() != "ecs" {
+            fields.error(node.place, "'ecs.name' can only be 'ecs'; use 'app:' for another name");
+        }
+    }
+    let critical = fields.list("critical", |reading, node, path| reading.checked(node, path)).unwrap_or_default();
+    let git = read_git(&fields, is_ecs, place);
+    let database = fields.checked("database");
+    let compose = fields.checked("compose");
+    let migrate = read_migrate(&fields, is_ecs);
+    let settings = fields.secret("settings");
+    if let Some(gate) = fields.value("gate") {
+        if !matches!(&*gate.kind, Kind::Sequence(_)) {
+            fields.error(gate.place, format!("'{}' must be a list, not {}", fields.path("gate"), gate.what()));
+        } else {
+            fields.warning(gate.place, "'app.gate' is kept, but this version uses the default gate only");
+        }
+    }
+    read_ecs_own(&fields);
+    fields.finish(Unknown::Warn);
+    let name = name?;
+    Some(App {
+        tree,
+        critical,
+        git: git?,
+        database: database.unwrap_or_else(|| DatabaseName::from(&name)),
+        compose,
+        migrate,
+        settings,
+        name,
+    })
+}
+
+fn read_git(app: &Fields, is_ecs: bool, place: super::document::Place) -> Option<AppGit> {
+    let fields = app.fields("git");
+    let secretly = |reading: &Reading, node: &Node, path: &str| reading.checked_secretly::<GitUrl>(node, path);
+    let source = match fields.get("source", secretly) {
+        Some(source) => Some(source),
+        None if fields.value("source").is_some() => None,
+        // The text is a constant that the check takes.
+        None if is_ecs => Some(ECS_SOURCE.parse().expect("the public ECS repository is a valid URL")),
+        None => {
+            fields.error(place, "'app.git.source' is missing; it says where the app's repository is");
+            None
+        }
+    };
+    let default_branch = || is_ecs.then(|| "master".parse().ok()).flatten();
+    let local = match fields.text("local").as_deref() {
+        None | Some("keep") => GitLocal::Keep,
+        Some("merge") => GitLocal::Merge,
+        Some(_) => {
+            let place = fields.value("local").map_or(place, |node| node.place);
+            fields.error(place, format!("'{}' must be keep or merge", fields.path("local")));
+            GitLocal::Keep
+        }
+    };
+    for key in ["verify", "host_keys"] {
+        if let Some(node) = fields.value(key) {
+            // A wish for safety that is not carried out must not be passed over.
+            fields.error(node.place, format!("'{}' is not carried out by this version; remove it", fields.path(key)));
+        }
+    }
+    let git = AppGit {
+        branch: fields.checked("branch").or_else(default_branch),
+        commitid: fields.checked("commitid"),
+        local,
+        source: source?,
+    };
+    fields.finish(Unknown::Warn);
+    Some(git)
+}
+
+fn read_migrate(app: &Fields, is_ecs: bool) -> Option<Migrate> {
+    let fields = app.fields("migrate");
+    let auto = fields.boolean("auto").unwrap_or(true);
+    let service: Option<ServiceName> = fields.checked("service");
+    let command = fields.value("command").and_then(|node| match &*node.kind {
+        Kind::Sequence(_) => fields.list("command", |reading, node, path| reading.text(node, path)),
+        _ => fields.text("command").and_then(|text| match split_words(&text) {
+            Some(words) if !words.is_empty() => Some(words),
+            _ => {
+                fields.error(node.place, format!("'{}' must be a command with its quotes closed", fields.path("command")));
+                None
+            }
+        }),
+    });
+    let when = fields.text("when").unwrap_or_else(|| "**/migrations/*".to_owned());
+    if globset::Glob::new(&when).is_err() {
+        let place = fields.value("when").map_or(fields.place(), |node| node.place);
+        fields.error(place, format!("'{}' must be a glob, like '**/migrations/*'", fields.path("when")));
+    }
+    for (key, other) in [("service", "command"), ("command", "service")] {
+        if let Some(place) = fields.key_place(key)
+            && fields.key_place(other).is_none()
+            && !is_ecs
+        {
+            fields.error(place, format!("'{}' needs '{}' beside it", fields.path(key), fields.path(other)));
+        }
+    }
+    fields.finish(Unknown::Warn);
+    let ecs = |text: &str| is_ecs.then(|| text.to_owned());
+    let service = service.or_else(|| ecs("ecs.web").and_then(|name| name.parse().ok()))?;
+    let command = command.or_else(|| ecs("migrate").map(|word| vec![word]))?;
+    Some(Migrate { auto, service, command, when })
+}
+
+/// ECS's own keys: kept, and handed on as flat variables.
+fn read_ecs_own(fields: &Fields) {
+    let switcher = fields.fields("userswitcher");
+    switcher.boolean("enabled");
+    switcher.text("parameter");
+    switcher.finish(Unknown::Warn);
+    fields.secret("vault_encrypt");
+    fields.secret("vault_sign");
+}
+
+/// Splits a command line as a POSIX shell does its words: quotes and backslashes, no expansion. `None`: a quote is open.
+pub fn split_words(text: &str) -> Option<Vec<String>> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            ' ' | '\t' | '\n' | '\r' => words.extend(word.take()),
+            '\'' => {
+                let word = word.get_or_insert_default();
+                loop {
+                    match chars.next()? {
+                        '\'' => break,
+                        other => word.push(other),
+                    }
+                }
+            }
+            '"' => {
+                let word = word.get_or_insert_default();
+                loop {
+                    match chars.next()? {
+                        '"' => break,
+                        '\\' => match chars.next()? {
+                            escaped @ ('"' | '\\' | '$' | '`') => word.push(escaped),
+                            other => word.extend(['\\', other]),
+                        },
+                        other => word.push(other),
+                    }
+                }
+            }
+            '\\' => word.get_or_insert_default().push(chars.next()?),
+            other => word.get_or_insert_default().push(other),
+        }
+    }
+    words.extend(word);
+    Some(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_split_as_a_shell_would() {
+        let words = |text: &str| split_words(text);
+        assert_eq!(words("a  'b c' \"d\\\"e\" f\\ g ''"), Some(vec!["a".into(), "b c".into(), "d\"e".into(), "f g".into(), String::new()]));
+        assert_eq!(words("a 'b"), None);
+        assert_eq!(words("\"\\n$x\""), Some(vec!["\\n$x".into()]));
+        assert_eq!(words(" "), Some(vec![]));
+    }
+}

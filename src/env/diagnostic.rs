@@ -1,0 +1,172 @@
+//! Problems of a file, with their places: collected, sorted, rendered. Used for env.yml and for compose files.
+
+use super::document::Place;
+use serde::Serialize;
+use std::fmt;
+
+/// Whether a problem stops the file from being used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    Error,
+    Warning,
+}
+
+/// One problem of a file. Never holds a secret: readers of secret keys leave the offending text out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Diagnostic {
+    pub severity: Severity,
+    /// Where, from 1.
+    pub line: usize,
+    /// Where, in characters, from 1.
+    pub column: usize,
+    /// What is wrong and what would be right, one line.
+    pub message: String,
+}
+
+impl Diagnostic {
+    pub fn error(place: Place, message: impl Into<String>) -> Self {
+        Diagnostic { severity: Severity::Error, line: place.line, column: place.column, message: message.into() }
+    }
+
+    pub fn warning(place: Place, message: impl Into<String>) -> Self {
+        Diagnostic { severity: Severity::Warning, ..Diagnostic::error(place, message) }
+    }
+
+    /// `FILE:LINE:COLUMN: error: message`.
+    pub fn render(&self, file: &str) -> String {
+        let kind = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        format!("{file}:{}:{}: {kind}: {}", self.line, self.column, self.message)
+    }
+}
+
+/// How many problems of one file are kept; a broken file can have one on every line.
+const MAX_KEPT: usize = 100;
+
+/// All problems of one file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    found: Vec<Diagnostic>,
+    left_out: usize,
+}
+
+impl Report {
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        if self.found.len() < MAX_KEPT {
+            self.found.push(diagnostic);
+        } else if diagnostic.severity == Severity::Error && !self.has_errors() {
+            // A file full of warnings must not hide its first error.
+            self.found[MAX_KEPT - 1] = diagnostic;
+            self.left_out += 1;
+        } else {
+            self.left_out += 1;
+        }
+    }
+
+    pub fn has_errors(&self) -> bool {
+        self.found.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    /// The problems in the order of their places.
+    pub fn sorted(mut self) -> Self {
+        self.found.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+        self
+    }
+
+    pub fn all(&self) -> &[Diagnostic] {
+        &self.found
+    }
+
+    pub fn warnings(&self) -> impl Iterator<Item = &Diagnostic> {
+        self.found.iter().filter(|diagnostic| diagnostic.severity == Severity::Warning)
+    }
+
+    /// One line per problem.
+    pub fn render(&self, file: &str) -> String {
+        let mut lines: Vec<String> = self.found.iter().map(|diagnostic| diagnostic.render(file)).collect();
+        if self.left_out > 0 {
+            lines.push(format!("{file}: and {} more", self.left_out));
+        }
+        lines.join("\n")
+    }
+
+    /// The report as an error, for those who need the file.
+    pub fn into_error(self, file: &str) -> BrokenFile {
+        BrokenFile { file: file.to_owned(), report: self }
+    }
+}
+
+/// A file that cannot be used, with all its problems.
+#[derive(Debug, Clone, thiserror::Error)]
+pub struct BrokenFile {
+    pub file: String,
+    pub report: Report,
+}
+
+impl fmt::Display for BrokenFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.report.render(&self.file))
+    }
+}
+
+/// The candidate nearest to a misspelt word, if any is near enough to be meant.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let limit = (word.chars().count() / 3).clamp(1, 3);
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(word, candidate), candidate))
+        .filter(|(distance, _)| *distance <= limit)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Edit distance with transpositions counted once (optimal string alignment).
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for (i, row) in rows.iter_mut().enumerate() {
+        row[0] = i;
+    }
+    for (j, cell) in rows[0].iter_mut().enumerate() {
+        *cell = j;
+    }
+    for i in 1..=a.len() {
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            rows[i][j] = best;
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_is_recognised_and_a_stranger_is_not() {
+        let keys = ["domain", "standby", "allowed_hosts"];
+        assert_eq!(nearest("domian", keys), Some("domain"));
+        assert_eq!(nearest("alowed_host", keys), Some("allowed_hosts"));
+        assert_eq!(nearest("customer_id", keys), None);
+    }
+
+    #[test]
+    fn many_warnings_never_hide_an_error() {
+        let place = Place { line: 1, column: 1 };
+        let mut report = Report::default();
+        for _ in 0..MAX_KEPT + 5 {
+            report.push(Diagnostic::warning(place, "w"));
+        }
+        report.push(Diagnostic::error(place, "e"));
+        assert!(report.has_errors());
+        assert!(report.render("f").ends_with("and 6 more"));
+    }
+}

@@ -1,0 +1,304 @@
+//! YAML text into a tree whose every node knows its place. Bounds on size, depth and alias expansion are held here;
+//! duplicate keys and wrong bytes are errors. What the keys mean is not known here.
+
+use super::diagnostic::Diagnostic;
+use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A place in a file, both from 1; columns count characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub line: usize,
+    pub column: usize,
+}
+
+impl Place {
+    pub const START: Place = Place { line: 1, column: 1 };
+}
+
+/// A node of the tree. Aliased subtrees are shared, so a tree costs no more memory than its text.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub place: Place,
+    pub kind: Arc<Kind>,
+    /// How many nodes this one stands for once aliases are expanded; bounded by [`MAX_NODES`].
+    size: usize,
+}
+
+#[derive(Debug)]
+pub enum Kind {
+    Scalar { text: String, plain: bool },
+    Sequence(Vec<Node>),
+    Mapping(Vec<(Key, Node)>),
+}
+
+/// A mapping's key with its own place.
+#[derive(Debug, Clone)]
+pub struct Key {
+    pub text: String,
+    pub place: Place,
+}
+
+/// The deepest nesting that is read.
+const MAX_DEPTH: usize = 64;
+/// The most nodes a file may stand for, aliases expanded.
+const MAX_NODES: usize = 600_000;
+
+type Result<T> = std::result::Result<T, Box<Diagnostic>>;
+
+fn error<T>(place: Place, message: impl Into<String>) -> Result<T> {
+    Err(Box::new(Diagnostic::error(place, message)))
+}
+
+/// Parses one YAML document. An empty document is an empty plain scalar (null).
+///
+/// # Errors
+/// The first problem of the text itself, with its place: the parser cannot go on behind it.
+pub fn parse(bytes: &[u8], max_bytes: u64) -> Result<Node> {
+    if bytes.len() as u64 > max_bytes {
+        return error(Place::START, format!("the file is larger than {max_bytes} bytes, the most that is read"));
+    }
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
+        Err(broken) => {
+            let good = String::from_utf8_lossy(&bytes[..broken.valid_up_to()]).into_owned();
+            return error(place_at_end(&good), "the file is not UTF-8 text from here on; save it as UTF-8");
+        }
+    };
+    if let Some(at) = text.find('\0') {
+        return error(place_at_end(&text[..at]), "there is a NUL byte here; remove it");
+    }
+    Builder { parser: Parser::new_from_str(text), anchors: HashMap::new(), text }.document()
+}
+
+fn place_at_end(text: &str) -> Place {
+    let line_start = text.rfind('\n').map_or(0, |at| at + 1);
+    Place { line: text.matches('\n').count() + 1, column: text[line_start..].chars().count() + 1 }
+}
+
+fn place(span: &Span) -> Place {
+    Place { line: span.start.line().max(1), column: span.start.col() + 1 }
+}
+
+struct Builder<'a> {
+    parser: Parser<'a, saphyr_parser::StrInput<'a>>,
+    anchors: HashMap<usize, Node>,
+    text: &'a str,
+}
+
+impl<'a> Builder<'a> {
+    fn next(&mut self) -> Result<(Event<'a>, Span)> {
+        match self.parser.next_event() {
+            Some(Ok(event)) => Ok(event),
+            Some(Err(scan)) => {
+                let at = Place { line: scan.marker().line().max(1), column: scan.marker().col() + 1 };
+                self.explain(at, scan.info())
+            }
+            None => error(Place::START, "the file ends in the middle of a value"),
+        }
+    }
+
+    /// A parser's words, with the remedy where the cause is a common one.
+    fn explain<T>(&self, at: Place, info: &str) -> Result<T> {
+        // The scanner stumbles over a tab in the line itself or at the end of the one before it.
+        for (index, line) in self.text.lines().enumerate().skip(at.line - 1).take(2) {
+            let indent = line.chars().take_while(|c| c.is_whitespace());
+            if let Some(tab) = indent.clone().position(|c| c == '\t') {
+                let place = Place { line: index + 1, column: tab + 1 };
+                return error(place, "a tab in the indentation; YAML takes only spaces");
+            }
+        }
+        if info.contains("recursion limit") {
+            return error(at, format!("nested deeper than {MAX_DEPTH} levels; flatten it"));
+        }
+        error(at, format!("this is not valid YAML: {info}"))
+    }
+
+    fn document(mut self) -> Result<Node> {
+        let null = Node::scalar(Place::START, String::new(), true);
+        let mut root = None;
+        loop {
+            let (event, span) = self.next()?;
+            match event {
+                Event::StreamStart | Event::DocumentEnd | Event::Nothing => {}
+                Event::StreamEnd => return Ok(root.unwrap_or(null)),
+                Event::DocumentStart(_) if root.is_some() => {
+                    return error(place(&span), "a second YAML document starts here; the file must hold one");
+                }
+                Event::DocumentStart(_) => {}
+                other => root = Some(self.node(other, span, 0)?),
+            }
+        }
+    }
+
+    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node> {
+        let at = place(&span);
+        if depth > MAX_DEPTH {
+            return error(at, format!("nested deeper than {MAX_DEPTH} levels; flatten it"));
+        }
+        let (node, anchor) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let forced_text = check_tag(tag.as_deref(), at, &["str", "int", "bool", "float", "null"])? == Some("str");
+                if text.contains('\0') {
+                    return error(at, "the value holds a NUL byte; remove it");
+                }
+                let plain = style == ScalarStyle::Plain && !forced_text;
+                (Node::scalar(at, text.into_owned(), plain), anchor)
+            }
+            Event::SequenceStart(anchor, tag) => {
+                check_tag(tag.as_deref(), at, &["seq"])?;
+                (self.sequence(at, depth)?, anchor)
+            }
+            Event::MappingStart(anchor, tag) => {
+                check_tag(tag.as_deref(), at, &["map"])?;
+                (self.mapping(at, depth)?, anchor)
+            }
+            Event::Alias(id) => match self.anchors.get(&id) {
+                Some(target) => (Node { place: at, ..target.clone() }, 0),
+                None => return error(at, "this alias stands inside the value it names"),
+            },
+            _ => return error(at, "unexpected end of a value"),
+        };
+        if node.size > MAX_NODES {
+            return error(at, format!("aliases expand to more than {MAX_NODES} values here; write them out"));
+        }
+        if anchor != 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        Ok(node)
+    }
+
+    fn sequence(&mut self, at: Place, depth: usize) -> Result<Node> {
+        let mut items = Vec::new();
+        let mut size = 1;
+        loop {
+            let (event, span) = self.next()?;
+            if event == Event::SequenceEnd {
+                return Ok(Node { place: at, kind: Arc::new(Kind::Sequence(items)), size });
+            }
+            let item = self.node(event, span, depth + 1)?;
+            size = self.grown(size, &item)?;
+            items.push(item);
+        }
+    }
+
+    fn mapping(&mut self, at: Place, depth: usize) -> Result<Node> {
+        let mut entries: Vec<(Key, Node)> = Vec::new();
+        let mut merged: Vec<Node> = Vec::new();
+        let mut seen: HashMap<String, Place> = HashMap::new();
+        let mut size = 1;
+        loop {
+            let (event, span) = self.next()?;
+            if event == Event::MappingEnd {
+                break;
+            }
+            let key_at = place(&span);
+            let key_node = self.node(event, span, depth + 1)?;
+            let Kind::Scalar { text, plain } = &*key_node.kind else {
+                return error(key_at, "a key must be a plain word, not a list or a mapping");
+            };
+            let (key, is_merge) = (Key { text: text.clone(), place: key_at }, *plain && text == "<<");
+            let (event, span) = self.next()?;
+            let value = self.node(event, span, depth + 1)?;
+            size = self.grown(size, &value)?;
+            if is_merge {
+                merged.push(value);
+                continue;
+            }
+            if let Some(first) = seen.insert(key.text.clone(), key_at) {
+                return error(
+                    key_at,
+                    format!("the key '{}' stands here twice; it is first set in line {}", shown(&key.text), first.line),
+                );
+            }
+            entries.push((key, value));
+        }
+        for source in merged {
+            merge(&mut entries, &mut seen, &source)?;
+        }
+        Ok(Node { place: at, kind: Arc::new(Kind::Mapping(entries)), size })
+    }
+
+    fn grown(&self, size: usize, child: &Node) -> Result<usize> {
+        let size = size + child.size;
+        if size > MAX_NODES {
+            return error(child.place, format!("the file stands for more than {MAX_NODES} values; make it smaller"));
+        }
+        Ok(size)
+    }
+}
+
+/// YAML 1.1 merge: keys of the source that the mapping does not set itself; earlier sources win.
+fn merge(entries: &mut Vec<(Key, Node)>, seen: &mut HashMap<String, Place>, source: &Node) -> Result<()> {
+    match &*source.kind {
+        Kind::Mapping(more) => {
+            for (key, value) in more {
+                if !seen.contains_key(&key.text) {
+                    seen.insert(key.text.clone(), key.place);
+                    entries.push((key.clone(), value.clone()));
+                }
+            }
+            Ok(())
+        }
+        Kind::Sequence(list) if list.iter().all(|item| matches!(&*item.kind, Kind::Mapping(_))) => {
+            list.iter().try_for_each(|item| merge(entries, seen, item))
+        }
+        _ => error(source.place, "'<<' takes a mapping or a list of mappings"),
+    }
+}
+
+/// Accepts the core schema's tags (`!!str` …); the name is given back. Others would ask for code or types we lack.
+fn check_tag<'t>(tag: Option<&'t saphyr_parser::Tag>, at: Place, allowed: &[&str]) -> Result<Option<&'t str>> {
+    let Some(tag) = tag else { return Ok(None) };
+    if tag.is_yaml_core_schema() && allowed.contains(&tag.suffix.as_str()) {
+        return Ok(Some(&tag.suffix));
+    }
+    error(at, format!("the tag '{}{}' is not supported here; remove it", shown(&tag.handle), shown(&tag.suffix)))
+}
+
+/// A text from the file, cut and without control characters, to be shown in a message.
+pub fn shown(text: &str) -> String {
+    let clean: String = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(60).collect();
+    if text.chars().count() > 60 { format!("{clean}…") } else { clean }
+}
+
+impl Node {
+    pub fn scalar(place: Place, text: String, plain: bool) -> Node {
+        Node { place, kind: Arc::new(Kind::Scalar { text, plain }), size: 1 }
+    }
+
+    /// YAML's null: nothing, `~` or a plain `null`.
+    pub fn is_null(&self) -> bool {
+        matches!(&*self.kind, Kind::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
+    }
+
+    /// The value under a key, where this is a mapping that has it.
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        match &*self.kind {
+            Kind::Mapping(entries) => entries.iter().find(|(name, _)| name.text == key).map(|(_, value)| value),
+            _ => None,
+        }
+    }
+
+    pub fn entries(&self) -> &[(Key, Node)] {
+        match &*self.kind {
+            Kind::Mapping(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    /// What the node is, in words for a message.
+    pub fn what(&self) -> &'static str {
+        match &*self.kind {
+            _ if self.is_null() => "nothing",
+            Kind::Scalar { .. } => "a text",
+            Kind::Sequence(_) => "a list",
+            Kind::Mapping(_) => "a mapping",
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "document_tests.rs"]
+mod tests;

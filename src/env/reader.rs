@@ -1,0 +1,260 @@
+//! From nodes to checked types, collecting every problem on the way. Shared by env.yml and compose files;
+//! the keys themselves are in their own files.
+
+use super::diagnostic::{Diagnostic, Report, nearest};
+use super::document::{Kind, Node, Place, shown};
+use crate::value::{Invalid, Secret};
+use std::cell::RefCell;
+use std::str::FromStr;
+
+/// What is being read: the problems found so far.
+#[derive(Debug, Default)]
+pub struct Reading(RefCell<Report>);
+
+impl Reading {
+    pub fn into_report(self) -> Report {
+        self.0.into_inner().sorted()
+    }
+
+    pub fn error(&self, place: Place, message: impl Into<String>) {
+        self.0.borrow_mut().push(Diagnostic::error(place, message));
+    }
+
+    pub fn warning(&self, place: Place, message: impl Into<String>) {
+        self.0.borrow_mut().push(Diagnostic::warning(place, message));
+    }
+
+    /// The text of a scalar; numbers and booleans count by how they are written.
+    pub fn text(&self, node: &Node, path: &str) -> Option<String> {
+        match &*node.kind {
+            Kind::Scalar { text, .. } if !node.is_null() => Some(text.clone()),
+            _ => {
+                self.error(node.place, format!("'{path}' must be a text, not {}", node.what()));
+                None
+            }
+        }
+    }
+
+    /// A text that is parsed into its checked type. The offending text is shown.
+    pub fn checked<T: FromStr<Err = Invalid>>(&self, node: &Node, path: &str) -> Option<T> {
+        let text = self.text(node, path)?;
+        match text.trim().parse() {
+            Ok(value) => Some(value),
+            Err(right) => {
+                self.error(node.place, format!("'{path}' is '{}', but must be {right}", shown(text.trim())));
+                None
+            }
+        }
+    }
+
+    /// Like [`Reading::checked`], for keys whose text may hold a secret: it is not shown.
+    pub fn checked_secretly<T: FromStr<Err = Invalid>>(&self, node: &Node, path: &str) -> Option<T> {
+        let text = self.text(node, path)?;
+        match text.trim().parse() {
+            Ok(value) => Some(value),
+            Err(right) => {
+                self.error(node.place, format!("'{path}' must be {right}"));
+                None
+            }
+        }
+    }
+
+    pub fn secret(&self, node: &Node, path: &str) -> Option<Secret> {
+        self.text(node, path).map(Secret::new)
+    }
+
+    /// A boolean as YAML 1.1 has them, plain or quoted, in any case.
+    pub fn boolean(&self, node: &Node, path: &str) -> Option<bool> {
+        let value = match &*node.kind {
+            Kind::Scalar { text, .. } => parse_boolean(text),
+            _ => None,
+        };
+        if value.is_none() {
+            let what = match &*node.kind {
+                Kind::Scalar { text, .. } if !node.is_null() => format!("'{}'", shown(text)),
+                _ => node.what().to_owned(),
+            };
+            self.error(node.place, format!("'{path}' is {what}, but must be true or false"));
+        }
+        value
+    }
+
+    /// A whole number in a range.
+    pub fn number(&self, node: &Node, path: &str, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
+        let text = self.text(node, path)?;
+        match text.parse::<i64>() {
+            Ok(value) if range.contains(&value) => Some(value),
+            _ => {
+                let (low, high) = (range.start(), range.end());
+                self.error(node.place, format!("'{path}' is '{}', but must be a whole number from {low} to {high}", shown(&text)));
+                None
+            }
+        }
+    }
+}
+
+/// YAML 1.1's words for true and false.
+pub fn parse_boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" => Some(true),
+        "false" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// Reads one value; `None` means a problem was reported.
+pub type Read<T> = fn(&Reading, &Node, &str) -> Option<T>;
+
+/// A mapping whose keys are taken one by one; what is left at the end is unknown.
+pub struct Fields<'a> {
+    pub reading: &'a Reading,
+    node: Option<&'a Node>,
+    path: String,
+    taken: RefCell<Vec<&'static str>>,
+}
+
+/// What is said of keys that nobody took.
+pub enum Unknown {
+    /// Handed on all the same, but probably a slip.
+    Warn,
+    /// Not carried out, so the file cannot be used.
+    Refuse,
+}
+
+impl<'a> Fields<'a> {
+    /// The root of a file, which must be a mapping.
+    pub fn root(reading: &'a Reading, node: &'a Node, right: &str) -> Option<Self> {
+        match &*node.kind {
+            Kind::Mapping(_) => Some(Fields::at(reading, Some(node), String::new())),
+            _ => {
+                reading.error(node.place, format!("the file holds {}, but must hold {right}", node.what()));
+                None
+            }
+        }
+    }
+
+    /// A mapping inside a file. A missing or null one has no keys; anything else but a mapping is reported.
+    pub fn of(reading: &'a Reading, node: Option<&'a Node>, path: &str) -> Self {
+        let node = node.filter(|node| !node.is_null());
+        match node.map(|node| &*node.kind) {
+            None | Some(Kind::Mapping(_)) => Fields::at(reading, node, path.to_owned()),
+            Some(_) => {
+                let node = node.filter(|node| {
+                    reading.error(node.place, format!("'{path}' must be a mapping, not {}", node.what()));
+                    false
+                });
+                Fields::at(reading, node, path.to_owned())
+            }
+        }
+    }
+
+    fn at(reading: &'a Reading, node: Option<&'a Node>, path: String) -> Self {
+        Fields { reading, node, path, taken: RefCell::new(Vec::new()) }
+    }
+
+    pub fn path(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    pub fn place(&self) -> Place {
+        self.node.map_or(Place::START, |node| node.place)
+    }
+
+    /// The value under a key, null included; marks the key as known.
+    pub fn node(&self, key: &'static str) -> Option<&'a Node> {
+        self.taken.borrow_mut().push(key);
+        self.node.and_then(|node| node.get(key))
+    }
+
+    /// The place of a key itself (not of its value), for problems with its presence.
+    pub fn key_place(&self, key: &str) -> Option<Place> {
+        self.node?.entries().iter().find(|(name, _)| name.text == key).map(|(name, _)| name.place)
+    }
+
+    /// The value under a key, unless it is missing or null.
+    pub fn value(&self, key: &'static str) -> Option<&'a Node> {
+        self.node(key).filter(|node| !node.is_null())
+    }
+
+    pub fn get<T>(&self, key: &'static str, read: Read<T>) -> Option<T> {
+        self.value(key).and_then(|node| read(self.reading, node, &self.path(key)))
+    }
+
+    pub fn checked<T: FromStr<Err = Invalid>>(&self, key: &'static str) -> Option<T> {
+        self.get(key, |reading, node, path| reading.checked(node, path))
+    }
+
+    pub fn text(&self, key: &'static str) -> Option<String> {
+        self.get(key, |reading, node, path| reading.text(node, path))
+    }
+
+    pub fn secret(&self, key: &'static str) -> Option<Secret> {
+        self.get(key, |reading, node, path| reading.secret(node, path))
+    }
+
+    pub fn boolean(&self, key: &'static str) -> Option<bool> {
+        self.get(key, |reading, node, path| reading.boolean(node, path))
+    }
+
+    /// A list; a single scalar counts as a list of one where `single` readers need it, so it does not here.
+    pub fn list<T>(&self, key: &'static str, read: Read<T>) -> Option<Vec<T>> {
+        let node = self.value(key)?;
+        let path = self.path(key);
+        let Kind::Sequence(items) = &*node.kind else {
+            self.reading.error(node.place, format!("'{path}' must be a list, not {}", node.what()));
+            return None;
+        };
+        let each = items.iter().enumerate();
+        Some(each.filter_map(|(index, item)| read(self.reading, item, &format!("{path}[{index}]"))).collect())
+    }
+
+    /// A space separated text, or a list.
+    pub fn words<T: FromStr<Err = Invalid>>(&self, key: &'static str) -> Option<Vec<T>> {
+        let node = self.value(key)?;
+        if let Kind::Scalar { text, .. } = &*node.kind {
+            let path = self.path(key);
+            let word = |word: &str| self.reading.checked(&Node::scalar(node.place, word.to_owned(), true), &path);
+            return Some(text.split_whitespace().filter_map(word).collect());
+        }
+        self.list(key, |reading, node, path| reading.checked(node, path))
+    }
+
+    /// A mapping under a key.
+    pub fn fields(&self, key: &'static str) -> Fields<'a> {
+        let node = self.node(key);
+        Fields::of(self.reading, node, &self.path(key))
+    }
+
+    pub fn is_present(&self) -> bool {
+        self.node.is_some()
+    }
+
+    pub fn error(&self, place: Place, message: impl Into<String>) {
+        self.reading.error(place, message);
+    }
+
+    pub fn warning(&self, place: Place, message: impl Into<String>) {
+        self.reading.warning(place, message);
+    }
+
+    /// Says what is to be said of the keys that were not taken. `x-` keys are the user's own in compose files.
+    pub fn finish(self, unknown: Unknown) {
+        let taken = self.taken.borrow();
+        let Some(node) = self.node else { return };
+        for (key, _) in node.entries() {
+            if taken.contains(&key.text.as_str()) {
+                continue;
+            }
+            let path = self.path(&shown(&key.text));
+            let near = nearest(&key.text, taken.iter().copied());
+            let hint = near.map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
+            match unknown {
+                Unknown::Warn => self.reading.warning(key.place, format!("'{path}' is not a key that is known{hint}")),
+                Unknown::Refuse if key.text.starts_with("x-") => {}
+                Unknown::Refuse => {
+                    self.reading.error(key.place, format!("'{path}' is not carried out by the appliance{hint}"));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! A build context as a stream of tar, without what `.dockerignore` excludes.
+#![allow(clippy::disallowed_methods)] // Reads the context from the disk.
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use futures_util::Stream;
+use globset::{GlobBuilder, GlobMatcher};
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Component, Path, PathBuf};
+use tokio::sync::mpsc;
+
+/// The deepest directory of a context that is read.
+const MAX_DEPTH: usize = 128;
+/// How many chunks of at most 64 KiB wait for Docker.
+const QUEUE: usize = 16;
+
+/// The context's tar, made while Docker reads it. Links are sent as links, never followed.
+///
+/// # Errors
+/// No such directory, no such Dockerfile inside it, or a broken `.dockerignore`.
+pub fn context_stream(context: &Path, dockerfile: &str) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>> {
+    let inside = Path::new(dockerfile).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if !inside {
+        bail!("the Dockerfile '{dockerfile}' must lie inside the build context");
+    }
+    if !context.join(dockerfile).is_file() {
+        bail!("there is no Dockerfile '{dockerfile}' in {}", context.display());
+    }
+    let ignore = Ignore::read(context)?;
+    let context = context.to_owned();
+    let keep = PathBuf::from(dockerfile);
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    tokio::task::spawn_blocking(move || {
+        let mut tar = tar::Builder::new(Chunks { sender: sender.clone(), buffer: Vec::new() });
+        tar.follow_symlinks(false);
+        let written = append(&mut tar, &context, Path::new(""), &ignore, &keep, 0)
+            .and_then(|()| tar.into_inner())
+            .and_then(|mut chunks| chunks.flush());
+        if let Err(error) = written {
+            // Docker hung up, and then nobody listens; or the context could not be read, and then it is told.
+            drop(sender.blocking_send(Err(error)));
+        }
+    });
+    Ok(futures_util::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|chunk| (chunk, receiver))
+    }))
+}
+
+struct Chunks {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    buffer: Vec<u8>,
+}
+
+impl Write for Chunks {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= 64 * 1024 {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let chunk = Bytes::from(std::mem::take(&mut self.buffer));
+        self.sender.blocking_send(Ok(chunk)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
+}
+
+fn append(tar: &mut tar::Builder<Chunks>, context: &Path, below: &Path, ignore: &Ignore, keep: &Path, depth: usize) -> io::Result<()> {
+    if depth > MAX_DEPTH {
+        return Err(io::Error::other(format!("{} is nested too deeply", below.display())));
+    }
+    let mut entries: Vec<_> = fs::read_dir(context.join(below))?.collect::<io::Result<_>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let name = below.join(entry.file_name());
+        let path = entry.path();
+        let kind = entry.file_type()?;
+        // Docker itself needs these two, whatever is excluded.
+        let needed = name == keep || name == Path::new(".dockerignore");
+        let excluded = !needed && ignore.excludes(&name);
+        if kind.is_dir() {
+            if !excluded {
+                tar.append_dir(&name, &path)?;
+            }
+            // An exception may bring back something below an excluded directory.
+            if !excluded || ignore.has_exceptions || keep.starts_with(&name) {
+                append(tar, context, &name, ignore, keep, depth + 1)?;
+            }
+        } else if !excluded && (kind.is_file() || kind.is_symlink()) {
+            tar.append_path_with_name(&path, &name)?;
+        }
+    }
+    Ok(())
+}
+
+/// The patterns of `.dockerignore`: the last one that matches a path, or a directory above it, decides.
+struct Ignore {
+    patterns: Vec<(GlobMatcher, bool)>,
+    has_exceptions: bool,
+}
+
+impl Ignore {
+    fn read(context: &Path) -> Result<Ignore> {
+        match fs::read_to_string(context.join(".dockerignore")) {
+            Ok(text) => Ignore::parse(&text),
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ignore::parse(""),
+            Err(other) => Err(other).context("could not read .dockerignore"),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Ignore> {
+        let mut patterns = Vec::new();
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let (pattern, excludes) = match line.strip_prefix('!') {
+                Some(rest) => (rest.trim(), false),
+                None => (line, true),
+            };
+            let pattern = pattern.trim_start_matches("./").trim_matches('/');
+            let glob = GlobBuilder::new(pattern).literal_separator(true).build();
+            let glob = glob.with_context(|| format!(".dockerignore has the broken pattern '{line}'"))?;
+            patterns.push((glob.compile_matcher(), excludes));
+        }
+        Ok(Ignore { has_exceptions: patterns.iter().any(|(_, excludes)| !excludes), patterns })
+    }
+
+    fn excludes(&self, path: &Path) -> bool {
+        let mut excluded = false;
+        for (pattern, excludes) in &self.patterns {
+            if path.ancestors().any(|part| !part.as_os_str().is_empty() && pattern.is_match(part)) {
+                excluded = *excludes;
+            }
+        }
+        excluded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dockerignore_works_as_docker_reads_it() {
+        let ignore = Ignore::parse("# c\n*.log\n/node_modules/\n**/tmp\n!keep.log\ndocs\n!docs/README\n").expect("the patterns are valid");
+        let excluded = |path: &str| ignore.excludes(Path::new(path));
+        assert!(excluded("a.log") && !excluded("sub/a.log") && !excluded("keep.log"));
+        assert!(excluded("node_modules/x/y") && excluded("a/b/tmp/c"));
+        assert!(excluded("docs/x") && !excluded("docs/README"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_context_is_streamed_without_following_links() {
+        use futures_util::StreamExt;
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        fs::write(dir.path().join("Dockerfile"), "FROM x").expect("the file can be written");
+        fs::write(dir.path().join("big"), vec![7; 300_000]).expect("the file can be written");
+        std::os::unix::fs::symlink("/etc/shadow", dir.path().join("link")).expect("the link can be made");
+        let stream = context_stream(dir.path(), "Dockerfile").expect("the context is good");
+        let bytes: Vec<u8> = stream.map(|chunk| chunk.expect("reading works").to_vec()).concat().await;
+        let mut archive = tar::Archive::new(&bytes[..]);
+        let entries: Vec<_> = archive.entries().expect("it is a tar").map(|entry| entry.expect("the entry is whole")).collect();
+        let kinds: Vec<_> = entries.iter().map(|e| (e.path().expect("a path").display().to_string(), e.header().entry_type())).collect();
+        assert_eq!(kinds.len(), 3);
+        assert!(kinds.contains(&("link".to_owned(), tar::EntryType::Symlink)));
+        assert!(context_stream(dir.path(), "../Dockerfile").is_err());
+    }
+}

@@ -1,0 +1,199 @@
+//! Docker as the rest of the house sees it: the verbs, their types, their errors. The API client is `engine.rs`.
+
+use super::{Changed, Host, Pending, What};
+use anyhow::Result;
+use bollard::models::ContainerCreateBody;
+use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a caller branches on.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DockerError {
+    /// The daemon cannot be reached; it may come back.
+    #[error("Docker cannot be reached ({0}); see: systemctl status docker")]
+    Away(String),
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{0}")]
+    Refused(String),
+    #[error("Docker did not {verb} within {seconds} s")]
+    TooSlow { verb: &'static str, seconds: u64 },
+}
+
+/// Whether an error means that the daemon is away.
+pub fn is_away(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(DockerError::Away(_)))
+}
+
+/// Whether an error means that the thing asked for does not exist.
+pub fn is_missing(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(DockerError::NotFound(_)))
+}
+
+/// What a container does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContainerState {
+    Created,
+    Running,
+    Paused,
+    Restarting,
+    Exited,
+    Dead,
+}
+
+/// What its health check says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
+/// A container as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    pub id: String,
+    pub name: String,
+    pub labels: HashMap<String, String>,
+    pub image_id: String,
+    pub state: ContainerState,
+    /// `None`: it has no health check.
+    pub health: Option<Health>,
+    pub exit_code: i64,
+    pub oom_killed: bool,
+    /// RFC 3339; as Docker prints it.
+    pub started_at: String,
+    /// Process id on the host; 0 when it does not run.
+    pub pid: i64,
+}
+
+impl Container {
+    /// The compose service, by the standard label.
+    pub fn service(&self) -> &str {
+        self.labels.get(LABEL_SERVICE).map_or("", String::as_str)
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.state == ContainerState::Running
+    }
+}
+
+/// The standard labels (spec/product.md, "Runtime layout").
+pub const LABEL_PROJECT: &str = "com.docker.compose.project";
+pub const LABEL_SERVICE: &str = "com.docker.compose.service";
+pub const LABEL_NUMBER: &str = "com.docker.compose.container-number";
+pub const LABEL_ONEOFF: &str = "com.docker.compose.oneoff";
+pub const LABEL_CONFIG_HASH: &str = "com.docker.compose.config-hash";
+pub const LABEL_NETWORK: &str = "com.docker.compose.network";
+pub const LABEL_VOLUME: &str = "com.docker.compose.volume";
+
+/// An event of one of the project's containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerEvent {
+    /// `die`, `start`, `destroy`, `health_status: healthy` …
+    pub action: String,
+    pub container_id: String,
+    pub service: String,
+}
+
+/// A network as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkState {
+    pub name: String,
+    pub labels: HashMap<String, String>,
+    /// In CIDR notation.
+    pub subnets: Vec<String>,
+}
+
+/// The default bridge: where containers reach the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge {
+    pub gateway: Ipv4Addr,
+    pub subnet: String,
+}
+
+/// An image to build.
+#[derive(Debug, Clone)]
+pub struct BuildRequest {
+    pub context: PathBuf,
+    /// Relative to the context.
+    pub dockerfile: String,
+    pub tag: String,
+    pub args: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
+    pub target: String,
+    pub network: Option<String>,
+    pub cache_from: Vec<String>,
+}
+
+/// A command inside a running container.
+pub struct ExecSession {
+    pub id: String,
+    pub output: BoxStream<'static, std::result::Result<bollard::container::LogOutput, bollard::errors::Error>>,
+    pub input: std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>,
+}
+
+/// What a one-off container left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OneOff {
+    pub exit_code: i64,
+    /// The last lines it wrote.
+    pub tail: String,
+}
+
+/// A line of progress goes here.
+pub type Progress<'a> = &'a mut (dyn FnMut(&str) + Send);
+
+/// What can be asked of Docker. Every verb has a deadline; `Away` means the daemon is not there.
+pub trait Docker: Send + Sync {
+    fn ping<'a>(&'a self) -> Pending<'a, Result<()>>;
+    /// All containers of a project, stopped ones included, one-offs too.
+    fn containers<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<Container>>>;
+    fn create<'a>(&'a self, name: &'a str, body: ContainerCreateBody) -> Pending<'a, Result<String>>;
+    fn start<'a>(&'a self, id: &'a str) -> Pending<'a, Result<()>>;
+    /// Stops with a grace period, then kills. Stopped already is fine.
+    fn stop<'a>(&'a self, id: &'a str, grace: Duration) -> Pending<'a, Result<()>>;
+    /// Removes a container with its anonymous volumes; a missing one is fine.
+    fn remove<'a>(&'a self, id: &'a str) -> Pending<'a, Result<()>>;
+    /// Starts a created container, waits for its end and reads its last lines.
+    fn run_to_end<'a>(&'a self, id: &'a str, deadline: Duration) -> Pending<'a, Result<OneOff>>;
+    /// An image's id, if it is there.
+    fn image_id<'a>(&'a self, image: &'a str) -> Pending<'a, Result<Option<String>>>;
+    fn pull<'a>(&'a self, image: &'a str, progress: Progress<'a>) -> Pending<'a, Result<()>>;
+    fn tag<'a>(&'a self, image: &'a str, repository: &'a str, tag: &'a str) -> Pending<'a, Result<()>>;
+    fn build<'a>(&'a self, request: BuildRequest, progress: Progress<'a>) -> Pending<'a, Result<()>>;
+    fn networks<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<NetworkState>>>;
+    fn create_network<'a>(&'a self, name: &'a str, labels: HashMap<String, String>) -> Pending<'a, Result<()>>;
+    fn create_volume<'a>(&'a self, name: &'a str, labels: HashMap<String, String>) -> Pending<'a, Result<()>>;
+    fn bridge<'a>(&'a self) -> Pending<'a, Result<Bridge>>;
+    /// The events that matter of a project's containers, from now on.
+    fn events<'a>(&'a self, project: &'a str) -> Pending<'a, Result<BoxStream<'static, Result<ContainerEvent>>>>;
+    fn exec<'a>(&'a self, id: &'a str, command: Vec<String>, tty: bool) -> Pending<'a, Result<ExecSession>>;
+    fn exec_exit_code<'a>(&'a self, exec: &'a str) -> Pending<'a, Result<i64>>;
+    fn exec_resize<'a>(&'a self, exec: &'a str, rows: u16, columns: u16) -> Pending<'a, Result<()>>;
+}
+
+impl Host {
+    /// Makes a project's network if it is missing.
+    pub async fn ensure_network(&self, project: &str, name: &str, labels: HashMap<String, String>) -> Result<Changed> {
+        if self.docker().networks(project).await?.iter().any(|network| network.name == name) {
+            return Ok(Changed::No);
+        }
+        self.note(What::Network, name, "create");
+        if self.applies() {
+            self.docker().create_network(name, labels).await?;
+        }
+        Ok(Changed::Yes)
+    }
+
+    /// Notes what happens to a container; the caller then does it, if [`Host::applies`].
+    pub fn note_container(&self, name: &str, how: impl Into<String>) {
+        self.note(What::Container, name, how);
+    }
+}

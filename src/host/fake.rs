@@ -1,0 +1,213 @@
+//! Fakes that keep state, for tests of steps on a temporary root. They know nothing of what the house wants.
+
+use super::docker::*;
+use super::units::UnitState;
+use super::{Cmd, Exec, Host, Mode, Output, Pending, Units};
+use anyhow::Result;
+use bollard::models::ContainerCreateBody;
+use futures_util::stream::BoxStream;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A machine made of a temporary directory and fakes.
+pub struct TestHost {
+    pub host: Host,
+    pub units: Arc<FakeUnits>,
+    pub docker: Arc<FakeDocker>,
+    _directory: tempfile::TempDir,
+}
+
+impl Default for TestHost {
+    fn default() -> Self {
+        TestHost::new()
+    }
+}
+
+impl TestHost {
+    /// With `/etc/passwd` and `/etc/group` in which every name has the numbers of the user who runs the tests.
+    pub fn new() -> TestHost {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let (units, docker) = (Arc::new(FakeUnits::default()), Arc::new(FakeDocker::default()));
+        let exec = Arc::new(FakeExec);
+        let host = Host::new(directory.path().to_owned(), Mode::Apply, exec, units.clone(), docker.clone());
+        let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
+        let names = ["root", "app", "postgres"];
+        let passwd: String = names.iter().map(|name| format!("{name}:x:{uid}:{gid}::/{name}:/bin/sh\n")).collect();
+        let group: String = names.iter().map(|name| format!("{name}:x:{gid}:\n")).collect();
+        host.put("/etc/passwd", passwd.as_bytes(), 0o644).expect("the file can be written");
+        host.put("/etc/group", group.as_bytes(), 0o644).expect("the file can be written");
+        TestHost { host, units, docker, _directory: directory }
+    }
+}
+
+/// Every command succeeds and prints nothing.
+pub struct FakeExec;
+
+impl Exec for FakeExec {
+    fn run<'a>(&'a self, _: &'a Cmd) -> Pending<'a, Result<Output>> {
+        Box::pin(async { Ok(Output { code: Some(0), ..Output::default() }) })
+    }
+}
+
+/// Units that are started stay started.
+#[derive(Default)]
+pub struct FakeUnits {
+    active: Mutex<BTreeMap<String, bool>>,
+    pub hostname: Mutex<String>,
+    pub jobs: Mutex<Vec<String>>,
+}
+
+impl FakeUnits {
+    fn job<'a>(&'a self, verb: &'a str, unit: &'a str) -> Pending<'a, Result<()>> {
+        Box::pin(async move {
+            self.active.lock().expect("no test panics here").insert(unit.to_owned(), true);
+            self.jobs.lock().expect("no test panics here").push(format!("{verb} {unit}"));
+            Ok(())
+        })
+    }
+}
+
+impl Units for FakeUnits {
+    fn state<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<UnitState>> {
+        let active = self.active.lock().expect("no test panics here").contains_key(unit);
+        Box::pin(async move { Ok(if active { UnitState::Active } else { UnitState::Inactive }) })
+    }
+    fn start<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>> {
+        self.job("start", unit)
+    }
+    fn reload<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>> {
+        self.job("reload", unit)
+    }
+    fn restart<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>> {
+        self.job("restart", unit)
+    }
+    fn set_hostname<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>> {
+        *self.hostname.lock().expect("no test panics here") = name.to_owned();
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// Containers, images and networks in maps. What it has no state for is refused.
+#[derive(Default)]
+pub struct FakeDocker {
+    pub containers: Mutex<BTreeMap<String, Container>>,
+    pub images: Mutex<BTreeMap<String, String>>,
+    pub networks: Mutex<Vec<NetworkState>>,
+    /// The verbs that changed something, in order.
+    pub log: Mutex<Vec<String>>,
+}
+
+impl FakeDocker {
+    fn did(&self, verb: &str, what: &str) {
+        self.log.lock().expect("no test panics here").push(format!("{verb} {what}"));
+    }
+
+    fn set_state(&self, id: &str, state: ContainerState) -> Result<()> {
+        let mut containers = self.containers.lock().expect("no test panics here");
+        let container = containers.get_mut(id).ok_or_else(|| DockerError::NotFound(format!("no container {id}")))?;
+        container.state = state;
+        Ok(())
+    }
+}
+
+fn refused<'a, T: Send + 'a>(what: &str) -> Pending<'a, Result<T>> {
+    let error = DockerError::Refused(format!("the fake has no {what}"));
+    Box::pin(async move { Err(error.into()) })
+}
+
+impl Docker for FakeDocker {
+    fn ping<'a>(&'a self) -> Pending<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn containers<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<Container>>> {
+        let all = self.containers.lock().expect("no test panics here");
+        let ours = all.values().filter(|container| container.labels.get(LABEL_PROJECT).is_some_and(|name| name == project));
+        let found: Vec<Container> = ours.cloned().collect();
+        Box::pin(async { Ok(found) })
+    }
+    fn create<'a>(&'a self, name: &'a str, body: ContainerCreateBody) -> Pending<'a, Result<String>> {
+        self.did("create", name);
+        let container = Container {
+            id: name.to_owned(),
+            name: name.to_owned(),
+            labels: body.labels.unwrap_or_default(),
+            image_id: body.image.unwrap_or_default(),
+            state: ContainerState::Created,
+            health: None,
+            exit_code: 0,
+            oom_killed: false,
+            started_at: String::new(),
+            pid: 0,
+        };
+        self.containers.lock().expect("no test panics here").insert(name.to_owned(), container);
+        Box::pin(async move { Ok(name.to_owned()) })
+    }
+    fn start<'a>(&'a self, id: &'a str) -> Pending<'a, Result<()>> {
+        self.did("start", id);
+        let done = self.set_state(id, ContainerState::Running);
+        Box::pin(async { done })
+    }
+    fn stop<'a>(&'a self, id: &'a str, _: Duration) -> Pending<'a, Result<()>> {
+        self.did("stop", id);
+        let done = self.set_state(id, ContainerState::Exited);
+        Box::pin(async { done })
+    }
+    fn remove<'a>(&'a self, id: &'a str) -> Pending<'a, Result<()>> {
+        self.did("remove", id);
+        self.containers.lock().expect("no test panics here").remove(id);
+        Box::pin(async { Ok(()) })
+    }
+    fn run_to_end<'a>(&'a self, id: &'a str, _: Duration) -> Pending<'a, Result<OneOff>> {
+        let done = self.set_state(id, ContainerState::Exited);
+        Box::pin(async { done.map(|()| OneOff { exit_code: 0, tail: String::new() }) })
+    }
+    fn image_id<'a>(&'a self, image: &'a str) -> Pending<'a, Result<Option<String>>> {
+        let id = self.images.lock().expect("no test panics here").get(image).cloned();
+        Box::pin(async { Ok(id) })
+    }
+    fn pull<'a>(&'a self, _: &'a str, _: Progress<'a>) -> Pending<'a, Result<()>> {
+        refused("registry")
+    }
+    fn tag<'a>(&'a self, image: &'a str, repository: &'a str, tag: &'a str) -> Pending<'a, Result<()>> {
+        let mut images = self.images.lock().expect("no test panics here");
+        if let Some(id) = images.get(image).cloned() {
+            images.insert(format!("{repository}:{tag}"), id);
+        }
+        Box::pin(async { Ok(()) })
+    }
+    fn build<'a>(&'a self, _: BuildRequest, _: Progress<'a>) -> Pending<'a, Result<()>> {
+        refused("builder")
+    }
+    fn networks<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<NetworkState>>> {
+        let all = self.networks.lock().expect("no test panics here");
+        let ours = all.iter().filter(|network| network.labels.get(LABEL_PROJECT).is_some_and(|name| name == project));
+        let found: Vec<NetworkState> = ours.cloned().collect();
+        Box::pin(async { Ok(found) })
+    }
+    fn create_network<'a>(&'a self, name: &'a str, labels: HashMap<String, String>) -> Pending<'a, Result<()>> {
+        self.did("network", name);
+        let network = NetworkState { name: name.to_owned(), labels, subnets: vec!["172.18.0.0/16".to_owned()] };
+        self.networks.lock().expect("no test panics here").push(network);
+        Box::pin(async { Ok(()) })
+    }
+    fn create_volume<'a>(&'a self, name: &'a str, _: HashMap<String, String>) -> Pending<'a, Result<()>> {
+        self.did("volume", name);
+        Box::pin(async { Ok(()) })
+    }
+    fn bridge<'a>(&'a self) -> Pending<'a, Result<Bridge>> {
+        Box::pin(async { Ok(Bridge { gateway: [172, 17, 0, 1].into(), subnet: "172.17.0.0/16".to_owned() }) })
+    }
+    fn events<'a>(&'a self, _: &'a str) -> Pending<'a, Result<BoxStream<'static, Result<ContainerEvent>>>> {
+        refused("events")
+    }
+    fn exec<'a>(&'a self, _: &'a str, _: Vec<String>, _: bool) -> Pending<'a, Result<ExecSession>> {
+        refused("exec")
+    }
+    fn exec_exit_code<'a>(&'a self, _: &'a str) -> Pending<'a, Result<i64>> {
+        refused("exec")
+    }
+    fn exec_resize<'a>(&'a self, _: &'a str, _: u16, _: u16) -> Pending<'a, Result<()>> {
+        refused("exec")
+    }
+}

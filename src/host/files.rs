@@ -1,0 +1,382 @@
+//! Files, directories and links: read with a bound, written by write-sync-rename, changed only when they differ.
+#![allow(clippy::disallowed_methods)] // This is the door they are disallowed for.
+
+use super::{Changed, Host, What};
+use crate::value::Owner;
+use anyhow::{Context, Result, anyhow, bail};
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+/// A file as it should be.
+#[derive(Debug, Clone)]
+pub struct File {
+    contents: Vec<u8>,
+    mode: Option<u32>,
+    owner: Option<Owner>,
+}
+
+impl File {
+    /// World-readable text. The mode of a file that is already there is kept unless [`File::mode`] is called.
+    pub fn text(contents: impl Into<String>) -> File {
+        File { contents: contents.into().into_bytes(), mode: None, owner: None }
+    }
+
+    /// Readable by its owner alone: everything that holds a secret.
+    pub fn secret(contents: impl Into<String>) -> File {
+        File::text(contents).mode(0o600)
+    }
+
+    pub fn mode(self, mode: u32) -> File {
+        File { mode: Some(mode), ..self }
+    }
+
+    pub fn owner(self, owner: &Owner) -> File {
+        File { owner: Some(owner.clone()), ..self }
+    }
+}
+
+/// A directory as it should be.
+#[derive(Debug, Clone)]
+pub struct Dir {
+    mode: Option<u32>,
+    owner: Option<Owner>,
+}
+
+impl Dir {
+    pub fn plain() -> Dir {
+        Dir { mode: None, owner: None }
+    }
+
+    pub fn mode(self, mode: u32) -> Dir {
+        Dir { mode: Some(mode), ..self }
+    }
+
+    pub fn owner(self, owner: &Owner) -> Dir {
+        Dir { owner: Some(owner.clone()), ..self }
+    }
+}
+
+impl Host {
+    /// A file's bytes; `None` if there is none.
+    ///
+    /// # Errors
+    /// Anything but a missing file, and a file larger than `max` bytes.
+    pub fn read(&self, path: &str, max: u64) -> Result<Option<Vec<u8>>> {
+        match self.read_start(path, max + 1)? {
+            Some(bytes) if bytes.len() as u64 > max => {
+                bail!("{path} is larger than {max} bytes, the most that is read")
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// The first bytes of a file, at most `max`; `None` if there is none.
+    pub fn read_start(&self, path: &str, max: u64) -> Result<Option<Vec<u8>>> {
+        // A pipe in a file's place must not block.
+        let open = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(self.path(path));
+        let file = match open {
+            Ok(file) => file,
+            Err(missing) if matches!(missing.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+            Err(other) => return Err(other).with_context(|| format!("could not open {path}")),
+        };
+        let mut bytes = Vec::new();
+        file.take(max).read_to_end(&mut bytes).with_context(|| format!("could not read {path}"))?;
+        Ok(Some(bytes))
+    }
+
+    /// Like [`Host::read`], as text.
+    pub fn read_text(&self, path: &str, max: u64) -> Result<Option<String>> {
+        match self.read(path, max)? {
+            Some(bytes) => {
+                String::from_utf8(bytes).map(Some).map_err(|_| anyhow!("{path} is not UTF-8 text"))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Whether something is there; a dangling link counts.
+    pub fn exists(&self, path: &str) -> bool {
+        self.path(path).symlink_metadata().is_ok()
+    }
+
+    /// The names in a directory, sorted; none if it is missing. At most 10,000.
+    pub fn names(&self, path: &str) -> Result<Vec<String>> {
+        let entries = match fs::read_dir(self.path(path)) {
+            Ok(entries) => entries,
+            Err(missing) if missing.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(other) => return Err(other).with_context(|| format!("could not list {path}")),
+        };
+        let mut names = Vec::new();
+        for entry in entries.take(10_000) {
+            let entry = entry.with_context(|| format!("could not list {path}"))?;
+            names.extend(entry.file_name().into_string().ok());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The target of a symbolic link, if the path is one.
+    pub fn link_target(&self, path: &str) -> Option<String> {
+        fs::read_link(self.path(path)).ok().and_then(|target| target.to_str().map(str::to_owned))
+    }
+
+    /// Writes a file if it differs in contents, mode or owner.
+    pub fn ensure_file(&self, path: &str, want: &File) -> Result<Changed> {
+        let target = self.path(path);
+        let meta = match target.symlink_metadata() {
+            Ok(meta) if meta.is_dir() => bail!("{path} is a directory, but must be a file; move it away"),
+            Ok(meta) => Some(meta).filter(|meta| meta.is_file()),
+            Err(_) => None,
+        };
+        let ids = want.owner.as_ref().map(|owner| self.ids(owner)).transpose()?;
+        let Some(meta) = meta else {
+            self.note(What::File, path, "create");
+            return self.write(path, want, want.mode.unwrap_or(0o644), ids);
+        };
+        let same = meta.len() == want.contents.len() as u64
+            && self.read(path, want.contents.len() as u64)?.as_deref() == Some(&want.contents);
+        if !same {
+            self.note(What::File, path, "change");
+            let mode = want.mode.unwrap_or(meta.mode() & 0o7777);
+            return self.write(path, want, mode, ids.or(Some((meta.uid(), meta.gid()))));
+        }
+        self.ensure_access(What::File, path, want.mode, ids)
+    }
+
+    fn write(&self, path: &str, want: &File, mode: u32, ids: Option<(u32, u32)>) -> Result<Changed> {
+        if self.applies() {
+            write_atomically(&self.path(path), &want.contents, mode, ids)
+                .with_context(|| format!("could not write {path}"))?;
+        }
+        Ok(Changed::Yes)
+    }
+
+    /// Writes a file of the appliance's own state: atomically, in check mode too never, and without a journal entry.
+    pub fn put(&self, path: &str, contents: &[u8], mode: u32) -> Result<()> {
+        if self.applies() {
+            let target = self.path(path);
+            if let Some(parent) = target.parent() {
+                fs::create_dir_all(parent).with_context(|| format!("could not make the directory of {path}"))?;
+            }
+            write_atomically(&target, contents, mode, None).with_context(|| format!("could not write {path}"))?;
+        }
+        Ok(())
+    }
+
+    /// Removes a file or link of the appliance's own state, without a journal entry.
+    pub fn discard(&self, path: &str) -> Result<()> {
+        if self.applies() {
+            match fs::remove_file(self.path(path)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("could not remove {path}"));
+                }
+                _ => sync_parent(&self.path(path)).with_context(|| format!("could not sync the directory of {path}"))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a file or link, if it is there.
+    pub fn ensure_absent(&self, path: &str) -> Result<Changed> {
+        if !self.exists(path) {
+            return Ok(Changed::No);
+        }
+        self.note(What::File, path, "remove");
+        self.discard(path)?;
+        Ok(Changed::Yes)
+    }
+
+    /// Makes a directory, its parents included. A link in its place is refused: a user could have put it there.
+    pub fn ensure_dir(&self, path: &str, want: &Dir) -> Result<Changed> {
+        let target = self.path(path);
+        let ids = want.owner.as_ref().map(|owner| self.ids(owner)).transpose()?;
+        match target.symlink_metadata() {
+            Ok(meta) if meta.is_dir() => self.ensure_access(What::Directory, path, want.mode, ids),
+            Ok(_) => bail!("{path} is in the way: it must be a directory; move it away"),
+            Err(missing) if missing.kind() == ErrorKind::NotFound => {
+                self.note(What::Directory, path, "create");
+                if self.applies() {
+                    make_dir(&target, want.mode.unwrap_or(0o755), ids)
+                        .with_context(|| format!("could not make the directory {path}"))?;
+                }
+                Ok(Changed::Yes)
+            }
+            Err(other) => Err(other).with_context(|| format!("could not look at {path}")),
+        }
+    }
+
+    /// Makes a symbolic link. An empty directory in its place is replaced; anything else there is refused.
+    pub fn ensure_link(&self, path: &str, to: &str) -> Result<Changed> {
+        let target = self.path(path);
+        match target.symlink_metadata() {
+            Ok(meta) if meta.is_symlink() && self.link_target(path).as_deref() == Some(to) => return Ok(Changed::No),
+            Ok(meta) if meta.is_dir() && fs::read_dir(&target)?.next().is_some() => {
+                bail!("{path} is a directory with files in it, but must be a link to {to}; move it away")
+            }
+            Ok(meta) if meta.is_file() => bail!("{path} is a file, but must be a link to {to}; move it away"),
+            Ok(meta) => {
+                self.note(What::Link, path, format!("point to {to}"));
+                if self.applies() && meta.is_dir() {
+                    fs::remove_dir(&target).with_context(|| format!("could not replace {path}"))?;
+                }
+            }
+            Err(_) => self.note(What::Link, path, format!("point to {to}")),
+        }
+        if self.applies() {
+            link_atomically(&target, to).with_context(|| format!("could not link {path} to {to}"))?;
+        }
+        Ok(Changed::Yes)
+    }
+
+    /// Files that only make sense together (a key and its certificate): each stands at its own path as a link through
+    /// `directory/current`, and that one link is switched, so that a reader never sees half of a change.
+    ///
+    /// `files` are path, name below the directory, and the file.
+    pub fn ensure_together(&self, directory: &str, files: &[(&str, &str, File)]) -> Result<Changed> {
+        let current = format!("{directory}/current");
+        let mut changed = Changed::No;
+        for (path, name, want) in files {
+            let max = want.contents.len() as u64 + 1;
+            let have = self.read_start(&format!("{current}/{name}"), max)?;
+            if have.as_deref() != Some(&want.contents) {
+                self.note(What::File, *path, if have.is_some() { "change" } else { "create" });
+                changed = Changed::Yes;
+            }
+        }
+        if changed.yes() && self.applies() {
+            self.switch_version(directory, &current, files).with_context(|| format!("could not switch {current}"))?;
+        }
+        for (path, name, _) in files {
+            let to = format!("{current}/{name}");
+            if self.link_target(path).as_deref() != Some(&to) {
+                if self.applies() {
+                    link_atomically(&self.path(path), &to).with_context(|| format!("could not link {path} to {to}"))?;
+                }
+                changed = Changed::Yes;
+            }
+        }
+        Ok(changed)
+    }
+
+    fn switch_version(&self, directory: &str, current: &str, files: &[(&str, &str, File)]) -> Result<()> {
+        let base = self.path(directory);
+        fs::create_dir_all(&base)?;
+        let fresh = tempfile::Builder::new().prefix("version-").tempdir_in(&base)?;
+        for (_, name, want) in files {
+            let ids = want.owner.as_ref().map(|owner| self.ids(owner)).transpose()?;
+            write_atomically(&fresh.path().join(name), &want.contents, want.mode.unwrap_or(0o644), ids)?;
+        }
+        fs::set_permissions(fresh.path(), fs::Permissions::from_mode(0o755))?;
+        let name = fresh.path().file_name().and_then(|name| name.to_str()).context("a version needs a name")?.to_owned();
+        link_atomically(&self.path(current), &name)?;
+        // From here on it is the current version and stays.
+        let _kept = fresh.keep();
+        for old in self.names(directory)? {
+            if old.starts_with("version-") && old != name {
+                fs::remove_dir_all(base.join(old))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ensure_access(&self, what: What, path: &str, mode: Option<u32>, ids: Option<(u32, u32)>) -> Result<Changed> {
+        let target = self.path(path);
+        let meta = target.symlink_metadata().with_context(|| format!("could not look at {path}"))?;
+        let mut changed = Changed::No;
+        if let Some((uid, gid)) = ids
+            && (meta.uid(), meta.gid()) != (uid, gid)
+        {
+            self.note(what, path, format!("owner {}:{} to {uid}:{gid}", meta.uid(), meta.gid()));
+            if self.applies() {
+                std::os::unix::fs::lchown(&target, Some(uid), Some(gid))
+                    .with_context(|| format!("could not change the owner of {path}"))?;
+            }
+            changed = Changed::Yes;
+        }
+        if let Some(mode) = mode
+            && meta.mode() & 0o7777 != mode
+        {
+            self.note(what, path, format!("mode {:04o} to {mode:04o}", meta.mode() & 0o7777));
+            if self.applies() {
+                fs::set_permissions(&target, fs::Permissions::from_mode(mode))
+                    .with_context(|| format!("could not change the mode of {path}"))?;
+            }
+            changed = Changed::Yes;
+        }
+        Ok(changed)
+    }
+}
+
+/// Write beside, sync, rename, sync the directory. Owner and mode are set before the contents can be seen.
+fn write_atomically(target: &Path, contents: &[u8], mode: u32, ids: Option<(u32, u32)>) -> Result<()> {
+    let parent = target.parent().context("a file needs a directory")?;
+    let mut beside = tempfile::Builder::new().prefix(".appliance-").tempfile_in(parent)?;
+    if let Some((uid, gid)) = ids {
+        std::os::unix::fs::fchown(beside.as_file(), Some(uid), Some(gid))?;
+    }
+    beside.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+    beside.write_all(contents)?;
+    beside.as_file().sync_all()?;
+    beside.persist(target).map_err(|failed| failed.error)?;
+    sync_parent(target)?;
+    Ok(())
+}
+
+fn sync_parent(target: &Path) -> std::io::Result<()> {
+    match target.parent() {
+        Some(parent) => match fs::File::open(parent) {
+            Ok(directory) => directory.sync_all(),
+            Err(missing) if missing.kind() == ErrorKind::NotFound => Ok(()),
+            Err(other) => Err(other),
+        },
+        None => Ok(()),
+    }
+}
+
+fn make_dir(target: &Path, mode: u32, ids: Option<(u32, u32)>) -> Result<()> {
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    // Made closed, opened last: nobody looks in between.
+    fs::DirBuilder::new().create(target)?;
+    if let Some((uid, gid)) = ids {
+        std::os::unix::fs::lchown(target, Some(uid), Some(gid))?;
+    }
+    fs::set_permissions(target, fs::Permissions::from_mode(mode))?;
+    sync_parent(target)?;
+    Ok(())
+}
+
+fn link_atomically(target: &Path, to: &str) -> Result<()> {
+    let parent = target.parent().context("a link needs a directory")?;
+    fs::create_dir_all(parent)?;
+    let beside = tempfile::Builder::new().prefix(".appliance-").tempdir_in(parent)?;
+    let link = beside.path().join("link");
+    std::os::unix::fs::symlink(to, &link)?;
+    fs::rename(&link, target)?;
+    sync_parent(target)?;
+    Ok(())
+}
+
+/// A text with the managed block of that name replaced, or appended; an empty block is taken out.
+/// The rest of the file belongs to others and stays as it is.
+pub fn replace_block(text: &str, name: &str, block: &str) -> String {
+    let (begin, end) = (format!("# begin {name}\n"), format!("# end {name}\n"));
+    let whole = if block.is_empty() { String::new() } else { format!("{begin}{block}{end}") };
+    if let Some(start) = text.find(&begin)
+        && let Some(length) = text[start..].find(&end)
+    {
+        return format!("{}{whole}{}", &text[..start], &text[start + length + end.len()..]);
+    }
+    if whole.is_empty() {
+        return text.to_owned();
+    }
+    let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    format!("{text}{newline}{whole}")
+}
+
+#[cfg(test)]
+#[path = "files_tests.rs"]
+mod tests;

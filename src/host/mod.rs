@@ -1,0 +1,130 @@
+//! The one door to the machine: files, commands, units, Docker, PostgreSQL, HTTP, the clock. Everything with an effect
+//! goes through [`Host`], which does it or, in check mode, only notes it. What should be done is decided elsewhere.
+
+pub mod build;
+pub mod docker;
+pub mod engine;
+pub mod exec;
+#[cfg(test)]
+pub mod fake;
+mod files;
+pub mod http;
+mod journal;
+mod postgres;
+mod systemd;
+pub mod terminal;
+pub mod units;
+mod users;
+pub mod watch;
+
+pub use docker::Docker;
+pub use exec::{Cmd, Exec, Output};
+pub use files::{Dir, File, replace_block};
+pub use journal::{Entry, Journal, What};
+pub use postgres::{Login, quote_identifier, quote_literal, scram_verifier};
+pub use units::{UnitState, Units};
+
+use crate::value::Step;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// What a trait's method gives back: a future that can be boxed.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Whether effects happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Apply,
+    /// Nothing is changed; what would be is noted in the journal.
+    Check,
+}
+
+/// Whether a verb changed something (or would).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Changed {
+    Yes,
+    No,
+}
+
+impl Changed {
+    pub fn yes(self) -> bool {
+        self == Changed::Yes
+    }
+
+    /// Changed if either did.
+    pub fn or(self, other: Changed) -> Changed {
+        if self.yes() { self } else { other }
+    }
+}
+
+/// The machine, or a temporary directory that stands for its file system.
+#[derive(Clone)]
+pub struct Host {
+    root: PathBuf,
+    mode: Mode,
+    exec: Arc<dyn Exec>,
+    units: Arc<dyn Units>,
+    docker: Arc<dyn Docker>,
+    journal: Arc<Journal>,
+}
+
+impl Host {
+    /// This machine.
+    pub fn system(mode: Mode) -> Host {
+        Host::new(
+            PathBuf::from("/"),
+            mode,
+            Arc::new(exec::SystemExec),
+            Arc::new(systemd::Systemd),
+            Arc::new(engine::Engine::local()),
+        )
+    }
+
+    pub fn new(root: PathBuf, mode: Mode, exec: Arc<dyn Exec>, units: Arc<dyn Units>, docker: Arc<dyn Docker>) -> Host {
+        Host { root, mode, exec, units, docker, journal: Arc::new(Journal::default()) }
+    }
+
+    /// The same machine with an empty journal, in another mode.
+    pub fn in_mode(&self, mode: Mode) -> Host {
+        Host { mode, journal: Arc::new(Journal::default()), ..self.clone() }
+    }
+
+    pub fn applies(&self) -> bool {
+        self.mode == Mode::Apply
+    }
+
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    pub fn docker(&self) -> &dyn Docker {
+        &*self.docker
+    }
+
+    /// Names the step that the next entries of the journal belong to.
+    pub fn begin(&self, step: Step) {
+        self.journal.begin(step);
+    }
+
+    /// Where an absolute path of the machine lies below the root.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.root.join(Path::new(path.trim_start_matches('/')))
+    }
+
+    /// The current time.
+    pub fn now(&self) -> jiff::Timestamp {
+        now()
+    }
+
+    fn note(&self, what: What, object: impl Into<String>, how: impl Into<String>) {
+        self.journal.note(Entry { step: None, what, object: object.into(), how: how.into() }, self.applies());
+    }
+}
+
+/// The current time, for the few who have no host at hand.
+pub fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}

@@ -1,0 +1,104 @@
+//! systemd and hostnamed over D-Bus. A connection lives only as long as one verb: an idle one would be woken by
+//! signals that nobody wants.
+
+use super::units::{UnitState, Units};
+use super::Pending;
+use anyhow::{Context, Result, anyhow, bail};
+use futures_util::StreamExt;
+use std::time::Duration;
+use zbus_systemd::hostname1::HostnamedProxy;
+use zbus_systemd::systemd1::{ManagerProxy, UnitProxy};
+use zbus_systemd::zbus;
+
+/// How long a unit's job may take.
+const JOB_DEADLINE: Duration = Duration::from_secs(120);
+
+/// This machine's systemd.
+pub struct Systemd;
+
+async fn bus() -> Result<zbus::Connection> {
+    zbus::Connection::system().await.context("could not reach the system's D-Bus")
+}
+
+async fn run_job(verb: &'static str, unit: &str) -> Result<()> {
+    let bus = bus().await?;
+    let manager = ManagerProxy::new(&bus).await.context("could not reach systemd")?;
+    manager.subscribe().await.context("could not subscribe to systemd's signals")?;
+    let mut removed = manager.receive_job_removed().await.context("could not subscribe to systemd's jobs")?;
+    let (name, mode) = (unit.to_owned(), "replace".to_owned());
+    let job = match verb {
+        "start" => manager.start_unit(name, mode).await,
+        "reload" => manager.reload_or_restart_unit(name, mode).await,
+        _ => manager.restart_unit(name, mode).await,
+    }
+    .with_context(|| format!("could not {verb} {unit}"))?;
+    let wait = async {
+        while let Some(signal) = removed.next().await {
+            let args = signal.args().context("systemd sent a broken signal")?;
+            if args.job.as_str() == job.as_str() {
+                return Ok(args.result.clone());
+            }
+        }
+        Err(anyhow!("systemd closed the connection"))
+    };
+    let result = tokio::time::timeout(JOB_DEADLINE, wait)
+        .await
+        .with_context(|| format!("could not {verb} {unit} within {} s", JOB_DEADLINE.as_secs()))??;
+    if result != "done" && result != "skipped" {
+        bail!("could not {verb} {unit}: systemd says '{result}'; see: journalctl -u {unit}");
+    }
+    Ok(())
+}
+
+async fn state(unit: &str) -> Result<UnitState> {
+    let bus = bus().await?;
+    let manager = ManagerProxy::new(&bus).await.context("could not reach systemd")?;
+    let look = async {
+        let path = manager.load_unit(unit.to_owned()).await?;
+        let unit = UnitProxy::builder(&bus)
+            .path(path)
+            // Asked once; a cache would fetch every property of the unit.
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await?;
+        zbus::Result::Ok((unit.load_state().await?, unit.active_state().await?))
+    };
+    let (load, active) = look.await.with_context(|| format!("could not look at the unit {unit}"))?;
+    Ok(match (load.as_str(), active.as_str()) {
+        ("not-found", _) => UnitState::Missing,
+        (_, "active" | "reloading") => UnitState::Active,
+        _ => UnitState::Inactive,
+    })
+}
+
+async fn set_hostname(name: &str) -> Result<()> {
+    let bus = bus().await?;
+    let hostnamed = HostnamedProxy::new(&bus).await.context("could not reach hostnamed")?;
+    let both = async {
+        hostnamed.set_static_hostname(name.to_owned(), false).await?;
+        hostnamed.set_hostname(name.to_owned(), false).await
+    };
+    both.await.with_context(|| format!("could not set the host name to {name}"))
+}
+
+impl Units for Systemd {
+    fn state<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<UnitState>> {
+        Box::pin(state(unit))
+    }
+
+    fn start<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>> {
+        Box::pin(run_job("start", unit))
+    }
+
+    fn reload<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>> {
+        Box::pin(run_job("reload", unit))
+    }
+
+    fn restart<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>> {
+        Box::pin(run_job("restart", unit))
+    }
+
+    fn set_hostname<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>> {
+        Box::pin(set_hostname(name))
+    }
+}

@@ -1,0 +1,64 @@
+//! Waiting for a change of the file system (inotify), so that nothing polls.
+
+use super::Host;
+use anyhow::{Context, Result};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use tokio::io::unix::AsyncFd;
+
+struct Descriptor(Inotify);
+
+impl AsRawFd for Descriptor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Wakes when one of the watched names is made, replaced, removed, or closed after writing.
+pub struct Watch {
+    descriptor: AsyncFd<Descriptor>,
+    names: Vec<String>,
+}
+
+impl Host {
+    /// Watches names in one directory, which must exist.
+    pub fn watch(&self, directory: &str, names: &[&str]) -> Result<Watch> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).context("could not make an inotify")?;
+        let flags = AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MOVED_FROM;
+        inotify.add_watch(&self.path(directory), flags).with_context(|| format!("could not watch {directory}"))?;
+        // SAFETY: the descriptor is owned by the `Inotify` inside, so it stays open and the same until the `AsyncFd` that
+        // owns both is dropped.
+        let descriptor = unsafe { AsyncFd::register(Descriptor(inotify)) }.context("could not wait on an inotify")?;
+        Ok(Watch { descriptor, names: names.iter().map(|name| (*name).to_owned()).collect() })
+    }
+}
+
+impl Watch {
+    /// Waits for the next change. Cancel-safe: an event that was not read stays in the kernel's queue.
+    pub async fn changed(&mut self) -> Result<()> {
+        loop {
+            let mut ready = self.descriptor.readable().await.context("could not wait on an inotify")?;
+            match ready.get_inner().0.read_events() {
+                Ok(events) => {
+                    let ours = |name: &str| self.names.iter().any(|watched| watched == name);
+                    // A queue that overflowed has no name; it counts, since anything may have changed.
+                    if events.iter().any(|event| event.name.as_ref().is_none_or(|name| name.to_str().is_some_and(ours))) {
+                        return Ok(());
+                    }
+                }
+                Err(nix::errno::Errno::EAGAIN) => ready.clear_ready(),
+                Err(other) => return Err(other).context("could not read an inotify"),
+            }
+        }
+    }
+}

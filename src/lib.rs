@@ -1,0 +1,14 @@
+//! The house: one binary, one library behind it.
+//!
+//! | module | what lives there | may use (beside `value` and `error`) |
+//! |---|---|---|
+//! | [`value`] | checked values, steps, phases | nothing |
+//! | [`error`] | the error that ends a run | nothing |
+//! | [`env`] | env.yml as checked types, diagnostics, flat variables | nothing more |
+pub mod env;
+pub mod error;
+pub mod host;
+pub mod report;
+pub mod source;
+pub mod state;
+pub mod value;

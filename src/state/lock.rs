@@ -1,0 +1,91 @@
+//! One at a time: whoever changes the host or the stack holds this lock. The kernel drops it with its process,
+//! so a stale one cannot exist.
+#![allow(clippy::disallowed_methods)] // A lock is an open file; there is no verb of the host for that.
+
+use super::RUN;
+use crate::host::{Dir, Host};
+use anyhow::{Context, Result, bail};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::time::Duration;
+
+/// The lock, held. Taking one as a parameter proves that it is.
+#[derive(Debug)]
+pub struct Lock {
+    _locked: File,
+    /// Closed after the lock is given up: closing a file that was open for writing is what wakes those who wait.
+    _named: File,
+}
+
+const NAME: &str = "lock";
+
+impl Lock {
+    /// Takes the lock, or waits for it.
+    ///
+    /// # Errors
+    /// Somebody else still holds it after `patience`; the message says who.
+    pub async fn take(host: &Host, verb: &str, patience: Duration) -> Result<Lock> {
+        let made = host.in_mode(crate::host::Mode::Apply).ensure_dir(RUN, &Dir::plain());
+        made.context("could not make the directory of the lock")?;
+        // Watched before it is tried, so that its release in between is not missed.
+        let mut watch = host.watch(RUN, &[NAME])?;
+        let wait = async {
+            loop {
+                if let Some(lock) = Lock::try_take(host, verb)? {
+                    return anyhow::Ok(lock);
+                }
+                watch.changed().await?;
+            }
+        };
+        match tokio::time::timeout(patience, wait).await {
+            Ok(lock) => lock,
+            Err(_) => bail!("{} holds the lock; try again when it is done", holder(host)),
+        }
+    }
+
+    /// Takes the lock if it is free.
+    pub fn try_take(host: &Host, verb: &str) -> Result<Option<Lock>> {
+        let path = host.path(&format!("{RUN}/{NAME}"));
+        if !path.exists() {
+            let make = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+            make.context("could not make the lock")?;
+        }
+        // Tried through a descriptor that only reads: its closing wakes nobody, least of all ourselves.
+        let locked = File::open(&path).context("could not open the lock")?;
+        match locked.try_lock() {
+            Ok(()) => {
+                let open = OpenOptions::new().write(true).truncate(true).open(&path);
+                let mut named = open.context("could not open the lock")?;
+                write!(named, "{verb} (process {})", std::process::id()).context("could not write the lock")?;
+                Ok(Some(Lock { _locked: locked, _named: named }))
+            }
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error).context("could not take the lock"),
+        }
+    }
+}
+
+fn holder(host: &Host) -> String {
+    let mut text = String::new();
+    let read = File::open(host.path(&format!("{RUN}/{NAME}"))).and_then(|file| file.take(200).read_to_string(&mut text));
+    match read {
+        Ok(1..) => text,
+        _ => "another appliance command".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::TestHost;
+
+    #[tokio::test]
+    async fn the_second_waits_and_is_told_who_holds_it() {
+        let test = TestHost::new();
+        let first = Lock::take(&test.host, "update", Duration::from_secs(1)).await.expect("the lock is free");
+        let refused = Lock::take(&test.host, "prepare", Duration::from_millis(20)).await.expect_err("the lock is held");
+        assert!(refused.to_string().starts_with("update (process "), "{refused}");
+        let (second, ()) = tokio::join!(Lock::take(&test.host, "prepare", Duration::from_secs(10)), async { drop(first) });
+        assert!(second.is_ok());
+    }
+}

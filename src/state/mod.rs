@@ -1,0 +1,13 @@
+//! What the appliance remembers: the failed flag, the lock, the ledger, its status. Each is one small file.
+
+pub mod flags;
+pub mod ledger;
+pub mod lock;
+pub mod status;
+
+pub use ledger::{InFlight, Ledger, Release, Stage};
+pub use lock::Lock;
+pub use status::{ServiceStatus, Status, StepState, StepStatus};
+
+/// Where the running appliance keeps what does not outlive a boot.
+pub const RUN: &str = "/run/appliance";

@@ -1,0 +1,118 @@
+//! What `appliance status` shows: one JSON file, written by whoever drives the appliance. Holds no secret.
+
+use super::RUN;
+use crate::host::Host;
+use crate::value::{Phase, Step};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+const NAME: &str = "status.json";
+/// The largest status that is read, in bytes.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// How a step stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepState {
+    Waiting,
+    Running,
+    Done,
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepStatus {
+    pub step: Step,
+    pub state: StepState,
+}
+
+/// One service as the supervisor sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    pub service: String,
+    pub container: String,
+    /// `running`, `exited` …, or `missing`.
+    pub state: String,
+    /// `healthy`, `unhealthy`, `starting`; `running` where the service has no health check.
+    pub health: String,
+    /// Restarts by the supervisor in the last five minutes.
+    pub restarts: usize,
+    pub degraded: bool,
+}
+
+/// The whole status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    /// The process that wrote it, and when that process started: tells whether it still lives.
+    pub pid: u32,
+    pub started: u64,
+    pub phase: Phase,
+    /// When the phase began.
+    pub since: jiff::Timestamp,
+    pub app: Option<String>,
+    pub url: Option<String>,
+    /// Where the env came from.
+    pub source: Option<String>,
+    pub steps: Vec<StepStatus>,
+    pub services: Vec<ServiceStatus>,
+    /// The commit of the current release.
+    pub commit: Option<String>,
+    /// Trouble that does not end the run, in words.
+    pub warnings: Vec<String>,
+}
+
+impl Status {
+    pub fn new(phase: Phase, host: &Host) -> Status {
+        let pid = std::process::id();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid,
+            started: start_time(host, pid).unwrap_or_default(),
+            phase,
+            since: host.now(),
+            app: None,
+            url: None,
+            source: None,
+            steps: Step::ALL.map(|step| StepStatus { step, state: StepState::Waiting }).to_vec(),
+            services: Vec::new(),
+            commit: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    pub fn write(&self, host: &Host) -> Result<()> {
+        let text = serde_json::to_string(self).context("could not render the status")?;
+        host.put(&format!("{RUN}/{NAME}"), text.as_bytes(), 0o644)
+    }
+
+    /// The last status that was written, if any.
+    pub fn read(host: &Host) -> Result<Option<Status>> {
+        match host.read(&format!("{RUN}/{NAME}"), MAX_BYTES)? {
+            Some(bytes) => serde_json::from_slice(&bytes).map(Some).context("the status file is broken"),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether its writer is gone, so that it may no longer be true. A final phase stays true without a writer.
+    pub fn is_stale(&self, host: &Host) -> bool {
+        let ended = matches!(self.phase, Phase::Standby { .. } | Phase::Failed { .. });
+        !ended && start_time(host, self.pid) != Some(self.started)
+    }
+
+    /// What `status` exits with (spec/product.md, "The command line").
+    pub fn exit_code(&self) -> u8 {
+        match self.phase {
+            Phase::Standby { .. } => 3,
+            Phase::Failed { .. } => 4,
+            _ => 0,
+        }
+    }
+}
+
+/// When a process started, in the kernel's ticks since boot (proc(5), stat field 22).
+fn start_time(host: &Host, pid: u32) -> Option<u64> {
+    let stat = host.read_text(&format!("/proc/{pid}/stat"), 4096).ok()??;
+    // The second field is the program's name in brackets and may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}

@@ -1,0 +1,20 @@
+//! Checked values: once one of these exists, nothing downstream validates it again.
+//! Pure; no effects and no knowledge of env.yml's layout.
+
+mod git;
+mod names;
+mod phase;
+mod route;
+mod secret;
+mod ssh_key;
+mod step;
+
+pub use git::{Commit, GitRef, GitUrl};
+pub use names::{
+    AbsPath, AppName, Calendar, DatabaseName, Domain, FileMode, HostPattern, Invalid, Owner, PackageName, ServiceName,
+};
+pub use phase::{Event, Phase};
+pub use route::Route;
+pub use secret::Secret;
+pub use ssh_key::SshKey;
+pub use step::Step;

@@ -1,0 +1,100 @@
+//! One line of an `authorized_keys` file. Editing the file is `prepare/ssh.rs`.
+
+use super::names::Invalid;
+use std::fmt;
+use std::str::FromStr;
+
+/// A public key line: `[options] type base64 [comment]` (sshd(8), AUTHORIZED_KEYS FILE FORMAT), at most 16 KiB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshKey {
+    line: String,
+    identity: String,
+}
+
+const TYPES: [&str; 9] = [
+    "ssh-ed25519",
+    "ssh-rsa",
+    "ssh-dss",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "ssh-ed25519-cert-v01@openssh.com",
+];
+
+impl SshKey {
+    /// The whole line, as it goes into the file.
+    pub fn line(&self) -> &str {
+        &self.line
+    }
+
+    /// Type and key without options and comment: two lines with the same identity are the same key.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// The identity of any line of an existing file, if it holds a key.
+    pub fn identity_of(line: &str) -> Option<String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let at = words.iter().position(|word| TYPES.contains(word))?;
+        let body = words.get(at + 1)?;
+        is_key_body(words[at], body).then(|| format!("{} {}", words[at], body))
+    }
+}
+
+/// The body is base64 whose first field repeats the type (RFC 4253 §6.6), so a cut or swapped key is noticed.
+fn is_key_body(kind: &str, body: &str) -> bool {
+    let Some(bytes) = decode_base64(body) else { return false };
+    let Some(length) = bytes.first_chunk::<4>().map(|head| u32::from_be_bytes(*head) as usize) else { return false };
+    bytes.get(4..4 + length) == Some(kind.as_bytes()) && bytes.len() > 4 + length + 4
+}
+
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.decode(text).ok()
+}
+
+impl FromStr for SshKey {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let line = text.trim();
+        let right = "one public key line, like 'ssh-ed25519 AAAA… name'";
+        if line.len() > 16 * 1024 || line.chars().any(char::is_control) || line.starts_with('#') {
+            return Err(Invalid::new(right));
+        }
+        let identity = SshKey::identity_of(line).ok_or_else(|| Invalid::new(right))?;
+        Ok(SshKey { line: line.to_owned(), identity })
+    }
+}
+
+impl fmt::Display for SshKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIJ5mN1Bc0AtMqWWzxrQGFgpyLYXh0Dkn7QX8Y3d2s6bq";
+
+    #[test]
+    fn options_and_comment_do_not_change_the_identity() {
+        let plain: SshKey = format!("ssh-ed25519 {KEY}").parse().expect("a plain key line is valid");
+        let dressed: SshKey =
+            format!("no-pty,command=\"x y\" ssh-ed25519 {KEY} me@host").parse().expect("options are allowed");
+        assert_eq!(plain.identity(), dressed.identity());
+    }
+
+    #[test]
+    fn broken_lines_are_refused() {
+        let cut = format!("ssh-ed25519 {}", &KEY[..20]);
+        let swapped = format!("ssh-rsa {KEY}");
+        let two = format!("ssh-ed25519 {KEY}\nssh-ed25519 {KEY}");
+        for bad in ["", "ssh-ed25519", "ssh-ed25519 not*base64", &cut, &swapped, &two, "# ssh-ed25519"] {
+            assert!(bad.parse::<SshKey>().is_err(), "{bad:?}");
+        }
+    }
+}

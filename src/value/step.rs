@@ -1,0 +1,58 @@
+//! The steps of preparing a host, in their order. What each does is in `prepare/`.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// One step. `--step`, the status page, reports and status use the same names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Step {
+    /// The env is written to where every other command reads it.
+    Env,
+    Hostname,
+    Ssh,
+    Page,
+    Storage,
+    Files,
+    Postgres,
+    Database,
+    Tls,
+    Nginx,
+}
+
+impl Step {
+    /// Every step, in the order in which they run.
+    pub const ALL: [Step; 10] = [
+        Step::Env,
+        Step::Hostname,
+        Step::Ssh,
+        Step::Page,
+        Step::Storage,
+        Step::Files,
+        Step::Postgres,
+        Step::Database,
+        Step::Tls,
+        Step::Nginx,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Step::Env => "env",
+            Step::Hostname => "hostname",
+            Step::Ssh => "ssh",
+            Step::Page => "page",
+            Step::Storage => "storage",
+            Step::Files => "files",
+            Step::Postgres => "postgres",
+            Step::Database => "database",
+            Step::Tls => "tls",
+            Step::Nginx => "nginx",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
