@@ -8,6 +8,7 @@
 pub mod env;
 pub mod error;
 pub mod host;
+pub mod prepare;
 pub mod report;
 pub mod source;
 pub mod state;

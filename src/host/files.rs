@@ -96,6 +96,14 @@ impl Host {
         }
     }
 
+    /// Random bytes from the kernel.
+    pub fn random<const N: usize>(&self) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        let mut source = fs::File::open("/dev/urandom").context("could not open /dev/urandom")?;
+        source.read_exact(&mut bytes).context("could not read /dev/urandom")?;
+        Ok(bytes)
+    }
+
     /// Whether something is there; a dangling link counts.
     pub fn exists(&self, path: &str) -> bool {
         self.path(path).symlink_metadata().is_ok()
@@ -249,7 +257,10 @@ impl Host {
             self.switch_version(directory, &current, files).with_context(|| format!("could not switch {current}"))?;
         }
         for (path, name, _) in files {
+            // Relative where both lie in one directory, so that the links hold wherever that is mounted.
+            let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
             let to = format!("{current}/{name}");
+            let to = to.strip_prefix(&format!("{parent}/")).unwrap_or(&to).to_owned();
             if self.link_target(path).as_deref() != Some(&to) {
                 if self.applies() {
                     link_atomically(&self.path(path), &to).with_context(|| format!("could not link {path} to {to}"))?;

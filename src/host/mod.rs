@@ -43,7 +43,6 @@ pub enum Mode {
 
 /// Whether a verb changed something (or would).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use]
 pub enum Changed {
     Yes,
     No,

@@ -25,7 +25,7 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         // Nothing can be done about a terminal that is gone.
-        drop(tcsetattr(stdin(), SetArg::TCSANOW, &self.0));
+        let _gone = tcsetattr(stdin(), SetArg::TCSANOW, &self.0);
     }
 }
 

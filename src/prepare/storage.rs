@@ -1,0 +1,101 @@
+//! Step storage: `/data` and `/volatile` with their directories. Partitioning and relocation are not built yet.
+
+use crate::env::Env;
+use crate::error::Halt;
+use crate::host::{Cmd, Dir, Host};
+use crate::value::Owner;
+use anyhow::{Context, Result};
+
+/// A directory: path, owner, mode (spec/prepare.md, "Storage").
+struct Wanted {
+    path: String,
+    owner: &'static str,
+    mode: Option<u32>,
+}
+
+fn directories(app: &str) -> Vec<Wanted> {
+    let plain = |path: String, owner| Wanted { path, owner, mode: None };
+    let closed = |path: String, owner| Wanted { path, owner, mode: Some(0o700) };
+    vec![
+        plain("/data".into(), "root"),
+        plain("/data/etc".into(), "app"),
+        closed(format!("/data/{app}-ca"), "1000:1000"),
+        closed(format!("/data/{app}-gpg"), "1000:1000"),
+        closed(format!("/data/{app}-pgdump"), "app"),
+        plain(format!("/data/{app}-storage-vault"), "1000:1000"),
+        plain("/data/postgresql".into(), "postgres"),
+        plain("/volatile".into(), "root"),
+        plain("/volatile/docker".into(), "root"),
+        plain(format!("/volatile/{app}-backup-test"), "app"),
+        plain(format!("/volatile/{app}-cache"), "1000:1000"),
+        plain("/volatile/redis".into(), "1000:1000"),
+        plain("/volatile/prometheus".into(), "1000:1000"),
+        plain("/volatile/alertmanager".into(), "1000:1000"),
+        plain("/volatile/grafana".into(), "472:472"),
+        plain("/volatile/duplicity".into(), "root"),
+    ]
+}
+
+/// Links below `/app` into the two volumes, and the directories inside `/app/etc`.
+fn links(app: &str) -> Vec<(String, String)> {
+    let data = ["ca", "gpg", "storage-vault"].map(|name| (format!("/app/{app}-{name}"), format!("/data/{app}-{name}")));
+    let mut all = vec![("/app/etc".to_owned(), "/data/etc".to_owned())];
+    // A compose file in /app/etc/<name> reaches the checkout by the app's name, as it always did.
+    all.push((format!("/data/etc/{app}/{app}"), format!("/app/{app}")));
+    all.extend(data);
+    all.push((format!("/app/{app}-cache"), format!("/volatile/{app}-cache")));
+    all
+}
+
+pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
+    let storage = &env.appliance.storage;
+    for (mount, label, ignored) in
+        [("/data", "ecs-data", storage.ignore_data), ("/volatile", "ecs-volatile", storage.ignore_volatile)]
+    {
+        if !ignored {
+            require_volume(host, mount, label).await?;
+        }
+    }
+    let app = env.app.name.as_str();
+    for wanted in directories(app) {
+        let owner: Owner = wanted.owner.parse().context("the table of directories holds owners")?;
+        let plain = Dir::plain().owner(&owner);
+        let dir = wanted.mode.map_or(plain.clone(), |mode| plain.mode(mode));
+        host.ensure_dir(&wanted.path, &dir)?;
+    }
+    let owner: Owner = "app".parse().context("a user name is an owner")?;
+    for name in ["tags", "flags", "hooks", app] {
+        host.ensure_dir(&format!("/data/etc/{name}"), &Dir::plain().owner(&owner))?;
+    }
+    for (path, to) in links(app) {
+        host.ensure_link(&path, &to)?;
+    }
+    Ok(())
+}
+
+/// A volume that should be mounted but is not: nothing is created on the root disk in its place.
+async fn require_volume(host: &Host, mount: &str, label: &str) -> Result<()> {
+    let look = Cmd::new("findmnt", ["--noheadings", "--output", "LABEL", "--mountpoint", mount]);
+    let mounted = host.try_ask(look).await?;
+    if mounted.code == Some(0) && mounted.stdout.trim() == label {
+        return Ok(());
+    }
+    let key = mount.trim_start_matches('/');
+    let text = format!(
+        "no file system labelled '{label}' is mounted on {mount}. Mount it, or set appliance.storage.ignore.{key}: true \
+         in env.yml to keep {mount} on the root disk"
+    );
+    Err(Halt::failed("A volume is missing", text).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_apps_name_is_in_its_directories() {
+        let paths: Vec<String> = directories("shop").into_iter().map(|wanted| wanted.path).collect();
+        assert!(paths.contains(&"/data/shop-storage-vault".to_owned()));
+        assert!(links("shop").contains(&("/app/shop-cache".into(), "/volatile/shop-cache".into())));
+    }
+}
