@@ -12,4 +12,6 @@ pub mod prepare;
 pub mod report;
 pub mod source;
 pub mod state;
+pub mod stack;
+pub mod update;
 pub mod value;

@@ -268,6 +268,11 @@ impl Node {
         Node { place, kind: Arc::new(Kind::Scalar { text, plain }), size: 1 }
     }
 
+    /// The same place with other contents of the same shape.
+    pub fn with_kind(&self, kind: Kind) -> Node {
+        Node { kind: Arc::new(kind), ..self.clone() }
+    }
+
     /// YAML's null: nothing, `~` or a plain `null`.
     pub fn is_null(&self) -> bool {
         matches!(&*self.kind, Kind::Scalar { text, plain: true } if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))

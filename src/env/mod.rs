@@ -8,7 +8,7 @@ pub mod document;
 pub mod flat;
 pub mod reader;
 
-pub use app::{App, AppGit, GitLocal, Migrate};
+pub use app::{App, AppGit, GitLocal, Migrate, split_words};
 pub use appliance::{Appliance, Backup, BackupMount, CertificateText, ExtraFile, Metric, Ssl, StorageWish, Update};
 pub use diagnostic::{BrokenFile, Diagnostic, Report, Severity};
 

@@ -1,0 +1,63 @@
+//! Tests of `apply.rs` on the stateful fake: order, and nothing to do the second time.
+
+use super::*;
+use crate::host::fake::TestHost;
+use crate::stack::compose;
+use crate::value::AppName;
+
+fn stack(text: &str) -> Stack {
+    let (stack, report) = compose::read(text.as_bytes(), 1 << 20, &AppName::ecs(), "/c.yml", &BTreeMap::new());
+    stack.unwrap_or_else(|| panic!("{}", report.render("c")))
+}
+
+const TEXT: &str = "services:\n  web: {image: w, depends_on: [db]}\n  db: {image: d, volumes: ['v:/v']}\nvolumes: {v: }\n";
+
+fn host() -> (TestHost, Images) {
+    let test = TestHost::new();
+    for image in ["w", "d"] {
+        test.docker.images.lock().expect("no test panics here").insert(image.to_owned(), format!("sha-{image}"));
+    }
+    let images = [("web", "w"), ("db", "d")].map(|(service, image)| (service.to_owned(), image.to_owned()));
+    (test, BTreeMap::from(images))
+}
+
+fn take_log(test: &TestHost) -> Vec<String> {
+    std::mem::take(&mut *test.docker.log.lock().expect("no test panics here"))
+}
+
+#[tokio::test]
+async fn up_goes_by_dependency_and_the_second_time_does_nothing() {
+    let ((test, images), stack) = (host(), stack(TEXT));
+    up(&stack, &images, &test.host, &|_| ()).await.expect("the stack comes up");
+    let log = take_log(&test);
+    assert_eq!(log, ["network ecs_default", "volume ecs_v", "create ecs_db_1", "start ecs_db_1", "create ecs_web_1", "start ecs_web_1"]);
+    up(&stack, &images, &test.host, &|_| ()).await.expect("the stack is up");
+    assert_eq!(take_log(&test), ["volume ecs_v"], "the volume's verb is idempotent in Docker itself");
+    stop(Some(&stack), "ecs", &test.host).await.expect("the stack stops");
+    assert_eq!(take_log(&test), ["stop ecs_web_1", "stop ecs_db_1"]);
+    up(&stack, &images, &test.host, &|_| ()).await.expect("the stack comes up again");
+    assert_eq!(take_log(&test), ["volume ecs_v", "start ecs_db_1", "start ecs_web_1"]);
+}
+
+#[tokio::test]
+async fn a_new_image_recreates_its_service_alone_and_plan_touches_nothing() {
+    let ((test, images), stack) = (host(), stack(TEXT));
+    up(&stack, &images, &test.host, &|_| ()).await.expect("the stack comes up");
+    take_log(&test);
+    test.docker.images.lock().expect("no test panics here").insert("w".to_owned(), "sha-new".to_owned());
+    let check = test.host.in_mode(crate::host::Mode::Check);
+    plan(&stack, &images, &check).await.expect("planning works");
+    let entries: Vec<String> = check.journal().entries().iter().map(ToString::to_string).collect();
+    assert_eq!(entries, ["container ecs_web_1: recreate: its configuration or image changed"]);
+    assert!(take_log(&test).is_empty());
+    up(&stack, &images, &test.host, &|_| ()).await.expect("the stack comes up");
+    assert_eq!(take_log(&test), ["volume ecs_v", "stop ecs_web_1", "remove ecs_web_1", "create ecs_web_1", "start ecs_web_1"]);
+}
+
+#[tokio::test]
+async fn a_missing_image_is_named() {
+    let ((test, images), stack) = (host(), stack(TEXT));
+    test.docker.images.lock().expect("no test panics here").remove("d");
+    let error = up(&stack, &images, &test.host, &|_| ()).await.expect_err("an image is missing");
+    assert!(error.to_string().contains("the image d of the service db is missing"), "{error}");
+}

@@ -1,0 +1,148 @@
+//! Interpolation as the Compose Specification defines it: `$VAR ${VAR} ${VAR:-d} ${VAR-d} ${VAR:?e} ${VAR?e} ${VAR:+a}
+//! ${VAR+a} $$`, nested. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How deep defaults may hold further variables.
+const MAX_DEPTH: usize = 16;
+/// The longest text that may come out, in bytes.
+const MAX_LENGTH: usize = 1 << 20;
+
+/// The text with its variables filled in; names that are not set are added to `missing` and count as empty.
+///
+/// # Errors
+/// A broken `${`, a required variable that is not set, or too much of everything.
+pub fn interpolate(text: &str, variables: &BTreeMap<String, String>, missing: &mut BTreeSet<String>) -> Result<String, String> {
+    let mut rest = text;
+    let out = expand(&mut rest, variables, missing, 0, false)?;
+    if out.len() > MAX_LENGTH { Err(format!("comes to more than {MAX_LENGTH} bytes")) } else { Ok(out) }
+}
+
+/// Expands until the end, or, inside braces, until the closing one (which is left for the caller).
+fn expand(rest: &mut &str, variables: &BTreeMap<String, String>, missing: &mut BTreeSet<String>, depth: usize, braced: bool) -> Result<String, String> {
+    if depth > MAX_DEPTH {
+        return Err(format!("nests more than {MAX_DEPTH} variables"));
+    }
+    let mut out = String::new();
+    while let Some(c) = rest.chars().next() {
+        if braced && c == '}' {
+            break;
+        }
+        *rest = &rest[c.len_utf8()..];
+        if c != '$' {
+            out.push(c);
+            continue;
+        }
+        match rest.chars().next() {
+            Some('$') => {
+                *rest = &rest[1..];
+                out.push('$');
+            }
+            Some('{') => {
+                *rest = &rest[1..];
+                out.push_str(&braces(rest, variables, missing, depth)?);
+            }
+            Some(first) if first == '_' || first.is_ascii_alphabetic() => {
+                let name = take_name(rest);
+                out.push_str(&value(name, variables, missing));
+            }
+            _ => return Err("has a '$' that begins no variable; write '$$' for a plain '$'".to_owned()),
+        }
+    }
+    Ok(out)
+}
+
+fn take_name<'t>(rest: &mut &'t str) -> &'t str {
+    let end = rest.find(|c: char| c != '_' && !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+    let (name, tail) = rest.split_at(end);
+    *rest = tail;
+    name
+}
+
+fn value(name: &str, variables: &BTreeMap<String, String>, missing: &mut BTreeSet<String>) -> String {
+    match variables.get(name) {
+        Some(value) => value.clone(),
+        None => {
+            missing.insert(name.to_owned());
+            String::new()
+        }
+    }
+}
+
+fn braces(rest: &mut &str, variables: &BTreeMap<String, String>, missing: &mut BTreeSet<String>, depth: usize) -> Result<String, String> {
+    let name = take_name(rest);
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err("has a '${' without a variable's name".to_owned());
+    }
+    let (with_colon, operator) = match rest.as_bytes() {
+        [b'}', ..] => (false, b'}'),
+        [b':', operator @ (b'-' | b'?' | b'+'), ..] => (true, *operator),
+        [operator @ (b'-' | b'?' | b'+'), ..] => (false, *operator),
+        [] => return Err(format!("has '${{{name}' without the closing '}}'")),
+        _ => return Err(format!("has an unknown operator behind '${{{name}'")),
+    };
+    *rest = &rest[if operator == b'}' { 1 } else { 1 + usize::from(with_colon) }..];
+    if operator == b'}' {
+        return Ok(value(name, variables, missing));
+    }
+    // Only the branch that is taken reports missing variables.
+    let mut missing_inside = BTreeSet::new();
+    let word = expand(rest, variables, &mut missing_inside, depth + 1, true)?;
+    *rest = rest.strip_prefix('}').ok_or_else(|| format!("has '${{{name}' without the closing '}}'"))?;
+    let set = variables.get(name).filter(|value| !with_colon || !value.is_empty());
+    let mut take = |word: String| {
+        missing.append(&mut missing_inside);
+        word
+    };
+    match (operator, set) {
+        (b'-' | b'?', Some(value)) => Ok(value.clone()),
+        (b'-', None) => Ok(take(word)),
+        (b'+', Some(_)) => Ok(take(word)),
+        (b'+', None) => Ok(String::new()),
+        _ if word.is_empty() => Err(format!("needs the variable {name}, which is not set")),
+        _ => Err(format!("needs the variable {name}: {word}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(text: &str) -> Result<String, String> {
+        let variables = BTreeMap::from([("SET".to_owned(), "s".to_owned()), ("EMPTY".to_owned(), String::new())]);
+        interpolate(text, &variables, &mut BTreeSet::new())
+    }
+
+    #[test]
+    fn each_form_of_the_grammar() {
+        for (text, expected) in [
+            ("a$SET.b", "as.b"),
+            ("${SET}x", "sx"),
+            ("$$SET $${SET}", "$SET ${SET}"),
+            ("${EMPTY:-d}${EMPTY-d}", "d"),
+            ("${NO:-${SET}${EMPTY:-!}}", "s!"),
+            ("${SET:+a}${EMPTY:+a}${EMPTY+b}${NO+c}", "ab"),
+            ("${SET:?e}${EMPTY?e}", "s"),
+            ("${NO:-a:b/c?d}", "a:b/c?d"),
+            ("$NO.", "."),
+        ] {
+            assert_eq!(with(text).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn broken_forms_are_refused() {
+        for text in ["${", "${}", "${SET", "${1A}", "${SET!x}", "$1", "a$", "${NO:-x", "${EMPTY:?must be set}", "${NO?}"] {
+            assert!(with(text).is_err(), "{text}");
+        }
+        assert!(with(&"${A:-".repeat(100)).is_err());
+    }
+
+    #[test]
+    fn only_the_branch_taken_reports_missing_names() {
+        let mut missing = BTreeSet::new();
+        let variables = BTreeMap::from([("SET".to_owned(), "s".to_owned())]);
+        interpolate("${SET:-$A}$B", &variables, &mut missing).expect("the text is valid");
+        assert_eq!(missing, BTreeSet::from(["B".to_owned()]));
+    }
+}

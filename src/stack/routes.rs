@@ -1,0 +1,101 @@
+//! Which service answers which path (spec/prepare.md, "Routes"). Pure.
+
+use super::model::{Port, Service, Stack};
+use crate::value::Route;
+use anyhow::{Context, Result, bail};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+const PATH_LABEL: &str = "appliance.route";
+const PORT_LABEL: &str = "appliance.port";
+
+/// The stack's routes: from labels; else ECS's own; else `/` on the first service that publishes a TCP port.
+pub fn routes(stack: &Stack) -> Result<Vec<Route>> {
+    let mut routes = Vec::new();
+    for service in &stack.services {
+        if let Some(unknown) = service.labels.keys().find(|label| label.starts_with("appliance.") && ![PATH_LABEL, PORT_LABEL].contains(&label.as_str())) {
+            bail!("the label {unknown} of the service {} is not carried out; {PATH_LABEL} and {PORT_LABEL} are", service.name);
+        }
+        if let Some(path) = service.labels.get(PATH_LABEL) {
+            routes.push(labelled(service, path)?);
+        }
+    }
+    if !routes.is_empty() {
+        return Ok(routes);
+    }
+    let by_published = |port: u16, path: &str| {
+        let service = stack.services.iter().find_map(|service| Some((service, published(service).find(|p| p.published == Some(port))?)));
+        service.and_then(|(service, port)| route(service, path, port))
+    };
+    if stack.project.as_str() == "ecs" {
+        return Ok([by_published(5000, "/"), by_published(5095, "/pdf-as-web")].into_iter().flatten().collect());
+    }
+    let first = stack.services.iter().find_map(|service| route(service, "/", published(service).next()?));
+    Ok(first.into_iter().collect())
+}
+
+fn labelled(service: &Service, path: &str) -> Result<Route> {
+    let name = &service.name;
+    if !Route::is_path(path) {
+        bail!("the label {PATH_LABEL} of the service {name} must be a path prefix like '/' or '/api'");
+    }
+    let port = match service.labels.get(PORT_LABEL) {
+        Some(target) => published(service)
+            .find(|port| port.target.to_string() == *target)
+            .with_context(|| format!("the label {PORT_LABEL} of the service {name} is '{target}', which is not among its published ports"))?,
+        None => published(service).next().with_context(|| format!("the service {name} has a route, but publishes no port"))?,
+    };
+    route(service, path, port).with_context(|| format!("the service {name} has a route, but its port is published on no fixed number"))
+}
+
+fn published(service: &Service) -> impl Iterator<Item = &Port> {
+    service.ports.iter().filter(|port| !port.udp)
+}
+
+fn route(service: &Service, path: &str, port: &Port) -> Option<Route> {
+    let address = match port.address {
+        Some(address) if !address.is_unspecified() => address,
+        _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
+    };
+    let upstream = SocketAddr::new(address, port.published?);
+    Some(Route { service: service.name.as_str().to_owned(), path: path.to_owned(), upstream })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stack::compose;
+    use crate::value::AppName;
+    use std::collections::BTreeMap;
+
+    fn of(project: &str, services: &str) -> Result<Vec<(String, String)>> {
+        let project: AppName = project.parse().expect("the name is valid");
+        let text = format!("services:\n{services}");
+        let (stack, report) = compose::read(text.as_bytes(), 1 << 20, &project, "/c.yml", &BTreeMap::new());
+        let found = routes(&stack.unwrap_or_else(|| panic!("{}", report.render("c"))))?;
+        Ok(found.into_iter().map(|route| (route.path, route.upstream.to_string())).collect())
+    }
+
+    #[test]
+    fn labels_win_then_ecs_then_the_first_published() {
+        let plain = "  db: {image: x}\n  web: {image: x, ports: ['8000:80']}\n  api: {image: x, ports: ['127.0.0.1:8001:80', '8002:81']}\n";
+        assert_eq!(of("shop", plain).expect("routes"), [("/".into(), "127.0.0.1:8000".into())]);
+        let labelled = format!("{plain}    \n").replace("'8002:81']", "'8002:81'], labels: {appliance.route: /api, appliance.port: 81}");
+        assert_eq!(of("shop", &labelled).expect("routes"), [("/api".into(), "127.0.0.1:8002".into())]);
+        let ecs = "  ecs.web: {image: x, ports: ['127.0.0.1:5000:5000']}\n  pdfas: {image: x, ports: ['127.0.0.1:5095:8080']}\n";
+        assert_eq!(of("ecs", ecs).expect("routes").len(), 2);
+        assert_eq!(of("shop", "  a: {image: x}\n").expect("routes"), []);
+    }
+
+    #[test]
+    fn a_route_that_leads_nowhere_is_an_error() {
+        for service in [
+            "{image: x, labels: {appliance.route: /}}",
+            "{image: x, ports: ['80:80'], labels: {appliance.route: 'x; y'}}",
+            "{image: x, ports: ['80:80'], labels: {appliance.route: /, appliance.port: 81}}",
+            "{image: x, ports: ['80'], labels: {appliance.route: /}}",
+            "{image: x, ports: ['80:80'], labels: {appliance.host: a.de}}",
+        ] {
+            assert!(of("shop", &format!("  a: {service}\n")).is_err(), "{service}");
+        }
+    }
+}
