@@ -80,10 +80,11 @@ fn read_app(root: &Fields, fields: Fields, is_ecs: bool) -> Option<App> {
             None
         }
     };
-    if is_ecs && let (Some(node), Some(name)) = (fields.value("name"), &name) {
-        if name.as_str() != "ecs" {
-            fields.error(node.place, "'ecs.name' can only be 'ecs'; use 'app:' for another name");
-        }
+    if is_ecs
+        && let (Some(node), Some(name)) = (fields.value("name"), &name)
+        && name.as_str() != "ecs"
+    {
+        fields.error(node.place, "'ecs.name' can only be 'ecs'; use 'app:' for another name");
     }
     let critical = fields.list("critical", |reading, node, path| reading.checked(node, path)).unwrap_or_default();
     let git = read_git(&fields, is_ecs, place);

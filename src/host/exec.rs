@@ -165,6 +165,24 @@ impl Host {
         self.exec.run(&cmd).await
     }
 
+    /// Runs a command that only reads and hands its lines on as they come, for as long as it runs; Ctrl-C ends both.
+    ///
+    /// # Errors
+    /// The command fails, or `each` does.
+    pub async fn lines(&self, program: &str, args: &[String], each: &mut (dyn FnMut(&str) -> Result<()> + Send)) -> Result<()> {
+        use tokio::io::AsyncBufReadExt;
+        let mut command = tokio::process::Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
+        let mut child = command.spawn().with_context(|| format!("could not run {program}"))?;
+        let stdout = child.stdout.take().context("the command has no output")?;
+        let mut lines = tokio::io::BufReader::new(stdout).lines();
+        while let Some(line) = lines.next_line().await.with_context(|| format!("could not read from {program}"))? {
+            each(&line)?;
+        }
+        let status = child.wait().await.with_context(|| format!("could not wait for {program}"))?;
+        if status.success() { Ok(()) } else { bail!("{program} ended with {}", status.code().unwrap_or(-1)) }
+    }
+
     /// Runs a command with an effect, which is noted as `what object: how`.
     pub async fn act(&self, what: What, object: &str, how: &str, cmd: Cmd) -> Result<Output> {
         self.note(what, object, how);

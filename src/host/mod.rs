@@ -10,6 +10,7 @@ pub mod fake;
 mod files;
 pub mod http;
 mod journal;
+pub mod notify;
 mod postgres;
 mod systemd;
 pub mod terminal;

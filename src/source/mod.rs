@@ -2,7 +2,7 @@
 
 use crate::env::{BrokenFile, Env, MAX_BYTES, Report};
 use crate::host::Host;
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 /// The local env.yml.
 pub const LOCAL: &str = "/app/env.yml";
@@ -66,6 +66,14 @@ pub fn read(host: &Host, path: &str) -> Result<Option<Found>> {
         Some(bytes) => check(path, bytes).map(Some),
         None => Ok(None),
     }
+}
+
+/// The active env.
+///
+/// # Errors
+/// There is none, or it is broken.
+pub fn active(host: &Host) -> Result<Found> {
+    read(host, ACTIVE)?.context("there is no active env; run: systemctl start appliance, or appliance env activate")
 }
 
 fn check(path: &str, bytes: Vec<u8>) -> Result<Found> {

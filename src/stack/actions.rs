@@ -30,7 +30,8 @@ pub fn actions(wanted: &[Wanted], running: &[Container]) -> Vec<Action> {
     for container in running {
         let is_oneoff = container.labels.get(LABEL_ONEOFF).is_some_and(|value| value == "True");
         let is_wanted = wanted.iter().any(|wanted| wanted.container == container.name);
-        if !is_wanted && !(is_oneoff && container.is_running()) {
+        let is_in_use = is_oneoff && container.is_running();
+        if !is_wanted && !is_in_use {
             let why = if is_oneoff { "a one-off that has ended" } else { "no service of the compose file" };
             all.push(Action::Remove {
                 container: container.name.clone(),

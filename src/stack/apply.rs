@@ -208,7 +208,7 @@ pub const STOP_BUDGET: Duration = Duration::from_secs(45);
 /// its turn too.
 pub async fn stop(stack: Option<&Stack>, project: &str, host: &Host) -> Result<()> {
     let running: Vec<Container> =
-        host.docker().containers(project).await?.into_iter().filter(|container| is_alive(container)).collect();
+        host.docker().containers(project).await?.into_iter().filter(is_alive).collect();
     let mut levels: Vec<Vec<(Container, Duration)>> = Vec::new();
     let mut known: Vec<String> = Vec::new();
     for level in stack.map(Stack::levels).unwrap_or_default().into_iter().rev() {

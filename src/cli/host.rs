@@ -1,0 +1,99 @@
+//! The commands about the host as a whole: run, prepare, plan, recover, stop-stack.
+
+use super::env::find;
+use super::{env_yml, print, render};
+use crate::host::{Host, Mode};
+use crate::prepare::{self, Wanted};
+use crate::stack::{self, apply};
+use crate::state::{Ledger, Lock, flags};
+use crate::supervise;
+use crate::value::Step;
+use anyhow::Result;
+use clap::Args;
+use std::time::Duration;
+
+#[derive(Debug, Args)]
+pub struct RecoverArguments {
+    /// Start the appliance too
+    #[arg(long)]
+    start: bool,
+}
+
+/// How long a command waits for another one that holds the lock.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub async fn run() -> Result<u8> {
+    supervise::run(&Host::system(Mode::Apply), env_yml().as_deref()).await.map(|()| 0)
+}
+
+pub async fn prepare(step: Option<Step>) -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    let found = find(&host)?;
+    let _lock = Lock::take(&host, "prepare", PATIENCE).await?;
+    let wanted = Wanted { env: &found.env, text: &found.bytes };
+    let done = prepare::prepare(wanted, &host, step, &mut |_| ()).await;
+    // What was done is said even if a later step failed.
+    print(&journal(&host))?;
+    done?;
+    if host.journal().is_empty() {
+        print("nothing to do\n")?;
+    }
+    Ok(0)
+}
+
+pub async fn plan(step: Option<Step>, json: bool) -> Result<u8> {
+    let host = Host::system(Mode::Check);
+    let found = find(&host)?;
+    let wanted = Wanted { env: &found.env, text: &found.bytes };
+    prepare::prepare(wanted, &host, step, &mut |_| ()).await?;
+    if step.is_none()
+        && let Some(release) = Ledger::read(&host)?.current
+    {
+        apply::plan(&stack::load(&found.env, &host)?, &release.images, &host).await?;
+    }
+    let entries = host.journal().entries();
+    if json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&entries)?))?;
+    } else if entries.is_empty() {
+        print("nothing to do\n")?;
+    } else {
+        print(&journal(&host))?;
+    }
+    Ok(if entries.is_empty() { 0 } else { 2 })
+}
+
+fn journal(host: &Host) -> String {
+    let entries = host.journal().entries();
+    if entries.is_empty() {
+        return String::new();
+    }
+    let rows = entries.into_iter().map(|entry| {
+        let step = entry.step.filter(|_| entry.what != crate::host::What::Container).map(Step::name).unwrap_or("stack");
+        vec![step.to_owned(), entry.what.to_string(), entry.object, entry.how]
+    });
+    render::table(&["STEP", "WHAT", "OBJECT", "CHANGE"], rows)
+}
+
+pub async fn recover(arguments: RecoverArguments) -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    match flags::failed(&host)? {
+        Some(reason) => {
+            flags::clear(&host)?;
+            print(&format!("had failed: {reason}\nthe failed state is left\n"))?;
+        }
+        None => print("the appliance is not in the failed state\n")?,
+    }
+    if arguments.start {
+        host.start_unit("appliance.service").await?;
+    } else {
+        print("start it with: systemctl start appliance\n")?;
+    }
+    Ok(0)
+}
+
+pub async fn stop_stack() -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    supervise::announce(&host)?;
+    supervise::stop_stack(&host).await?;
+    Ok(0)
+}

@@ -1,0 +1,136 @@
+//! The command line: what can be said, and who answers it. One file per group of commands.
+
+mod env;
+mod exec;
+mod host;
+pub mod logging;
+mod render;
+mod selfdoc;
+mod stack;
+mod status;
+
+use crate::env::BrokenFile;
+use crate::error::Halt;
+use crate::value::Step;
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+/// Turns this host into an appliance: prepares it from one env.yml, then runs and supervises the app's containers.
+#[derive(Debug, Parser)]
+#[command(name = "appliance", version, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Find env.yml, prepare the host, start the app and supervise it (what appliance-supervisor.service runs)
+    #[command(after_help = "Example:\n  systemctl start appliance     (runs this under systemd; run it by hand only to look)")]
+    Run,
+    /// Bring the host to what env.yml asks for
+    #[command(after_help = "Example:\n  appliance prepare --step nginx")]
+    Prepare(StepArgument),
+    /// Show what prepare and the next start would change, touching nothing (exit 0 nothing, 2 changes, 1 error)
+    #[command(after_help = "Example:\n  appliance plan && echo nothing to do")]
+    Plan(PlanArguments),
+    /// Show phase, services, release and steps (exit 0 fine, 3 standby, 4 failed)
+    #[command(after_help = "Example:\n  appliance status --json | jq .phase.name")]
+    Status(JsonArgument),
+    /// List the app's containers
+    #[command(after_help = "Example:\n  appliance ps --json")]
+    Ps(JsonArgument),
+    /// Show the app's logs from the journal
+    #[command(after_help = "Example:\n  appliance logs -f web worker")]
+    Logs(stack::LogsArguments),
+    /// Run a command in a service's container
+    #[command(after_help = "Example:\n  appliance exec web -- python3 manage.py shell")]
+    Exec(exec::ExecArguments),
+    /// Leave the failed state, after saying what failed
+    #[command(after_help = "Example:\n  appliance recover --start")]
+    Recover(host::RecoverArguments),
+    /// Check, show or activate env.yml
+    #[command(subcommand)]
+    Env(env::EnvCommand),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  appliance completions bash > /etc/bash_completion.d/appliance")]
+    Completions { shell: clap_complete::Shell },
+    /// Print the man page
+    #[command(after_help = "Example:\n  appliance man | man -l -")]
+    Man,
+    /// Stop the app's containers (what stopping appliance.service runs)
+    #[command(hide = true)]
+    StopStack,
+}
+
+#[derive(Debug, Args)]
+struct StepArgument {
+    /// Run this step alone
+    #[arg(long, value_name = "NAME")]
+    step: Option<Step>,
+}
+
+#[derive(Debug, Args)]
+struct PlanArguments {
+    #[command(flatten)]
+    step: StepArgument,
+    #[command(flatten)]
+    json: JsonArgument,
+}
+
+#[derive(Debug, Args)]
+struct JsonArgument {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    /// Whether this is the long-running service, whose log is worth every line.
+    pub fn is_service(&self) -> bool {
+        matches!(self.command, Command::Run | Command::StopStack)
+    }
+}
+
+/// Carries a command out; gives back the exit code (spec/product.md, "The command line").
+pub async fn execute(arguments: Arguments) -> u8 {
+    let done = match arguments.command {
+        Command::Run => host::run().await,
+        Command::Prepare(step) => host::prepare(step.step).await,
+        Command::Plan(plan) => host::plan(plan.step.step, plan.json.json).await,
+        Command::Status(json) => status::status(json.json),
+        Command::Ps(json) => stack::ps(json.json).await,
+        Command::Logs(logs) => stack::logs(logs).await,
+        Command::Exec(exec) => exec::exec(exec).await,
+        Command::Recover(recover) => host::recover(recover).await,
+        Command::Env(command) => env::env(command),
+        Command::Completions { shell } => selfdoc::completions(shell),
+        Command::Man => selfdoc::man(),
+        Command::StopStack => host::stop_stack().await,
+    };
+    done.unwrap_or_else(|error| complain(&error))
+}
+
+/// Says on stderr what failed; the exit code follows from the error's kind.
+fn complain(error: &anyhow::Error) -> u8 {
+    if let Some(broken) = error.downcast_ref::<BrokenFile>() {
+        eprintln!("{broken}");
+        return 1;
+    }
+    eprintln!("error: {error:#}");
+    error.downcast_ref::<Halt>().map_or(1, |halt| halt.severity.exit_code())
+}
+
+/// The variable that names an env.yml.
+fn env_yml() -> Option<String> {
+    std::env::var("ENV_YML").ok()
+}
+
+/// Prints to stdout; a reader that went away (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,60 @@
+//! Telling systemd how we are (sd_notify). Outside of a unit nobody listens, and that is fine.
+
+use sd_notify::NotifyState;
+use std::time::Duration;
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("systemd could not be told: {error}");
+    }
+}
+
+/// The first outcome is known.
+pub fn ready() {
+    tell(&[NotifyState::Ready]);
+}
+
+/// The line that `systemctl status` shows.
+pub fn status(text: &str) {
+    tell(&[NotifyState::Status(text)]);
+}
+
+/// Still alive.
+pub fn watchdog() {
+    tell(&[NotifyState::Watchdog]);
+}
+
+/// The process is about to end.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Starting or stopping takes at least this much longer.
+pub fn extend(by: Duration) {
+    tell(&[NotifyState::ExtendTimeoutUsec(u32::try_from(by.as_micros()).unwrap_or(u32::MAX))]);
+}
+
+/// How often systemd wants to hear from us, if it does.
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
+/// Asks for more time every 20 s for as long as this lives, at most a day.
+pub struct Extension(tokio::task::JoinHandle<()>);
+
+impl Extension {
+    pub fn begin() -> Extension {
+        Extension(tokio::spawn(async {
+            for _ in 0..24 * 3600 / 20 {
+                extend(Duration::from_secs(60));
+                tokio::time::sleep(Duration::from_secs(20)).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Extension {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

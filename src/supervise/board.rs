@@ -1,0 +1,109 @@
+//! Telling everybody how things stand: status file, systemd, the status page. One place, so that they agree.
+
+use crate::host::{Host, notify};
+use crate::report::page::{self, View};
+use crate::state::{ServiceStatus, Status, StepState};
+use crate::value::{Event, Phase, Step};
+use std::sync::{Mutex, MutexGuard};
+
+pub struct Board {
+    host: Host,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    status: Status,
+    /// Whether visitors see the page while the phase is not `Running`.
+    with_page: bool,
+}
+
+impl Board {
+    pub fn new(host: &Host) -> Board {
+        let status = Status::new(Phase::Starting { what: "looking for env.yml".to_owned() }, host);
+        // The page waits until it is known whether an app is running behind it.
+        Board { host: host.clone(), inner: Mutex::new(Inner { status, with_page: false }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // The guarded code only assigns; a poisoned board still holds a whole status.
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Moves the phase on and tells everybody.
+    pub fn event(&self, event: Event) {
+        let mut inner = self.lock();
+        let next = inner.status.phase.clone().next(event);
+        if next != inner.status.phase {
+            if next.name() != inner.status.phase.name() {
+                tracing::info!("{}", next.text());
+            }
+            inner.status.since = self.host.now();
+            inner.status.phase = next;
+        }
+        self.tell(&inner);
+    }
+
+    /// A step begins; the ones before it are done.
+    pub fn step(&self, step: Step) {
+        for known in &mut self.lock().status.steps {
+            known.state = match known.step.cmp(&step) {
+                std::cmp::Ordering::Less => StepState::Done,
+                std::cmp::Ordering::Equal => StepState::Running,
+                std::cmp::Ordering::Greater => StepState::Waiting,
+            };
+        }
+        self.event(Event::StepBegins(step));
+    }
+
+    /// How the steps ended.
+    pub fn steps_ended(&self, good: bool) {
+        for known in &mut self.lock().status.steps {
+            known.state = match (known.state, good) {
+                (StepState::Running, false) => StepState::Failed,
+                (state, false) => state,
+                (_, true) => StepState::Done,
+            };
+        }
+    }
+
+    /// Changes the status beside the phase.
+    pub fn describe(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.lock().status);
+    }
+
+    /// The services as they are; written only if something changed.
+    pub fn services(&self, services: Vec<ServiceStatus>) {
+        let mut inner = self.lock();
+        if inner.status.services != services {
+            inner.status.services = services;
+            self.tell(&inner);
+        }
+    }
+
+    /// From now on visitors see the page until the app runs.
+    pub fn show_page(&self) {
+        let mut inner = self.lock();
+        inner.with_page = true;
+        self.tell(&inner);
+    }
+
+    fn tell(&self, inner: &Inner) {
+        let status = &inner.status;
+        notify::status(&status.phase.text());
+        // None of these may stop the work that they tell of.
+        if let Err(error) = status.write(&self.host) {
+            tracing::warn!("{error:#}");
+        }
+        let page = match &status.phase {
+            Phase::Running { .. } => page::clear(&self.host),
+            // The page of a host without an env says more than a phase could; it is put up where that is known.
+            Phase::Standby { .. } if status.source.is_none() => Ok(()),
+            Phase::Failed { .. } | Phase::Standby { .. } => page::show(&self.host, &View::of(&status.phase)),
+            _ if inner.with_page => page::show(&self.host, &View::of(&status.phase)),
+            _ => Ok(()),
+        };
+        if let Err(error) = page {
+            tracing::warn!("{error:#}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The supervisor: from an env to a running app, and then whatever follows from its containers' deaths.
+//!
+//! `start.rs` brings the host and the stack up, `follow.rs` is the loop, `restarts.rs` the pure rules, `board.rs` tells
+//! everybody how things stand, `stop.rs` takes the stack down.
+
+mod board;
+mod follow;
+mod restarts;
+mod start;
+mod stop;
+
+pub use stop::{announce, stop_stack};
+
+use crate::error::{Halt, Severity};
+use crate::host::{Host, notify};
+use crate::report::sentry;
+use crate::state::flags;
+use crate::value::Event;
+use anyhow::{Context, Result};
+use board::Board;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Lives as the supervisor until it is told to stop.
+///
+/// # Errors
+/// [`Halt`] when there is nothing to run or the stack failed; it has been told to everybody then.
+pub async fn run(host: &Host, env_yml: Option<&str>) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("could not listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for signals")?;
+    let board = Board::new(host);
+    let outcome = tokio::select! {
+        outcome = live(host, env_yml, &board) => outcome,
+        // The containers are left alone: stopping them is appliance.service's work.
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    let Err(error) = outcome else {
+        notify::stopping();
+        return Ok(());
+    };
+    let halt = match error.downcast::<Halt>() {
+        Ok(halt) => halt,
+        // A broken env is not a failed stack: what runs is left alone.
+        Err(error) if error.downcast_ref::<crate::env::BrokenFile>().is_some() => {
+            board.event(Event::Standby("env.yml is broken; see: appliance env check".to_owned()));
+            notify::ready();
+            return Err(error);
+        }
+        Err(error) => Halt::failed("The appliance could not start", format!("{error:#}")),
+    };
+    end(&halt, host, &board).await;
+    Err(halt.into())
+}
+
+async fn live(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<()> {
+    let extension = notify::Extension::begin();
+    let running = start::start(host, env_yml, board).await?;
+    drop(extension);
+    notify::ready();
+    follow::follow(host, board, &running).await
+}
+
+/// Everything that the end of a run asks for. Trouble on the way is said and does not stop the rest.
+async fn end(halt: &Halt, host: &Host, board: &Board) {
+    let said = format!("{halt}");
+    match halt.severity {
+        Severity::Standby => board.event(Event::Standby(said)),
+        Severity::Failed => {
+            tracing::error!("{said}");
+            // The flag first: killed from here on, nothing starts what has failed.
+            if let Err(error) = flags::raise(host, &said) {
+                tracing::error!("the failed flag could not be written: {error:#}");
+            }
+            board.event(Event::Fails(said));
+            sentry::critical(host, &halt.title, &halt.text);
+            if let Err(error) = stop_stack(host).await {
+                tracing::error!("{error:#}");
+            }
+        }
+    }
+    notify::ready();
+}

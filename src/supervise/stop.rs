@@ -1,0 +1,57 @@
+//! Taking the stack down: what `systemctl stop appliance` does, and the end of a failed run.
+
+use crate::host::{Host, notify};
+use crate::report::page::{self, View};
+use crate::stack::apply::STOP_BUDGET;
+use crate::stack::{self, Stack, apply};
+use crate::state::{Lock, Status};
+use crate::value::Phase;
+use crate::source;
+use anyhow::{Context, Result};
+use std::time::Duration;
+
+/// How long stopping waits for another command; then it goes ahead, since systemd would kill it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Stops the active env's stack, in reverse dependency order. Without an active env there is nothing to stop.
+pub async fn stop_stack(host: &Host) -> Result<()> {
+    let Some(found) = source::read(host, source::ACTIVE).context("the active env cannot be read")? else { return Ok(()) };
+    let stack = match stack::load(&found.env, host) {
+        Ok(stack) => Some(stack),
+        Err(error) => {
+            tracing::warn!("the compose file cannot be read, so all containers are stopped at once: {error:#}");
+            None
+        }
+    };
+    notify::extend(budget(stack.as_ref()));
+    let _lock = match Lock::take(host, "stop", PATIENCE).await {
+        Ok(lock) => Some(lock),
+        Err(error) => {
+            tracing::warn!("{error:#}; stopping all the same");
+            None
+        }
+    };
+    apply::stop(stack.as_ref(), found.env.app.name.as_str(), host).await
+}
+
+fn budget(stack: Option<&Stack>) -> Duration {
+    let longest = stack.into_iter().flat_map(|stack| &stack.services).map(|service| service.stop_grace).max();
+    STOP_BUDGET.max(longest.unwrap_or_default() + Duration::from_secs(10))
+}
+
+/// What visitors and `status` are told while the stack is stopped by hand.
+pub fn announce(host: &Host) -> Result<()> {
+    let reason = "stopped; start it with: systemctl start appliance";
+    let phase = Phase::Standby { reason: reason.to_owned() };
+    page::show(host, &View::of(&phase))?;
+    let mut status = match Status::read(host)? {
+        // A failed state stays one: stopping does not mend it.
+        Some(status) if matches!(status.phase, Phase::Failed { .. } | Phase::Standby { .. }) => return Ok(()),
+        Some(status) => status,
+        None => Status::new(phase.clone(), host),
+    };
+    status.phase = phase;
+    status.since = host.now();
+    status.services.clear();
+    status.write(host)
+}
