@@ -1,0 +1,34 @@
+#!/bin/sh
+# Packs a built binary as a Debian package. usage: build.sh BINARY OUTPUT.deb
+set -eu
+binary=$1
+output=$2
+here=$(cd "$(dirname "$0")" && pwd)
+top=$(cd "$here/../.." && pwd)
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$top/Cargo.toml" | head -n 1)
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+
+install -D -m 0755 "$binary" "$root/usr/bin/appliance"
+for unit in appliance.service appliance-supervisor.service; do
+    install -D -m 0644 "$top/units/$unit" "$root/lib/systemd/system/$unit"
+done
+install -D -m 0644 "$top/units/docker-logs.conf" "$root/lib/systemd/system/docker.service.d/50-appliance.conf"
+install -d -m 0755 "$root/var/lib/appliance/acme"
+install -d -m 0755 "$root/usr/share/man/man1" "$root/usr/share/bash-completion/completions" \
+    "$root/usr/share/zsh/vendor-completions" "$root/usr/share/fish/vendor_completions.d"
+"$binary" man | gzip -9n >"$root/usr/share/man/man1/appliance.1.gz"
+"$binary" completions bash >"$root/usr/share/bash-completion/completions/appliance"
+"$binary" completions zsh >"$root/usr/share/zsh/vendor-completions/_appliance"
+"$binary" completions fish >"$root/usr/share/fish/vendor_completions.d/appliance.fish"
+install -D -m 0644 "$top/LICENSE-MIT" "$root/usr/share/doc/appliance/copyright"
+
+install -d -m 0755 "$root/DEBIAN"
+sed -e "s/@VERSION@/$version/" -e "s/@ARCHITECTURE@/$(dpkg --print-architecture)/" \
+    -e "s/@SIZE@/$(du -sk "$root/usr" | cut -f1)/" "$here/control.in" >"$root/DEBIAN/control"
+for script in postinst prerm postrm; do
+    install -m 0755 "$here/$script" "$root/DEBIAN/$script"
+done
+mkdir -p "$(dirname "$output")"
+dpkg-deb --root-owner-group --build "$root" "$output" >/dev/null
+echo "$output"

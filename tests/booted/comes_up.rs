@@ -1,0 +1,102 @@
+//! From env.yml to an app that answers on https, through restarts and reboots; and without an env.
+
+use crate::host::apps::*;
+use crate::host::{Machine, wait_for};
+use std::time::{Duration, Instant};
+
+#[test]
+fn the_app_comes_up_and_a_note_survives_restart_and_reboot() {
+    let machine = Machine::boot("comes-up");
+    start_notes(&machine, "v1");
+    wait_for_phase(&machine, "running");
+    keep_note(&machine, "first <note>");
+    assert_eq!(notes(&machine), ["first <note>"]);
+    let (code, page) = get(&machine, "/");
+    assert!(code == 200 && page.contains("Notes v1") && page.contains("first &lt;note&gt;"), "{code} {page}");
+
+    let status = status(&machine);
+    let services = status["services"].as_array().expect("a list of services");
+    assert_eq!(services.len(), 5);
+    assert!(services.iter().all(|service| service["health"] == "healthy"), "{services:?}");
+    let head = machine.ok("git -C /srv/notes.git rev-parse v1");
+    assert_eq!(status["commit"], head.trim());
+    let text = machine.ok("appliance status");
+    assert!(text.contains("running since") && text.contains(head.trim()), "{text}");
+
+    // http leads to https; a name that is not ours gets nothing.
+    let (code, _) = curl(&machine, &[&format!("http://{}/x", machine.address())]);
+    assert_eq!(code, 301);
+    let (code, _) = curl(&machine, &["--header", "Host: other.example.test", &format!("https://{}/", machine.address())]);
+    assert_eq!(code, 0, "a strange host name is answered");
+
+    // The names and labels that people and docker compose know.
+    let names = machine.ok("docker ps --format '{{.Names}}' | sort | tr '\\n' ' '");
+    assert_eq!(names.trim(), "notes_beat_1 notes_memcached_1 notes_redis_1 notes_web_1 notes_worker_1");
+    let label = machine.ok("docker inspect -f '{{index .Config.Labels \"com.docker.compose.service\"}} {{.HostConfig.RestartPolicy.Name}}' notes_web_1");
+    assert_eq!(label.trim(), "web no");
+
+    machine.ok("systemctl restart appliance");
+    wait_for_phase(&machine, "running");
+    assert_eq!(notes(&machine), ["first <note>"]);
+
+    machine.reboot();
+    wait_for_phase(&machine, "running");
+    assert_eq!(notes(&machine), ["first <note>"]);
+    assert_eq!(machine.ok("hostname").trim(), DOMAIN);
+}
+
+#[test]
+fn without_an_env_the_page_says_what_was_tried_and_the_file_then_starts_it() {
+    let machine = Machine::boot("no-env");
+    machine.reboot();
+    wait_for("the status page", Duration::from_secs(60), || {
+        let (code, body) = curl(&machine, &[&format!("http://{}/", machine.address())]);
+        if code == 503 && body.contains("/app/env.yml") && body.contains("$ENV_YML") { Ok(()) } else { Err(format!("{code} {body}")) }
+    });
+    assert_eq!(phase(&machine), ("standby".to_owned(), 3));
+    assert_eq!(machine.ok("systemctl show -p Result --value appliance-supervisor").trim(), "success");
+    assert_eq!(machine.sh("test -e /run/appliance-failed").code, 1, "standby writes no flag");
+    start_notes(&machine, "v1");
+    wait_for_phase(&machine, "running");
+    assert_eq!(get(&machine, "/health").0, 200);
+}
+
+#[test]
+fn stopping_takes_the_stack_down_in_time_and_replacing_the_supervisor_does_not_touch_it() {
+    let machine = Machine::boot("stop");
+    start_notes(&machine, "v1");
+    wait_for_phase(&machine, "running");
+    let pids = "docker inspect -f '{{.Name}} {{.State.Pid}}' $(docker ps -q) | sort";
+    let before = machine.ok(pids);
+    machine.ok("systemctl restart appliance-supervisor");
+    wait_for_phase(&machine, "running");
+    machine.ok("systemctl kill -s KILL appliance-supervisor");
+    wait_for("a new supervisor", Duration::from_secs(30), || {
+        let status = status(&machine);
+        if status["phase"]["name"] == "running" && status["stale"] == false { Ok(()) } else { Err(status.to_string()) }
+    });
+    assert_eq!(machine.ok(pids), before, "the containers kept their processes");
+
+    let started = Instant::now();
+    machine.ok("systemctl stop appliance");
+    assert!(started.elapsed() < Duration::from_secs(45), "stopping took {:?}", started.elapsed());
+    assert_eq!(machine.ok("docker ps -q"), "");
+    assert_eq!(phase(&machine), ("standby".to_owned(), 3));
+    let (code, body) = get(&machine, "/");
+    assert!(code == 503 && body.contains("Not in service"), "{code} {body}");
+}
+
+#[test]
+fn standby_starts_nothing() {
+    let machine = Machine::boot("standby");
+    install_notes(&machine);
+    machine.put("/app/env.yml", env_yml(&machine, "v1").replace("appliance:\n", "appliance:\n  standby: YES\n"), 0o600);
+    machine.ok("systemctl start appliance");
+    wait_for("standby", Duration::from_secs(60), || {
+        let seen = phase(&machine);
+        if seen == ("standby".to_owned(), 3) { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
+    assert_eq!(machine.ok("docker ps -aq"), "");
+    let (code, _) = curl(&machine, &[&format!("http://{}/", machine.address())]);
+    assert_eq!(code, 503);
+}

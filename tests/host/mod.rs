@@ -1,0 +1,24 @@
+//! A booted Debian host to test on: systemd as PID 1 under systemd-nspawn, with real Docker, PostgreSQL and nginx.
+//!
+//! `rootfs.rs` builds what it boots from, `machine.rs` boots it and talks to it, `apps.rs` brings the apps that run on it.
+#![allow(dead_code)] // Shared by the tests, the bench and the demo, none of which uses all of it.
+
+pub mod apps;
+pub mod machine;
+pub mod rootfs;
+
+pub use machine::{Machine, Out};
+
+use std::time::{Duration, Instant};
+
+/// Looks until the condition holds; panics with what was seen last when the deadline passes.
+pub fn wait_for<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let end = Instant::now() + deadline;
+    loop {
+        match look() {
+            Ok(value) => return value,
+            Err(last) if Instant::now() >= end => panic!("{what}: not within {} s; last seen: {last}", deadline.as_secs()),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}

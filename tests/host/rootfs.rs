@@ -1,0 +1,119 @@
+//! What a host boots from: a Debian root file system, and Docker's data with the base images already in it. Both are
+//! built once and kept by a hash of their recipe, outside of the checkout so that a clean clone finds them.
+
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Debian's packages of a host.
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,iproute2,kmod,docker.io,postgresql,nginx-light,ca-certificates,\
+iptables,openssl,git,openssh-client,curl,procps,adduser,strace,locales,busybox-static,jq,inotify-tools";
+/// The demo app's base image.
+const APP_PACKAGES: &str = "redis-server,memcached,python3-django,gunicorn,python3-celery,python3-redis,\
+python3-psycopg2,python3-pymemcache";
+
+/// Before Docker starts: the kernel's control groups are mounted read-only by nspawn.
+const CGROUPS_UNIT: &str = "[Unit]\nDefaultDependencies=no\nBefore=docker.service containerd.service\nAfter=local-fs.target\n\
+[Service]\nType=oneshot\nExecStart=/bin/sh -c 'mount -o remount,bind,rw /sys/fs/cgroup || true; for c in cpu cpuacct \
+cpu,cpuacct cpuset memory devices freezer blkio pids net_cls net_prio perf_event hugetlb; do [ ! -d /sys/fs/cgroup/$c ] || \
+mount -o remount,bind,rw /sys/fs/cgroup/$c || true; done'\n[Install]\nWantedBy=sysinit.target\n";
+
+/// A tiny image that stands for those that cannot be pulled: answers HTTP on the ports that ECS's stack uses.
+const STUB: &str = "#!/bin/busybox sh\n/bin/busybox mkdir -p /www && echo stub > /www/index.html\n\
+/bin/busybox httpd -p 5000 -h /www; /bin/busybox httpd -p 8080 -h /www\ntrap 'exit 0' TERM INT\n\
+while true; do /bin/busybox sleep 1000 & wait $!; done\n";
+
+/// Built parts of a host.
+pub struct Parts {
+    pub rootfs: PathBuf,
+    /// A `/var/lib/docker` with the base images.
+    pub docker: PathBuf,
+}
+
+/// Where built parts are kept.
+pub fn cache() -> PathBuf {
+    std::env::var_os("APPLIANCE_TEST_CACHE").map_or_else(|| PathBuf::from("/var/cache/appliance-test"), PathBuf::from)
+}
+
+fn hash(recipe: &[&str]) -> String {
+    let digest = Sha256::digest(recipe.join("\n"));
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The parts, built if they are not there. One process at a time builds; the others wait.
+pub fn parts() -> Parts {
+    let cache = cache();
+    fs::create_dir_all(&cache).expect("the cache directory can be made");
+    let lock = File::create(cache.join("lock")).expect("the cache's lock can be made");
+    lock.lock().expect("the cache's lock can be taken");
+    let rootfs_hash = hash(&[PACKAGES, CGROUPS_UNIT, "bookworm 1"]);
+    let rootfs = cache.join(format!("rootfs-{rootfs_hash}"));
+    build(&rootfs, |target| make_rootfs(target));
+    let docker = cache.join(format!("docker-{}", hash(&[&rootfs_hash, APP_PACKAGES, STUB, "5"])));
+    build(&docker, |target| make_docker(target, &rootfs));
+    Parts { rootfs, docker }
+}
+
+/// Builds beside and renames, so that a half-built part is never used.
+fn build(target: &Path, make: impl FnOnce(&Path)) {
+    if target.exists() {
+        return;
+    }
+    let beside = target.with_extension("building");
+    if beside.exists() {
+        fs::remove_dir_all(&beside).expect("what a killed build left can be removed");
+    }
+    eprintln!("building {} (once; it is kept)", target.display());
+    make(&beside);
+    fs::rename(&beside, target).expect("the built part can be put in place");
+}
+
+pub fn run(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap_or_else(|error| panic!("could not run {program}: {error}"));
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{program} {args:?}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
+    stdout
+}
+
+fn mmdebstrap(variant: &str, packages: &str, target: &str) {
+    let variant = format!("--variant={variant}");
+    let include = format!("--include={packages}");
+    let slim = ["man/*", "doc/*", "locale/*"].map(|what| format!("--dpkgopt=path-exclude=/usr/share/{what}"));
+    let clean = "--customize-hook=rm -rf \"$1\"/var/cache/apt/* \"$1\"/var/lib/apt/lists/*";
+    run("mmdebstrap", &["--aptopt=APT::Install-Recommends \"false\"", &variant, &include, &slim[0], &slim[1], &slim[2], clean, "bookworm", target]);
+}
+
+fn make_rootfs(target: &Path) {
+    mmdebstrap("minbase", PACKAGES, &target.display().to_string());
+    let unit = target.join("etc/systemd/system/test-cgroups.service");
+    fs::write(&unit, CGROUPS_UNIT).expect("the unit can be written");
+    let wants = target.join("etc/systemd/system/sysinit.target.wants");
+    fs::create_dir_all(&wants).expect("the directory can be made");
+    std::os::unix::fs::symlink("/etc/systemd/system/test-cgroups.service", wants.join("test-cgroups.service")).expect("the unit can be enabled");
+    // Timers of the distribution that would wake up in the middle of a test.
+    for timer in ["apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer", "dpkg-db-backup.timer"] {
+        let mask = target.join("etc/systemd/system").join(timer);
+        std::os::unix::fs::symlink("/dev/null", mask).expect("the timer can be masked");
+    }
+}
+
+fn make_docker(target: &Path, rootfs: &Path) {
+    let tar = target.with_extension("app.tar");
+    mmdebstrap("essential", APP_PACKAGES, &tar.display().to_string());
+    fs::create_dir_all(target).expect("the directory can be made");
+    let machine = super::Machine::boot_bare("seed", rootfs, target);
+    machine.wait_for_unit("docker.service");
+    machine.put_file(&tar, "/var/lib/docker/app.tar");
+    machine.ok("docker import /var/lib/docker/app.tar notes/base:1 && rm /var/lib/docker/app.tar");
+    machine.put("/root/stub/stub", STUB, 0o755);
+    machine.ok(
+        "cd /root/stub && mkdir -p bin && cp /bin/busybox bin/ && mv stub bin/stub && ln -s busybox bin/sh && tar c . | \
+         docker import -c 'ENTRYPOINT [\"/bin/stub\"]' -c 'ENV PATH=/bin' - stub:1",
+    );
+    for name in ["redis:3", "memcached:latest", "timonwong/uwsgi-exporter:latest", "prom/memcached-exporter:latest", "oliver006/redis_exporter:latest"] {
+        machine.ok(&format!("docker tag stub:1 {name}"));
+    }
+    machine.power_off();
+    fs::remove_file(&tar).expect("the image's tar can be removed");
+}
