@@ -1,10 +1,25 @@
 //! The house: one binary, one library behind it.
 //!
-//! | module | what lives there | may use (beside `value` and `error`) |
+//! Two ideas carry everything. Preparing a host has a known order: it is ordered code over idempotent `ensure_…` verbs,
+//! which do or, in check mode, only note; so `plan` is the same code. A container stack has a computed order: there, and
+//! only there, a plan is data ([`stack::actions`]).
+//!
+//! | module | what lives there | may use, beside `value` and `error` |
 //! |---|---|---|
 //! | [`value`] | checked values, steps, phases | nothing |
 //! | [`error`] | the error that ends a run | nothing |
-//! | [`env`] | env.yml as checked types, diagnostics, flat variables | nothing more |
+//! | [`env`] | env.yml as checked types, diagnostics, flat variables; the YAML reader | nothing |
+//! | [`host`] | the one door for effects: files, commands, units, Docker, PostgreSQL, HTTP | nothing |
+//! | [`source`] | finding env.yml | env, host |
+//! | [`state`] | ledger, failed flag, lock, status | host |
+//! | [`report`] | status page, Sentry | env, host, state |
+//! | [`prepare`] | the host's steps, one file each | env, host, state, report |
+//! | [`stack`] | compose file, difference to what runs, carrying it out | env, host, state |
+//! | [`update`] | making a release: fetch, build, migrate | env, host, state, report, stack |
+//! | [`supervise`] | from an env to a running app, and what follows from deaths | all above |
+//! | [`cli`] | the commands | all |
+//!
+//! `tests/layers.rs` holds the third column.
 pub mod cli;
 pub mod env;
 pub mod error;
@@ -12,8 +27,8 @@ pub mod host;
 pub mod prepare;
 pub mod report;
 pub mod source;
-pub mod state;
 pub mod stack;
+pub mod state;
 pub mod supervise;
 pub mod update;
 pub mod value;

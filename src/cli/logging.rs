@@ -1,9 +1,9 @@
 //! Where log lines go: to the journal with their fields under systemd, else to stderr.
 
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::{EnvFilter, Layer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 /// Starts logging. `$APPLIANCE_LOG` sets the level, as in `appliance=debug`.
 pub fn start(service: bool) {

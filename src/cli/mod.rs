@@ -26,7 +26,9 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Find env.yml, prepare the host, start the app and supervise it (what appliance-supervisor.service runs)
-    #[command(after_help = "Example:\n  systemctl start appliance     (runs this under systemd; run it by hand only to look)")]
+    #[command(
+        after_help = "Example:\n  systemctl start appliance     (runs this under systemd; run it by hand only to look)"
+    )]
     Run,
     /// Bring the host to what env.yml asks for
     #[command(after_help = "Example:\n  appliance prepare --step nginx")]

@@ -40,7 +40,8 @@ pub async fn ps(json: bool) -> Result<u8> {
         return Ok(0);
     }
     let rows = containers.iter().map(|container| {
-        let health = container.health.map(|health| format!("{health:?}").to_lowercase()).unwrap_or_else(|| "-".to_owned());
+        let health =
+            container.health.map(|health| format!("{health:?}").to_lowercase()).unwrap_or_else(|| "-".to_owned());
         let started = container.started_at.get(..19).unwrap_or("-").replace('T', " ");
         vec![
             container.service().to_owned(),

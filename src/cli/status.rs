@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 pub fn status(json: bool) -> Result<u8> {
     let host = Host::system(Mode::Check);
     let status = Status::read(&host)?;
-    let mut status = status.context("the appliance has not run since the host was booted; start it with: systemctl start appliance")?;
+    let mut status = status
+        .context("the appliance has not run since the host was booted; start it with: systemctl start appliance")?;
     // The flag is the truth: it may have been raised or removed by hand.
     match (flags::failed(&host)?, &status.phase) {
         (Some(reason), phase) if !matches!(phase, Phase::Failed { .. }) => status.phase = Phase::Failed { reason },
@@ -36,12 +37,7 @@ fn readable(status: &Status, stale: bool) -> String {
         line("stale", "the supervisor is gone; this is the last it wrote. See: systemctl status appliance-supervisor");
     }
     line("phase", &format!("{} since {}", status.phase.text(), status.since.strftime("%Y-%m-%d %H:%M:%S UTC")));
-    let optional = [
-        ("app", &status.app),
-        ("url", &status.url),
-        ("env", &status.source),
-        ("release", &status.commit),
-    ];
+    let optional = [("app", &status.app), ("url", &status.url), ("env", &status.source), ("release", &status.commit)];
     for (name, value) in optional {
         if let Some(value) = value {
             line(name, value);
@@ -61,7 +57,8 @@ fn readable(status: &Status, stale: bool) -> String {
     }
     if !status.services.is_empty() {
         let rows = status.services.iter().map(|service| {
-            let health = if service.degraded { format!("{}, degraded", service.health) } else { service.health.clone() };
+            let health =
+                if service.degraded { format!("{}, degraded", service.health) } else { service.health.clone() };
             vec![service.service.clone(), service.state.clone(), health, service.restarts.to_string()]
         });
         text.push('\n');

@@ -162,7 +162,10 @@ fn read_migrate(app: &Fields, is_ecs: bool) -> Option<Migrate> {
         _ => fields.text("command").and_then(|text| match split_words(&text) {
             Some(words) if !words.is_empty() => Some(words),
             _ => {
-                fields.error(node.place, format!("'{}' must be a command with its quotes closed", fields.path("command")));
+                fields.error(
+                    node.place,
+                    format!("'{}' must be a command with its quotes closed", fields.path("command")),
+                );
                 None
             }
         }),
@@ -242,7 +245,10 @@ mod tests {
     #[test]
     fn words_are_split_as_a_shell_would() {
         let words = |text: &str| split_words(text);
-        assert_eq!(words("a  'b c' \"d\\\"e\" f\\ g ''"), Some(vec!["a".into(), "b c".into(), "d\"e".into(), "f g".into(), String::new()]));
+        assert_eq!(
+            words("a  'b c' \"d\\\"e\" f\\ g ''"),
+            Some(vec!["a".into(), "b c".into(), "d\"e".into(), "f g".into(), String::new()])
+        );
         assert_eq!(words("a 'b"), None);
         assert_eq!(words("\"\\n$x\""), Some(vec!["\\n$x".into()]));
         assert_eq!(words(" "), Some(vec![]));

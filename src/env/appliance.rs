@@ -2,7 +2,9 @@
 
 use super::document::{Kind, Node};
 use super::reader::{Fields, Reading, Unknown};
-use crate::value::{AbsPath, Calendar, Domain, FileMode, GitRef, GitUrl, HostPattern, Invalid, Owner, PackageName, Secret};
+use crate::value::{
+    AbsPath, Calendar, Domain, FileMode, GitRef, GitUrl, HostPattern, Invalid, Owner, PackageName, Secret,
+};
 use std::str::FromStr;
 
 /// Everything under `appliance:`.
@@ -45,7 +47,9 @@ impl FromStr for CertificateText {
         if text.starts_with("-----BEGIN ") && text.contains("-----END ") {
             return Ok(CertificateText::Pem(Secret::new(format!("{}\n", text.trim()))));
         }
-        text.parse().map(CertificateText::Path).map_err(|_| Invalid::new("PEM text ('-----BEGIN …') or an absolute path"))
+        text.parse()
+            .map(CertificateText::Path)
+            .map_err(|_| Invalid::new("PEM text ('-----BEGIN …') or an absolute path"))
     }
 }
 

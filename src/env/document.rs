@@ -139,7 +139,8 @@ impl<'a> Builder<'a> {
         }
         let (node, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let forced_text = check_tag(tag.as_deref(), at, &["str", "int", "bool", "float", "null"])? == Some("str");
+                let forced_text =
+                    check_tag(tag.as_deref(), at, &["str", "int", "bool", "float", "null"])? == Some("str");
                 if text.contains('\0') {
                     return error(at, "the value holds a NUL byte; remove it");
                 }

@@ -20,7 +20,10 @@ fn nodes_know_their_places() {
 fn broken_texts_are_refused_where_they_break() {
     assert_eq!(refused("a: 1\n\tb: 2\n").0, 2);
     assert!(refused("a:\n\tb: 2\n").2.contains("tab"));
-    assert_eq!(refused("a: 1\nb: 2\na: 3\n"), (3, 1, "the key 'a' stands here twice; it is first set in line 1".into()));
+    assert_eq!(
+        refused("a: 1\nb: 2\na: 3\n"),
+        (3, 1, "the key 'a' stands here twice; it is first set in line 1".into())
+    );
     assert_eq!(refused("a: 1\n---\nb: 2\n").0, 2);
     assert!(refused("a: !!python/object:os.system x\n").2.contains("tag"));
     assert!(refused("[a]: 1\n").2.contains("key"));

@@ -86,7 +86,10 @@ impl Reading {
             Ok(value) if range.contains(&value) => Some(value),
             _ => {
                 let (low, high) = (range.start(), range.end());
-                self.error(node.place, format!("'{path}' is '{}', but must be a whole number from {low} to {high}", shown(&text)));
+                self.error(
+                    node.place,
+                    format!("'{path}' is '{}', but must be a whole number from {low} to {high}", shown(&text)),
+                );
                 None
             }
         }

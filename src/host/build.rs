@@ -19,8 +19,12 @@ const QUEUE: usize = 16;
 ///
 /// # Errors
 /// No such directory, no such Dockerfile inside it, or a broken `.dockerignore`.
-pub fn context_stream(context: &Path, dockerfile: &str) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>> {
-    let inside = Path::new(dockerfile).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+pub fn context_stream(
+    context: &Path,
+    dockerfile: &str,
+) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>> {
+    let inside =
+        Path::new(dockerfile).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if !inside {
         bail!("the Dockerfile '{dockerfile}' must lie inside the build context");
     }
@@ -70,7 +74,14 @@ impl Write for Chunks {
     }
 }
 
-fn append(tar: &mut tar::Builder<Chunks>, context: &Path, below: &Path, ignore: &Ignore, keep: &Path, depth: usize) -> io::Result<()> {
+fn append(
+    tar: &mut tar::Builder<Chunks>,
+    context: &Path,
+    below: &Path,
+    ignore: &Ignore,
+    keep: &Path,
+    depth: usize,
+) -> io::Result<()> {
     if depth > MAX_DEPTH {
         return Err(io::Error::other(format!("{} is nested too deeply", below.display())));
     }
@@ -145,7 +156,8 @@ mod tests {
 
     #[test]
     fn dockerignore_works_as_docker_reads_it() {
-        let ignore = Ignore::parse("# c\n*.log\n/node_modules/\n**/tmp\n!keep.log\ndocs\n!docs/README\n").expect("the patterns are valid");
+        let ignore = Ignore::parse("# c\n*.log\n/node_modules/\n**/tmp\n!keep.log\ndocs\n!docs/README\n")
+            .expect("the patterns are valid");
         let excluded = |path: &str| ignore.excludes(Path::new(path));
         assert!(excluded("a.log") && !excluded("sub/a.log") && !excluded("keep.log"));
         assert!(excluded("node_modules/x/y") && excluded("a/b/tmp/c"));
@@ -162,8 +174,12 @@ mod tests {
         let stream = context_stream(dir.path(), "Dockerfile").expect("the context is good");
         let bytes: Vec<u8> = stream.map(|chunk| chunk.expect("reading works").to_vec()).concat().await;
         let mut archive = tar::Archive::new(&bytes[..]);
-        let entries: Vec<_> = archive.entries().expect("it is a tar").map(|entry| entry.expect("the entry is whole")).collect();
-        let kinds: Vec<_> = entries.iter().map(|e| (e.path().expect("a path").display().to_string(), e.header().entry_type())).collect();
+        let entries: Vec<_> =
+            archive.entries().expect("it is a tar").map(|entry| entry.expect("the entry is whole")).collect();
+        let kinds: Vec<_> = entries
+            .iter()
+            .map(|e| (e.path().expect("a path").display().to_string(), e.header().entry_type()))
+            .collect();
         assert_eq!(kinds.len(), 3);
         assert!(kinds.contains(&("link".to_owned(), tar::EntryType::Symlink)));
         assert!(context_stream(dir.path(), "../Dockerfile").is_err());

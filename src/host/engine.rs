@@ -1,8 +1,8 @@
 //! Docker's API through bollard, on the local socket.
 
+use super::Pending;
 use super::build::context_stream;
 use super::docker::*;
-use super::Pending;
 use anyhow::{Context, Result, anyhow};
 use bollard::errors::Error as ApiError;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
@@ -38,7 +38,8 @@ impl Engine {
     async fn client(&self) -> Result<&bollard::Docker> {
         self.client
             .get_or_try_init(|| async {
-                let connect = bollard::Docker::connect_with_socket(SOCKET, CLIENT_LIMIT_S, bollard::API_DEFAULT_VERSION);
+                let connect =
+                    bollard::Docker::connect_with_socket(SOCKET, CLIENT_LIMIT_S, bollard::API_DEFAULT_VERSION);
                 let negotiate = connect.map_err(docker_error)?.negotiate_version();
                 match tokio::time::timeout(QUICK, negotiate).await {
                     Ok(client) => client.map_err(docker_error),
@@ -49,7 +50,12 @@ impl Engine {
     }
 
     /// One call with a deadline.
-    async fn call<'a, T, F>(&'a self, verb: &'static str, deadline: Duration, call: impl FnOnce(&'a bollard::Docker) -> F) -> Result<T>
+    async fn call<'a, T, F>(
+        &'a self,
+        verb: &'static str,
+        deadline: Duration,
+        call: impl FnOnce(&'a bollard::Docker) -> F,
+    ) -> Result<T>
     where
         F: Future<Output = std::result::Result<T, ApiError>>,
     {
@@ -149,7 +155,8 @@ where
 
 impl Engine {
     async fn list(&self, project: &str) -> Result<Vec<Container>> {
-        let options = ListContainersOptions { all: true, filters: by_label(LABEL_PROJECT, project), ..Default::default() };
+        let options =
+            ListContainersOptions { all: true, filters: by_label(LABEL_PROJECT, project), ..Default::default() };
         let found = self.call("list containers", QUICK, |api| api.list_containers(Some(options))).await?;
         let ids: Vec<String> = found.into_iter().filter_map(|summary| summary.id).collect();
         let inspects = futures_util::stream::iter(ids).map(|id| async move {
@@ -177,7 +184,10 @@ impl Engine {
             None => return Err(anyhow!("Docker ended the wait for the container without an answer")),
         };
         let options = LogsOptions { stdout: true, stderr: true, tail: "20".to_owned(), ..Default::default() };
-        let read = client.logs(id, Some(options)).take(200).try_fold(String::new(), |all, line| async move { Ok(all + &line.to_string()) });
+        let read = client
+            .logs(id, Some(options))
+            .take(200)
+            .try_fold(String::new(), |all, line| async move { Ok(all + &line.to_string()) });
         let tail = match tokio::time::timeout(Duration::from_secs(10), read).await {
             Ok(Ok(tail)) => tail,
             // The exit code is what counts; its last words are a help only.
@@ -237,7 +247,8 @@ impl Docker for Engine {
     fn create<'a>(&'a self, name: &'a str, body: ContainerCreateBody) -> Pending<'a, Result<String>> {
         let options = CreateContainerOptions { name: Some(name.to_owned()), ..Default::default() };
         Box::pin(async move {
-            let created = self.call("create the container", QUICK, |api| api.create_container(Some(options), body)).await;
+            let created =
+                self.call("create the container", QUICK, |api| api.create_container(Some(options), body)).await;
             created.map(|container| container.id).with_context(|| format!("could not create the container {name}"))
         })
     }
@@ -341,23 +352,30 @@ impl Docker for Engine {
 
     fn create_network<'a>(&'a self, name: &'a str, labels: HashMap<String, String>) -> Pending<'a, Result<()>> {
         let request = NetworkCreateRequest { name: name.to_owned(), labels: Some(labels), ..Default::default() };
-        Box::pin(async move { self.call("create the network", QUICK, |api| api.create_network(request)).await.map(|_| ()) })
+        Box::pin(
+            async move { self.call("create the network", QUICK, |api| api.create_network(request)).await.map(|_| ()) },
+        )
     }
 
     fn create_volume<'a>(&'a self, name: &'a str, labels: HashMap<String, String>) -> Pending<'a, Result<()>> {
         let request = VolumeCreateRequest { name: Some(name.to_owned()), labels: Some(labels), ..Default::default() };
-        Box::pin(async move { self.call("create the volume", QUICK, |api| api.create_volume(request)).await.map(|_| ()) })
+        Box::pin(
+            async move { self.call("create the volume", QUICK, |api| api.create_volume(request)).await.map(|_| ()) },
+        )
     }
 
     fn bridge<'a>(&'a self) -> Pending<'a, Result<Bridge>> {
         Box::pin(async move {
             let inspected = self.call("inspect the bridge", QUICK, |api| api.inspect_network("bridge", None)).await?;
-            let config = inspected.ipam.and_then(|ipam| ipam.config).unwrap_or_default().into_iter().next().unwrap_or_default();
+            let config =
+                inspected.ipam.and_then(|ipam| ipam.config).unwrap_or_default().into_iter().next().unwrap_or_default();
             let subnet = config.subnet.context("Docker's bridge has no IPv4 subnet")?;
             let gateway = match config.gateway.and_then(|gateway| gateway.parse().ok()) {
                 Some(gateway) => gateway,
                 // Before its first container, an old engine names no gateway: it takes the subnet's first address.
-                None => first_address(&subnet).with_context(|| format!("Docker's bridge has the odd subnet {subnet}"))?,
+                None => {
+                    first_address(&subnet).with_context(|| format!("Docker's bridge has the odd subnet {subnet}"))?
+                }
             };
             Ok(Bridge { gateway, subnet })
         })

@@ -101,7 +101,10 @@ impl Exec for SystemExec {
 async fn run(cmd: &Cmd) -> Result<Output> {
     let mut command = tokio::process::Command::new(&cmd.program);
     command.args(&cmd.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
+    command
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C.UTF-8");
     for (name, value) in &cmd.env {
         command.env(name, value.expose());
     }
@@ -169,7 +172,12 @@ impl Host {
     ///
     /// # Errors
     /// The command fails, or `each` does.
-    pub async fn lines(&self, program: &str, args: &[String], each: &mut (dyn FnMut(&str) -> Result<()> + Send)) -> Result<()> {
+    pub async fn lines(
+        &self,
+        program: &str,
+        args: &[String],
+        each: &mut (dyn FnMut(&str) -> Result<()> + Send),
+    ) -> Result<()> {
         use tokio::io::AsyncBufReadExt;
         let mut command = tokio::process::Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);

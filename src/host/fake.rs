@@ -122,7 +122,8 @@ impl Docker for FakeDocker {
     }
     fn containers<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<Container>>> {
         let all = self.containers.lock().expect("no test panics here");
-        let ours = all.values().filter(|container| container.labels.get(LABEL_PROJECT).is_some_and(|name| name == project));
+        let ours =
+            all.values().filter(|container| container.labels.get(LABEL_PROJECT).is_some_and(|name| name == project));
         let found: Vec<Container> = ours.cloned().collect();
         Box::pin(async { Ok(found) })
     }

@@ -78,7 +78,9 @@ impl Host {
         let open = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(self.path(path));
         let file = match open {
             Ok(file) => file,
-            Err(missing) if matches!(missing.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+            Err(missing) if matches!(missing.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(None);
+            }
             Err(other) => return Err(other).with_context(|| format!("could not open {path}")),
         };
         let mut bytes = Vec::new();
@@ -89,9 +91,7 @@ impl Host {
     /// Like [`Host::read`], as text.
     pub fn read_text(&self, path: &str, max: u64) -> Result<Option<String>> {
         match self.read(path, max)? {
-            Some(bytes) => {
-                String::from_utf8(bytes).map(Some).map_err(|_| anyhow!("{path} is not UTF-8 text"))
-            }
+            Some(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| anyhow!("{path} is not UTF-8 text")),
             None => Ok(None),
         }
     }
@@ -180,7 +180,9 @@ impl Host {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(error).with_context(|| format!("could not remove {path}"));
                 }
-                _ => sync_parent(&self.path(path)).with_context(|| format!("could not sync the directory of {path}"))?,
+                _ => {
+                    sync_parent(&self.path(path)).with_context(|| format!("could not sync the directory of {path}"))?
+                }
             }
         }
         Ok(())
@@ -280,7 +282,8 @@ impl Host {
             write_atomically(&fresh.path().join(name), &want.contents, want.mode.unwrap_or(0o644), ids)?;
         }
         fs::set_permissions(fresh.path(), fs::Permissions::from_mode(0o755))?;
-        let name = fresh.path().file_name().and_then(|name| name.to_str()).context("a version needs a name")?.to_owned();
+        let name =
+            fresh.path().file_name().and_then(|name| name.to_str()).context("a version needs a name")?.to_owned();
         link_atomically(&self.path(current), &name)?;
         // From here on it is the current version and stays.
         let _kept = fresh.keep();

@@ -54,7 +54,9 @@ impl Login {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let joined = tokio::time::timeout(DEADLINE, tokio::task::spawn_blocking(work)).await;
-    joined.with_context(|| format!("PostgreSQL did not answer within {} s", DEADLINE.as_secs()))?.context("the database thread died")?
+    joined
+        .with_context(|| format!("PostgreSQL did not answer within {} s", DEADLINE.as_secs()))?
+        .context("the database thread died")?
 }
 
 impl Host {

@@ -1,8 +1,8 @@
 //! systemd and hostnamed over D-Bus. A connection lives only as long as one verb: an idle one would be woken by
 //! signals that nobody wants.
 
-use super::units::{UnitState, Units};
 use super::Pending;
+use super::units::{UnitState, Units};
 use anyhow::{Context, Result, anyhow, bail};
 use futures_util::StreamExt;
 use std::time::Duration;

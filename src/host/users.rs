@@ -18,10 +18,12 @@ impl Host {
         };
         // `user` alone means the user's own group.
         if group == user {
-            let by_uid = || passwd.lines().find_map(|line| {
-                let fields: Vec<&str> = line.split(':').collect();
-                (fields.get(2)?.parse() == Ok(uid)).then(|| fields.get(3)?.parse().ok()).flatten()
-            });
+            let by_uid = || {
+                passwd.lines().find_map(|line| {
+                    let fields: Vec<&str> = line.split(':').collect();
+                    (fields.get(2)?.parse() == Ok(uid)).then(|| fields.get(3)?.parse().ok()).flatten()
+                })
+            };
             return Ok((uid, by_uid().unwrap_or(uid)));
         }
         let gid = match group.parse() {

@@ -29,7 +29,8 @@ pub struct Watch {
 impl Host {
     /// Watches names in one directory, which must exist.
     pub fn watch(&self, directory: &str, names: &[&str]) -> Result<Watch> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).context("could not make an inotify")?;
+        let inotify =
+            Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).context("could not make an inotify")?;
         let flags = AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVED_TO
@@ -52,7 +53,8 @@ impl Watch {
                 Ok(events) => {
                     let ours = |name: &str| self.names.iter().any(|watched| watched == name);
                     // A queue that overflowed has no name; it counts, since anything may have changed.
-                    if events.iter().any(|event| event.name.as_ref().is_none_or(|name| name.to_str().is_some_and(ours))) {
+                    if events.iter().any(|event| event.name.as_ref().is_none_or(|name| name.to_str().is_some_and(ours)))
+                    {
                         return Ok(());
                     }
                 }

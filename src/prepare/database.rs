@@ -173,7 +173,10 @@ mod tests {
     #[test]
     fn names_and_networks_are_quoted_and_checked() {
         let database: DatabaseName = "Shop \"x\"".parse().expect("quotes are allowed in a database's name");
-        assert_eq!(hba_block(&database, &["172.17.0.0/16".into()]), "host \"Shop \"\"x\"\"\" app 172.17.0.0/16 scram-sha-256\n");
+        assert_eq!(
+            hba_block(&database, &["172.17.0.0/16".into()]),
+            "host \"Shop \"\"x\"\"\" app 172.17.0.0/16 scram-sha-256\n"
+        );
         assert_eq!(percent_encode("Shop \"x\""), "Shop%20%22x%22");
         assert!(is_ipv4_subnet("172.18.0.0/16") && !is_ipv4_subnet("0.0.0.0/0 trust\n") && !is_ipv4_subnet("fd00::/8"));
     }

@@ -27,7 +27,12 @@ pub struct Wanted<'a> {
 }
 
 /// Runs all steps, or one. `progress` is told before each.
-pub async fn prepare(wanted: Wanted<'_>, host: &Host, only: Option<Step>, progress: &mut (dyn FnMut(Step) + Send)) -> Result<()> {
+pub async fn prepare(
+    wanted: Wanted<'_>,
+    host: &Host,
+    only: Option<Step>,
+    progress: &mut (dyn FnMut(Step) + Send),
+) -> Result<()> {
     let mut certificate = Changed::No;
     for step in Step::ALL {
         if only.is_some_and(|only| only != step) {
@@ -51,7 +56,7 @@ pub async fn prepare(wanted: Wanted<'_>, host: &Host, only: Option<Step>, progre
         done.with_context(|| format!("the step {step} failed"))?;
     }
     if only == Some(Step::Tls) && certificate.yes() {
-        host.reload_unit("nginx.service").await?;
+        nginx::reload(host).await?;
     }
     Ok(())
 }

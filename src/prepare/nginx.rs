@@ -7,6 +7,7 @@ use crate::report::page::REFRESH_S;
 use crate::state::Ledger;
 use crate::value::Route;
 use anyhow::{Context, Result};
+use std::time::Duration;
 
 pub const SITE: &str = "/etc/nginx/conf.d/appliance.conf";
 const DEBIAN_DEFAULT: &str = "/etc/nginx/sites-enabled/default";
@@ -39,7 +40,8 @@ fn template(name: &'static str, source: &'static str, values: minijinja::Value) 
     // Values are quoted by their types: each takes only characters that need no quoting in nginx.
     templates.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     let mut syntax = minijinja::syntax::SyntaxConfig::builder();
-    templates.set_syntax(syntax.trim_blocks(true).lstrip_blocks(true).build().context("the template syntax is broken")?);
+    templates
+        .set_syntax(syntax.trim_blocks(true).lstrip_blocks(true).build().context("the template syntax is broken")?);
     templates.add_template(name, source).with_context(|| format!("the template {name} is broken"))?;
     let rendered = templates.get_template(name).and_then(|template| template.render(values));
     rendered.with_context(|| format!("could not render {name}"))
@@ -96,9 +98,42 @@ pub async fn prepare(env: &Env, host: &Host, certificate: Changed) -> Result<()>
     if host.unit_state("nginx.service").await? != UnitState::Active {
         host.start_unit("nginx.service").await?;
     } else if certificate.yes() {
-        host.reload_unit("nginx.service").await?;
+        reload(host).await?;
     }
     Ok(())
+}
+
+/// How long nginx's old workers may take to stop listening.
+const TURNOVER: Duration = Duration::from_secs(10);
+
+/// Makes nginx read its configuration anew, and waits until no worker with the old one takes new connections: systemd's
+/// reload returns long before that.
+pub async fn reload(host: &Host) -> Result<()> {
+    let old = workers(host)?;
+    host.reload_unit("nginx.service").await?;
+    let end = tokio::time::Instant::now() + TURNOVER;
+    while host.applies() && old.iter().any(|pid| still_listens(host, pid)) {
+        if tokio::time::Instant::now() >= end {
+            tracing::warn!("nginx's old workers still listen after its reload");
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// The process ids of nginx's workers.
+fn workers(host: &Host) -> Result<Vec<String>> {
+    let master = host.read_text("/run/nginx.pid", 64)?.unwrap_or_default();
+    let Ok(master) = master.trim().parse::<u32>() else { return Ok(Vec::new()) };
+    let children = host.read_text(&format!("/proc/{master}/task/{master}/children"), 64 * 1024)?.unwrap_or_default();
+    Ok(children.split_whitespace().map(str::to_owned).collect())
+}
+
+/// A worker that was told to go says so in its title; one that is gone has none.
+fn still_listens(host: &Host, pid: &str) -> bool {
+    let title = host.read_text(&format!("/proc/{pid}/cmdline"), 4096).ok().flatten().unwrap_or_default();
+    title.starts_with("nginx: worker process") && !title.contains("shutting down")
 }
 
 /// Tests a site in a private copy, puts it in place and makes nginx load it. A site that fails is not installed.
@@ -115,7 +150,7 @@ pub async fn install(host: &Host, site: &str) -> Result<Changed> {
     host.ensure_absent(DEBIAN_DEFAULT)?;
     host.ensure_file(SITE, &want)?;
     if host.unit_state("nginx.service").await? == UnitState::Active {
-        host.reload_unit("nginx.service").await?;
+        reload(host).await?;
     } else {
         host.start_unit("nginx.service").await?;
     }
@@ -138,7 +173,9 @@ async fn test(host: &Host, site: &str) -> Result<()> {
     host.put(&format!("{TRIAL}/nginx.conf"), main.as_bytes(), 0o600)?;
     host.put(&format!("{TRIAL}/site.conf"), site.as_bytes(), 0o600)?;
     let config = format!("{TRIAL}/nginx.conf");
-    host.ask(Cmd::new("nginx", ["-t", "-q", "-c", &config])).await.context("nginx refuses the new site; the old one stays")?;
+    host.ask(Cmd::new("nginx", ["-t", "-q", "-c", &config]))
+        .await
+        .context("nginx refuses the new site; the old one stays")?;
     Ok(())
 }
 

@@ -49,7 +49,8 @@ pub fn cluster(host: &Host) -> Result<Cluster> {
 fn port_of(config: &str) -> u16 {
     let setting = config.lines().rev().find_map(|line| {
         let (key, value) = line.split_once('=')?;
-        (key.trim() == "port").then(|| value.split('#').next().unwrap_or(value).trim().trim_matches('\'').parse().ok())?
+        (key.trim() == "port")
+            .then(|| value.split('#').next().unwrap_or(value).trim().trim_matches('\'').parse().ok())?
     });
     setting.unwrap_or(5432)
 }
@@ -147,7 +148,8 @@ pub async fn prepare(host: &Host) -> Result<()> {
 
 /// A reload succeeds whatever the files hold; the server says in its views what it could not read.
 pub async fn check_files(cluster: &Cluster, host: &Host) -> Result<()> {
-    let sql = "SELECT 'pg_hba.conf line ' || line_number || ': ' || error FROM pg_hba_file_rules WHERE error IS NOT NULL";
+    let sql =
+        "SELECT 'pg_hba.conf line ' || line_number || ': ' || error FROM pg_hba_file_rules WHERE error IS NOT NULL";
     let mut errors = host.query(&cluster.superuser("postgres"), sql, &[]).await?;
     if cluster.version.parse::<u32>().is_ok_and(|version| version >= 15) {
         let sql = "SELECT 'pg_ident.conf line ' || line_number || ': ' || error FROM pg_ident_file_mappings WHERE error IS NOT NULL";
@@ -167,7 +169,11 @@ mod tests {
     fn the_formula() {
         let values = |mem, cores| {
             let text = tuning(mem, cores, Ipv4Addr::new(172, 17, 0, 1));
-            text.lines().skip(2).take(4).map(|line| line.split_once(" = ").expect("a setting").1.to_owned()).collect::<Vec<_>>()
+            text.lines()
+                .skip(2)
+                .take(4)
+                .map(|line| line.split_once(" = ").expect("a setting").1.to_owned())
+                .collect::<Vec<_>>()
         };
         // Too little memory: the floor of 512 MB. Little work_mem: clamped from below.
         assert_eq!(values(2048, 2), ["52", "128MB", "4096kB", "2048MB"]);

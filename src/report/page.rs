@@ -34,16 +34,19 @@ impl View {
             progress: None,
         };
         match phase {
-            Phase::Standby { .. } => view("Not in service", "This appliance is on standby. It will be back when its operator starts it."),
+            Phase::Standby { .. } => {
+                view("Not in service", "This appliance is on standby. It will be back when its operator starts it.")
+            }
             Phase::Preparing { step } => View {
                 progress: Step::ALL.iter().position(|known| known == step).map(|at| (at + 1, Step::ALL.len())),
                 ..view("Getting ready", &format!("The host is being prepared: {step}."))
             },
             Phase::Starting { what } => view("Starting", &format!("Almost there: {what}.")),
             Phase::Running { .. } => view("Back in a moment", "The service is about to answer."),
-            Phase::Failed { .. } => {
-                view("Out of service", "Something went wrong and the operator has been told. For the operator: appliance status")
-            }
+            Phase::Failed { .. } => view(
+                "Out of service",
+                "Something went wrong and the operator has been told. For the operator: appliance status",
+            ),
         }
     }
 

@@ -98,7 +98,9 @@ mod tests {
     #[test]
     fn the_first_source_that_answers_wins_even_broken() {
         let test = TestHost::new();
-        let Search::Nothing(tried) = find(&test.host, None).expect("searching works") else { panic!("nothing is there") };
+        let Search::Nothing(tried) = find(&test.host, None).expect("searching works") else {
+            panic!("nothing is there")
+        };
         assert_eq!(tried.len(), 2);
         test.host.put(LOCAL, GOOD, 0o600).expect("the file can be written");
         test.host.put("/other.yml", b"appliance: 1\n", 0o600).expect("the file can be written");

@@ -16,16 +16,30 @@ pub struct Wanted {
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    Create { service: String },
-    Recreate { service: String, container_id: String, why: String },
-    Start { service: String, container_id: String },
+    Create {
+        service: String,
+    },
+    Recreate {
+        service: String,
+        container_id: String,
+        why: String,
+    },
+    Start {
+        service: String,
+        container_id: String,
+    },
     /// A container of the project that no service asks for.
-    Remove { container: String, container_id: String, why: String },
+    Remove {
+        container: String,
+        container_id: String,
+        why: String,
+    },
 }
 
 /// What must be done so that `running` becomes `wanted`, which is in dependency order.
 pub fn actions(wanted: &[Wanted], running: &[Container]) -> Vec<Action> {
-    let by_name: BTreeMap<&str, &Container> = running.iter().map(|container| (container.name.as_str(), container)).collect();
+    let by_name: BTreeMap<&str, &Container> =
+        running.iter().map(|container| (container.name.as_str(), container)).collect();
     let mut all: Vec<Action> = Vec::new();
     for container in running {
         let is_oneoff = container.labels.get(LABEL_ONEOFF).is_some_and(|value| value == "True");
@@ -112,7 +126,12 @@ mod tests {
             have("migrate", "1", ContainerState::Exited, true),
             have("shell", "1", ContainerState::Running, true),
         ];
-        let wanted = [want("stopped", "1", &[]), want("changed", "1", &[]), want("linked", "1", &["changed"]), want("new", "1", &[])];
+        let wanted = [
+            want("stopped", "1", &[]),
+            want("changed", "1", &[]),
+            want("linked", "1", &["changed"]),
+            want("new", "1", &[]),
+        ];
         let kinds: Vec<String> = actions(&wanted, &running)
             .into_iter()
             .map(|action| match action {
@@ -123,6 +142,16 @@ mod tests {
             })
             .collect();
         // The shell that somebody has open is not taken from under their hands.
-        assert_eq!(kinds, ["remove x_orphan_1", "remove x_migrate_1", "start stopped", "recreate changed", "recreate linked", "create new"]);
+        assert_eq!(
+            kinds,
+            [
+                "remove x_orphan_1",
+                "remove x_migrate_1",
+                "start stopped",
+                "recreate changed",
+                "recreate linked",
+                "create new"
+            ]
+        );
     }
 }

@@ -51,7 +51,13 @@ pub async fn pending(stack: &Stack, images: &Images, host: &Host) -> Result<Pend
     Ok(Pending { bodies, actions: actions(&wanted, &running) })
 }
 
-async fn service_body(stack: &Stack, service: &Service, images: &Images, host: &Host, role: Role) -> Result<ContainerCreateBody> {
+async fn service_body(
+    stack: &Stack,
+    service: &Service,
+    images: &Images,
+    host: &Host,
+    role: Role,
+) -> Result<ContainerCreateBody> {
     let name = service.name.as_str();
     let image = images.get(name).with_context(|| format!("the release has no image for the service {name}"))?;
     let id = host.docker().image_id(image).await?;
@@ -115,12 +121,21 @@ pub async fn up(stack: &Stack, images: &Images, host: &Host, progress: Progress<
 
 fn is_for(action: &Action, name: &str) -> bool {
     match action {
-        Action::Create { service } | Action::Recreate { service, .. } | Action::Start { service, .. } => service == name,
+        Action::Create { service } | Action::Recreate { service, .. } | Action::Start { service, .. } => {
+            service == name
+        }
         Action::Remove { .. } => false,
     }
 }
 
-async fn bring_up(stack: &Stack, service: &Service, action: &Action, pending: &Pending, host: &Host, progress: Progress<'_>) -> Result<()> {
+async fn bring_up(
+    stack: &Stack,
+    service: &Service,
+    action: &Action,
+    pending: &Pending,
+    host: &Host,
+    progress: Progress<'_>,
+) -> Result<()> {
     for (name, condition) in &service.depends_on {
         if *condition == Condition::Healthy {
             let deadline = stack.service(name.as_str()).map_or(Duration::ZERO, Service::health_deadline);
@@ -153,12 +168,16 @@ async fn bring_up(stack: &Stack, service: &Service, action: &Action, pending: &P
 pub async fn wait_healthy(stack: &Stack, name: &str, deadline: Duration, host: &Host) -> Result<()> {
     let container_name = format!("{}_{name}_1", stack.project);
     let check = |containers: &[Container]| {
-        let Some(container) = containers.iter().find(|container| container.name == container_name) else { return Ok(false) };
+        let Some(container) = containers.iter().find(|container| container.name == container_name) else {
+            return Ok(false);
+        };
         match container.health {
             Some(Health::Healthy) => Ok(true),
             // Without a health check it counts once it runs.
             None if container.is_running() => Ok(true),
-            _ if !container.is_running() => bail!("the service {name} ended with {} before it was healthy", container.exit_code),
+            _ if !container.is_running() => {
+                bail!("the service {name} ended with {} before it was healthy", container.exit_code)
+            }
             _ => Ok(false),
         }
     };
@@ -168,7 +187,12 @@ pub async fn wait_healthy(stack: &Stack, name: &str, deadline: Duration, host: &
 }
 
 /// Looks at the containers at every event until `check` says true; `None` when the deadline passes.
-pub async fn wait_until(project: &str, deadline: Duration, host: &Host, check: impl Fn(&[Container]) -> Result<bool>) -> Result<Option<()>> {
+pub async fn wait_until(
+    project: &str,
+    deadline: Duration,
+    host: &Host,
+    check: impl Fn(&[Container]) -> Result<bool>,
+) -> Result<Option<()>> {
     let end = Instant::now() + deadline;
     // Subscribed before the first look, so that nothing is missed in between.
     let mut events = host.docker().events(project).await?;
@@ -185,7 +209,15 @@ pub async fn wait_until(project: &str, deadline: Duration, host: &Host, check: i
 }
 
 /// Runs a command in a one-off container of a service, to its end; the container is removed.
-pub async fn run_once(stack: &Stack, service: &Service, images: &Images, purpose: &str, command: &[String], deadline: Duration, host: &Host) -> Result<OneOff> {
+pub async fn run_once(
+    stack: &Stack,
+    service: &Service,
+    images: &Images,
+    purpose: &str,
+    command: &[String],
+    deadline: Duration,
+    host: &Host,
+) -> Result<OneOff> {
     let name = format!("{}_{purpose}_1", stack.project);
     let mut body = service_body(stack, service, images, host, Role::OneOff).await?;
     body.cmd = Some(command.to_vec());
@@ -207,15 +239,19 @@ pub const STOP_BUDGET: Duration = Duration::from_secs(45);
 /// Each level gets what is left of the budget, less a second for each level still to come, so that the last one has
 /// its turn too.
 pub async fn stop(stack: Option<&Stack>, project: &str, host: &Host) -> Result<()> {
-    let running: Vec<Container> =
-        host.docker().containers(project).await?.into_iter().filter(is_alive).collect();
+    let running: Vec<Container> = host.docker().containers(project).await?.into_iter().filter(is_alive).collect();
     let mut levels: Vec<Vec<(Container, Duration)>> = Vec::new();
     let mut known: Vec<String> = Vec::new();
     for level in stack.map(Stack::levels).unwrap_or_default().into_iter().rev() {
         let mut containers = Vec::new();
         for service in level {
             let name = stack.map(|stack| stack.container_name(service)).unwrap_or_default();
-            containers.extend(running.iter().find(|container| container.name == name).map(|found| (found.clone(), service.stop_grace)));
+            containers.extend(
+                running
+                    .iter()
+                    .find(|container| container.name == name)
+                    .map(|found| (found.clone(), service.stop_grace)),
+            );
             known.push(name);
         }
         levels.push(containers);

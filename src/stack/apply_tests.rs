@@ -10,7 +10,8 @@ fn stack(text: &str) -> Stack {
     stack.unwrap_or_else(|| panic!("{}", report.render("c")))
 }
 
-const TEXT: &str = "services:\n  web: {image: w, depends_on: [db]}\n  db: {image: d, volumes: ['v:/v']}\nvolumes: {v: }\n";
+const TEXT: &str =
+    "services:\n  web: {image: w, depends_on: [db]}\n  db: {image: d, volumes: ['v:/v']}\nvolumes: {v: }\n";
 
 fn host() -> (TestHost, Images) {
     let test = TestHost::new();
@@ -30,7 +31,17 @@ async fn up_goes_by_dependency_and_the_second_time_does_nothing() {
     let ((test, images), stack) = (host(), stack(TEXT));
     up(&stack, &images, &test.host, &|_| ()).await.expect("the stack comes up");
     let log = take_log(&test);
-    assert_eq!(log, ["network ecs_default", "volume ecs_v", "create ecs_db_1", "start ecs_db_1", "create ecs_web_1", "start ecs_web_1"]);
+    assert_eq!(
+        log,
+        [
+            "network ecs_default",
+            "volume ecs_v",
+            "create ecs_db_1",
+            "start ecs_db_1",
+            "create ecs_web_1",
+            "start ecs_web_1"
+        ]
+    );
     up(&stack, &images, &test.host, &|_| ()).await.expect("the stack is up");
     assert_eq!(take_log(&test), ["volume ecs_v"], "the volume's verb is idempotent in Docker itself");
     stop(Some(&stack), "ecs", &test.host).await.expect("the stack stops");
@@ -51,7 +62,10 @@ async fn a_new_image_recreates_its_service_alone_and_plan_touches_nothing() {
     assert_eq!(entries, ["container ecs_web_1: recreate: its configuration or image changed"]);
     assert!(take_log(&test).is_empty());
     up(&stack, &images, &test.host, &|_| ()).await.expect("the stack comes up");
-    assert_eq!(take_log(&test), ["volume ecs_v", "stop ecs_web_1", "remove ecs_web_1", "create ecs_web_1", "start ecs_web_1"]);
+    assert_eq!(
+        take_log(&test),
+        ["volume ecs_v", "stop ecs_web_1", "remove ecs_web_1", "create ecs_web_1", "start ecs_web_1"]
+    );
 }
 
 #[tokio::test]

@@ -3,9 +3,9 @@
 use super::interpolate::interpolate;
 use super::model::*;
 use super::ports;
+use crate::env::Report;
 use crate::env::document::{self, Kind, Node};
 use crate::env::reader::{Fields, Reading, Unknown};
-use crate::env::Report;
 use crate::value::{AppName, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,7 +14,13 @@ use std::time::Duration;
 const MAX_SERVICES: usize = 500;
 
 /// Reads a compose file. There is a stack only if there is no error.
-pub fn read(bytes: &[u8], max: u64, project: &AppName, file: &str, variables: &BTreeMap<String, String>) -> (Option<Stack>, Report) {
+pub fn read(
+    bytes: &[u8],
+    max: u64,
+    project: &AppName,
+    file: &str,
+    variables: &BTreeMap<String, String>,
+) -> (Option<Stack>, Report) {
     let mut report = Report::default();
     let root = match document::parse(bytes, max) {
         Ok(root) => root,
@@ -35,7 +41,12 @@ pub fn read(bytes: &[u8], max: u64, project: &AppName, file: &str, variables: &B
 }
 
 /// The tree with every value interpolated; keys stay as they are.
-fn filled_in(node: &Node, variables: &BTreeMap<String, String>, reading: &Reading, missing: &mut BTreeSet<String>) -> Node {
+fn filled_in(
+    node: &Node,
+    variables: &BTreeMap<String, String>,
+    reading: &Reading,
+    missing: &mut BTreeSet<String>,
+) -> Node {
     let kind = match &*node.kind {
         Kind::Scalar { text, plain } => match interpolate(text, variables, missing) {
             Ok(text) => Kind::Scalar { text, plain: *plain },
@@ -54,7 +65,13 @@ fn filled_in(node: &Node, variables: &BTreeMap<String, String>, reading: &Readin
     node.with_kind(kind)
 }
 
-fn read_stack(reading: &Reading, root: &Node, project: &AppName, file: &str, variables: &BTreeMap<String, String>) -> Option<Stack> {
+fn read_stack(
+    reading: &Reading,
+    root: &Node,
+    project: &AppName,
+    file: &str,
+    variables: &BTreeMap<String, String>,
+) -> Option<Stack> {
     let directory = file.rsplit_once('/').map_or("/", |(directory, _)| directory).to_owned();
     let fields = Fields::root(reading, root, "a mapping with the key 'services'")?;
     fields.text("version");
@@ -93,7 +110,10 @@ fn read_volumes(root: &Fields) -> Vec<String> {
     let Some(node) = root.value("volumes") else { return Vec::new() };
     for (key, value) in node.entries() {
         for (option, _) in value.entries() {
-            root.error(option.place, format!("'volumes.{}.{}' is not carried out by the appliance", key.text, option.text));
+            root.error(
+                option.place,
+                format!("'volumes.{}.{}' is not carried out by the appliance", key.text, option.text),
+            );
         }
     }
     node.entries().iter().map(|(key, _)| key.text.clone()).collect()
@@ -106,20 +126,31 @@ fn check_references(reading: &Reading, node: &Node, services: &[Service], declar
     let known = |name: &ServiceName| services.iter().any(|service| &service.name == name);
     for service in services {
         for name in service.dependencies().filter(|name| !known(name)) {
-            reading.error(place_of(&service.name), format!("the service {} depends on {name}, which is not in the file", service.name));
+            reading.error(
+                place_of(&service.name),
+                format!("the service {} depends on {name}, which is not in the file", service.name),
+            );
         }
         for mount in &service.mounts {
             if let Source::Volume(name) = &mount.source
                 && !declared.contains(name)
             {
-                reading.error(place_of(&service.name), format!("the service {} uses the volume {name}, which is not under 'volumes'", service.name));
+                reading.error(
+                    place_of(&service.name),
+                    format!("the service {} uses the volume {name}, which is not under 'volumes'", service.name),
+                );
             }
         }
         if let Some((name, _)) = service.depends_on.iter().find(|(name, condition)| {
             *condition == Condition::Healthy
-                && services.iter().any(|other| &other.name == name && other.healthcheck.is_none() && other.build.is_none() && other.image.is_none())
+                && services.iter().any(|other| {
+                    &other.name == name && other.healthcheck.is_none() && other.build.is_none() && other.image.is_none()
+                })
         }) {
-            reading.error(place_of(&service.name), format!("the service {} waits for {name} to be healthy, but that has no health check", service.name));
+            reading.error(
+                place_of(&service.name),
+                format!("the service {} waits for {name} to be healthy, but that has no health check", service.name),
+            );
         }
     }
     // Take away services without open dependencies until none is left; what remains is in a circle.
@@ -138,7 +169,13 @@ fn check_references(reading: &Reading, node: &Node, services: &[Service], declar
     }
 }
 
-fn read_service(reading: &Reading, name: ServiceName, node: &Node, directory: &str, variables: &BTreeMap<String, String>) -> Option<Service> {
+fn read_service(
+    reading: &Reading,
+    name: ServiceName,
+    node: &Node,
+    directory: &str,
+    variables: &BTreeMap<String, String>,
+) -> Option<Service> {
     let path = format!("services.{name}");
     let fields = Fields::of(reading, Some(node), &path);
     let image = fields.text("image").filter(|image| {
@@ -155,7 +192,10 @@ fn read_service(reading: &Reading, name: ServiceName, node: &Node, directory: &s
     let with = |key: &'static str, read: &dyn Fn(&str) -> Result<(), String>| {
         for text in texts(&fields, key) {
             if let Err(problem) = read(&text) {
-                fields.error(fields.value(key).map_or(node.place, |node| node.place), format!("'{path}.{key}': {problem}"));
+                fields.error(
+                    fields.value(key).map_or(node.place, |node| node.place),
+                    format!("'{path}.{key}': {problem}"),
+                );
             }
         }
     };
@@ -166,13 +206,17 @@ fn read_service(reading: &Reading, name: ServiceName, node: &Node, directory: &s
     let links_cell = std::cell::RefCell::new(&mut links);
     with("links", &|text| link(text).map(|link| links_cell.borrow_mut().push(link)));
     let ports = read_ports(&fields);
-    let expose = texts(&fields, "expose").into_iter().map(|port| if port.contains('/') { port } else { format!("{port}/tcp") });
+    let expose =
+        texts(&fields, "expose").into_iter().map(|port| if port.contains('/') { port } else { format!("{port}/tcp") });
     let network = match fields.text("network_mode").as_deref() {
         None => Network::Default,
         Some("bridge") => Network::Bridge,
         Some(other) => {
             let other = document::shown(other);
-            fields.error(node.place, format!("'{path}.network_mode: {other}' is not carried out by the appliance; only bridge is"));
+            fields.error(
+                node.place,
+                format!("'{path}.network_mode: {other}' is not carried out by the appliance; only bridge is"),
+            );
             Network::Default
         }
     };
@@ -182,13 +226,17 @@ fn read_service(reading: &Reading, name: ServiceName, node: &Node, directory: &s
         Some("on-failure") => Restart::OnFailure,
         Some(other) => {
             let other = document::shown(other);
-            fields.error(node.place, format!("'{path}.restart' is '{other}', but must be no, always, on-failure or unless-stopped"));
+            fields.error(
+                node.place,
+                format!("'{path}.restart' is '{other}', but must be no, always, on-failure or unless-stopped"),
+            );
             Restart::Always
         }
     };
     let parsed = |key: &'static str| fields.text(key).map(|text| (key, text));
     let report = |key: &str, problem: String| fields.error(node.place, format!("'{path}.{key}': {problem}"));
-    let stop_grace = parsed("stop_grace_period").and_then(|(key, text)| ports::duration(&text).map_err(|p| report(key, p)).ok());
+    let stop_grace =
+        parsed("stop_grace_period").and_then(|(key, text)| ports::duration(&text).map_err(|p| report(key, p)).ok());
     let mem_limit = parsed("mem_limit").and_then(|(key, text)| ports::bytes(&text).map_err(|p| report(key, p)).ok());
     let service = Service {
         image,
@@ -279,7 +327,12 @@ fn read_build(service: &Fields, directory: &str, variables: &BTreeMap<String, St
     let node = service.value("build")?;
     if let Kind::Scalar { text, .. } = &*node.kind {
         let context = ports::join(directory, text);
-        return Some(Build { context, dockerfile: "Dockerfile".to_owned(), args: BTreeMap::new(), target: String::new() });
+        return Some(Build {
+            context,
+            dockerfile: "Dockerfile".to_owned(),
+            args: BTreeMap::new(),
+            target: String::new(),
+        });
     }
     let fields = service.fields("build");
     let build = Build {
@@ -305,7 +358,9 @@ fn read_ports(fields: &Fields) -> Vec<Port> {
 
 fn read_long_port(reading: &Reading, node: &Node, path: &str) -> Option<Port> {
     let fields = Fields::of(reading, Some(node), path);
-    let number = |key| fields.get(key, |reading, node, path| reading.number(node, path, 1..=65535)).and_then(|n| u16::try_from(n).ok());
+    let number = |key| {
+        fields.get(key, |reading, node, path| reading.number(node, path, 1..=65535)).and_then(|n| u16::try_from(n).ok())
+    };
     let (target, published) = (number("target"), number("published"));
     if target.is_none() && fields.value("target").is_none() {
         fields.error(node.place, format!("'{path}.target' is missing"));
@@ -344,7 +399,10 @@ fn read_depends_on(service: &Fields) -> Vec<(ServiceName, Condition)> {
             Some("service_healthy") => Condition::Healthy,
             Some(other) => {
                 let other = document::shown(other);
-                service.error(value.place, format!("'{path}.condition: {other}' is not carried out; service_started and service_healthy are"));
+                service.error(
+                    value.place,
+                    format!("'{path}.condition: {other}' is not carried out; service_started and service_healthy are"),
+                );
                 Condition::Started
             }
         };
@@ -359,7 +417,9 @@ fn read_healthcheck(service: &Fields) -> Option<Healthcheck> {
     let fields = service.fields("healthcheck");
     let duration = |key: &'static str| {
         let text = fields.text(key)?;
-        ports::duration(&text).map_err(|problem| fields.error(node.place, format!("'{}': {problem}", fields.path(key)))).ok()
+        ports::duration(&text)
+            .map_err(|problem| fields.error(node.place, format!("'{}': {problem}", fields.path(key))))
+            .ok()
     };
     let test = match fields.value("test").map(|node| &*node.kind) {
         None => Vec::new(),

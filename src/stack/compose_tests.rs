@@ -29,7 +29,8 @@ fn a_service_is_read_whole() {
     assert_eq!(web.environment.get("TAG").map(String::as_str), Some("7"));
     assert_eq!(web.mem_limit, Some(1144 << 20));
     assert_eq!(stack.volumes, ["v"]);
-    let levels: Vec<Vec<&str>> = stack.levels().iter().map(|level| level.iter().map(|s| s.name.as_str()).collect()).collect();
+    let levels: Vec<Vec<&str>> =
+        stack.levels().iter().map(|level| level.iter().map(|s| s.name.as_str()).collect()).collect();
     assert_eq!(levels, [vec!["db.x"], vec!["web"]]);
     assert_eq!(stack.container_name(web), "ecs_web_1");
 }
@@ -37,9 +38,15 @@ fn a_service_is_read_whole() {
 #[test]
 fn what_is_not_carried_out_is_refused_by_name_and_place() {
     for (text, expected) in [
-        ("services:\n  a:\n    image: x\n    privileged: true\n", "c:4:5: error: 'services.a.privileged' is not carried out"),
+        (
+            "services:\n  a:\n    image: x\n    privileged: true\n",
+            "c:4:5: error: 'services.a.privileged' is not carried out",
+        ),
         ("services:\n  a: {image: x}\nnetworks: {n: }\n", "'networks' is not carried out"),
-        ("services:\n  a:\n    image: x\n    network_mode: host\n", "'services.a.network_mode: host' is not carried out"),
+        (
+            "services:\n  a:\n    image: x\n    network_mode: host\n",
+            "'services.a.network_mode: host' is not carried out",
+        ),
         ("services:\n  a:\n    image: x\n    imagee: y\n", "did you mean 'image'?"),
         ("services:\n  a:\n    command: x\n", "neither 'image' nor 'build'"),
         ("services:\n  a:\n    image: x\n    depends_on: [b]\n", "depends on b, which is not in the file"),

@@ -57,7 +57,8 @@ pub fn resolve(service: &mut Service, directory: &str, host: &Host) -> Result<()
     for file in &service.env_files {
         let path = super::ports::join(directory, file);
         let text = host.read_text(&path, MAX_BYTES)?;
-        let text = text.with_context(|| format!("the service {} needs the env file {path}, which is missing", service.name))?;
+        let text =
+            text.with_context(|| format!("the service {} needs the env file {path}, which is missing", service.name))?;
         merged.extend(parse(&text).with_context(|| format!("{path} is broken"))?);
     }
     merged.append(&mut service.environment);
@@ -71,7 +72,8 @@ mod tests {
 
     #[test]
     fn quotes_comments_and_order() {
-        let variables = parse("# c\nA=1\nexport B='x # y'\nC=\"a\\\"b\\n\"\nD=v # c\nA=2\nE=\n").expect("the file is valid");
+        let variables =
+            parse("# c\nA=1\nexport B='x # y'\nC=\"a\\\"b\\n\"\nD=v # c\nA=2\nE=\n").expect("the file is valid");
         let get = |name: &str| variables.get(name).map(String::as_str);
         assert_eq!(get("A"), Some("2"));
         assert_eq!(get("B"), Some("x # y"));

@@ -12,14 +12,24 @@ const MAX_LENGTH: usize = 1 << 20;
 ///
 /// # Errors
 /// A broken `${`, a required variable that is not set, or too much of everything.
-pub fn interpolate(text: &str, variables: &BTreeMap<String, String>, missing: &mut BTreeSet<String>) -> Result<String, String> {
+pub fn interpolate(
+    text: &str,
+    variables: &BTreeMap<String, String>,
+    missing: &mut BTreeSet<String>,
+) -> Result<String, String> {
     let mut rest = text;
     let out = expand(&mut rest, variables, missing, 0, false)?;
     if out.len() > MAX_LENGTH { Err(format!("comes to more than {MAX_LENGTH} bytes")) } else { Ok(out) }
 }
 
 /// Expands until the end, or, inside braces, until the closing one (which is left for the caller).
-fn expand(rest: &mut &str, variables: &BTreeMap<String, String>, missing: &mut BTreeSet<String>, depth: usize, braced: bool) -> Result<String, String> {
+fn expand(
+    rest: &mut &str,
+    variables: &BTreeMap<String, String>,
+    missing: &mut BTreeSet<String>,
+    depth: usize,
+    braced: bool,
+) -> Result<String, String> {
     if depth > MAX_DEPTH {
         return Err(format!("nests more than {MAX_DEPTH} variables"));
     }
@@ -69,7 +79,12 @@ fn value(name: &str, variables: &BTreeMap<String, String>, missing: &mut BTreeSe
     }
 }
 
-fn braces(rest: &mut &str, variables: &BTreeMap<String, String>, missing: &mut BTreeSet<String>, depth: usize) -> Result<String, String> {
+fn braces(
+    rest: &mut &str,
+    variables: &BTreeMap<String, String>,
+    missing: &mut BTreeSet<String>,
+    depth: usize,
+) -> Result<String, String> {
     let name = take_name(rest);
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
         return Err("has a '${' without a variable's name".to_owned());
@@ -132,7 +147,9 @@ mod tests {
 
     #[test]
     fn broken_forms_are_refused() {
-        for text in ["${", "${}", "${SET", "${1A}", "${SET!x}", "$1", "a$", "${NO:-x", "${EMPTY:?must be set}", "${NO?}"] {
+        for text in
+            ["${", "${}", "${SET", "${1A}", "${SET!x}", "$1", "a$", "${NO:-x", "${EMPTY:?must be set}", "${NO?}"]
+        {
             assert!(with(text).is_err(), "{text}");
         }
         assert!(with(&"${A:-".repeat(100)).is_err());

@@ -170,6 +170,8 @@ impl Service {
         let or_30 = |duration: Option<Duration>| duration.unwrap_or(Duration::from_secs(30));
         let once = or_30(check.interval) + or_30(check.timeout);
         let retries = u32::try_from(check.retries.unwrap_or(3)).unwrap_or(3);
-        check.start_period.unwrap_or_default() + once.saturating_mul(retries.saturating_add(1)) + Duration::from_secs(60)
+        check.start_period.unwrap_or_default()
+            + once.saturating_mul(retries.saturating_add(1))
+            + Duration::from_secs(60)
     }
 }

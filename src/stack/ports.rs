@@ -102,7 +102,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         };
         let number: f64 = number.parse().map_err(|_| right())?;
         let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| right())?;
-        total = total.checked_add(part).filter(|total| *total <= Duration::from_secs(365 * 24 * 3600)).ok_or_else(right)?;
+        total =
+            total.checked_add(part).filter(|total| *total <= Duration::from_secs(365 * 24 * 3600)).ok_or_else(right)?;
         rest = next;
     }
     Ok(total)
@@ -133,7 +134,10 @@ mod tests {
         let plain = Port { address: None, published: None, target: 80, udp: false };
         assert_eq!(port("80"), Ok(plain.clone()));
         assert_eq!(port("8080:80"), Ok(Port { published: Some(8080), ..plain.clone() }));
-        assert_eq!(port("127.0.0.1:8080:80/udp"), Ok(Port { address: Some([127, 0, 0, 1].into()), published: Some(8080), udp: true, ..plain.clone() }));
+        assert_eq!(
+            port("127.0.0.1:8080:80/udp"),
+            Ok(Port { address: Some([127, 0, 0, 1].into()), published: Some(8080), udp: true, ..plain.clone() })
+        );
         assert_eq!(port("127.0.0.1::80"), Ok(Port { address: Some([127, 0, 0, 1].into()), ..plain }));
         for bad in ["", "0", "80/x", "8000-8010:80", "a:80", "1.2.3:1:2", "70000"] {
             assert!(port(bad).is_err(), "{bad}");
@@ -143,7 +147,10 @@ mod tests {
     #[test]
     fn mounts_in_every_short_form() {
         let read = |text: &str| mount(text, "/app/x");
-        assert_eq!(read("./a:/b:ro"), Ok(Mount { source: Source::Path("/app/x/a".into()), target: "/b".into(), read_only: true }));
+        assert_eq!(
+            read("./a:/b:ro"),
+            Ok(Mount { source: Source::Path("/app/x/a".into()), target: "/b".into(), read_only: true })
+        );
         assert_eq!(read("../a:/b").map(|mount| mount.source), Ok(Source::Path("/app/a".into())));
         assert_eq!(read("data:/b").map(|mount| mount.source), Ok(Source::Volume("data".into())));
         assert_eq!(read("/b").map(|mount| mount.source), Ok(Source::Anonymous));

@@ -45,7 +45,10 @@ pub async fn wait_until_good(stack: &Stack, routes: &[Route], domain: &str, rigo
     if rigour == Rigour::New && unchecked(&host.docker().containers(stack.project.as_str()).await?) {
         // Whoever dies in this time ends the wait with an error; the deadline passing is what is hoped for.
         let settled = SETTLED.saturating_sub(started.elapsed());
-        let died = wait_until(stack.project.as_str(), settled, host, |containers| all_good(stack, containers).map(|good| !good)).await?;
+        let died = wait_until(stack.project.as_str(), settled, host, |containers| {
+            all_good(stack, containers).map(|good| !good)
+        })
+        .await?;
         if died.is_some() {
             bail!("a service did not stay up for {} s", SETTLED.as_secs());
         }
@@ -63,7 +66,12 @@ fn all_good(stack: &Stack, containers: &[Container]) -> Result<bool> {
         if let Some(container) = of(stack, service, containers)
             && !container.is_running()
         {
-            bail!("the service {} ended with {}; see: appliance logs {}", service.name, container.exit_code, service.name);
+            bail!(
+                "the service {} ended with {}; see: appliance logs {}",
+                service.name,
+                container.exit_code,
+                service.name
+            );
         }
     }
     Ok(not_yet(stack, containers).is_empty())
@@ -79,7 +87,11 @@ fn not_yet(stack: &Stack, containers: &[Container]) -> Vec<String> {
             Some(Health::Unhealthy) => Some("unhealthy"),
         },
     };
-    stack.services.iter().filter_map(|service| state(service).map(|state| format!("{} is {state}", service.name))).collect()
+    stack
+        .services
+        .iter()
+        .filter_map(|service| state(service).map(|state| format!("{} is {state}", service.name)))
+        .collect()
 }
 
 async fn answers(route: &Route, domain: &str, end: Instant, host: &Host) -> Result<()> {
@@ -87,11 +99,14 @@ async fn answers(route: &Route, domain: &str, end: Instant, host: &Host) -> Resu
         let answer = host.probe(route.upstream, &route.path, domain, REQUEST).await;
         match answer {
             Ok(status) if status < 500 => return Ok(()),
-            Ok(status) if Instant::now() >= end => bail!("the service {} answers {} with {status}", route.service, route.path),
+            Ok(status) if Instant::now() >= end => {
+                bail!("the service {} answers {} with {status}", route.service, route.path)
+            }
             // An app that answers 500 has started: it gets a while to come to itself, not all the time there is.
             Ok(status) => give_it_a_while(route, status, domain, end, host).await?,
             Err(error) if Instant::now() >= end => {
-                return Err(error).with_context(|| format!("the service {} does not answer {}", route.service, route.path));
+                return Err(error)
+                    .with_context(|| format!("the service {} does not answer {}", route.service, route.path));
             }
             Err(_) => {}
         }

@@ -12,8 +12,15 @@ const PORT_LABEL: &str = "appliance.port";
 pub fn routes(stack: &Stack) -> Result<Vec<Route>> {
     let mut routes = Vec::new();
     for service in &stack.services {
-        if let Some(unknown) = service.labels.keys().find(|label| label.starts_with("appliance.") && ![PATH_LABEL, PORT_LABEL].contains(&label.as_str())) {
-            bail!("the label {unknown} of the service {} is not carried out; {PATH_LABEL} and {PORT_LABEL} are", service.name);
+        if let Some(unknown) = service
+            .labels
+            .keys()
+            .find(|label| label.starts_with("appliance.") && ![PATH_LABEL, PORT_LABEL].contains(&label.as_str()))
+        {
+            bail!(
+                "the label {unknown} of the service {} is not carried out; {PATH_LABEL} and {PORT_LABEL} are",
+                service.name
+            );
         }
         if let Some(path) = service.labels.get(PATH_LABEL) {
             routes.push(labelled(service, path)?);
@@ -23,7 +30,10 @@ pub fn routes(stack: &Stack) -> Result<Vec<Route>> {
         return Ok(routes);
     }
     let by_published = |port: u16, path: &str| {
-        let service = stack.services.iter().find_map(|service| Some((service, published(service).find(|p| p.published == Some(port))?)));
+        let service = stack
+            .services
+            .iter()
+            .find_map(|service| Some((service, published(service).find(|p| p.published == Some(port))?)));
         service.and_then(|(service, port)| route(service, path, port))
     };
     if stack.project.as_str() == "ecs" {
@@ -39,12 +49,17 @@ fn labelled(service: &Service, path: &str) -> Result<Route> {
         bail!("the label {PATH_LABEL} of the service {name} must be a path prefix like '/' or '/api'");
     }
     let port = match service.labels.get(PORT_LABEL) {
-        Some(target) => published(service)
-            .find(|port| port.target.to_string() == *target)
-            .with_context(|| format!("the label {PORT_LABEL} of the service {name} is '{target}', which is not among its published ports"))?,
-        None => published(service).next().with_context(|| format!("the service {name} has a route, but publishes no port"))?,
+        Some(target) => published(service).find(|port| port.target.to_string() == *target).with_context(|| {
+            format!(
+                "the label {PORT_LABEL} of the service {name} is '{target}', which is not among its published ports"
+            )
+        })?,
+        None => published(service)
+            .next()
+            .with_context(|| format!("the service {name} has a route, but publishes no port"))?,
     };
-    route(service, path, port).with_context(|| format!("the service {name} has a route, but its port is published on no fixed number"))
+    route(service, path, port)
+        .with_context(|| format!("the service {name} has a route, but its port is published on no fixed number"))
 }
 
 fn published(service: &Service) -> impl Iterator<Item = &Port> {
@@ -79,7 +94,8 @@ mod tests {
     fn labels_win_then_ecs_then_the_first_published() {
         let plain = "  db: {image: x}\n  web: {image: x, ports: ['8000:80']}\n  api: {image: x, ports: ['127.0.0.1:8001:80', '8002:81']}\n";
         assert_eq!(of("shop", plain).expect("routes"), [("/".into(), "127.0.0.1:8000".into())]);
-        let labelled = format!("{plain}    \n").replace("'8002:81']", "'8002:81'], labels: {appliance.route: /api, appliance.port: 81}");
+        let labelled = format!("{plain}    \n")
+            .replace("'8002:81']", "'8002:81'], labels: {appliance.route: /api, appliance.port: 81}");
         assert_eq!(of("shop", &labelled).expect("routes"), [("/api".into(), "127.0.0.1:8002".into())]);
         let ecs = "  ecs.web: {image: x, ports: ['127.0.0.1:5000:5000']}\n  pdfas: {image: x, ports: ['127.0.0.1:5095:8080']}\n";
         assert_eq!(of("ecs", ecs).expect("routes").len(), 2);

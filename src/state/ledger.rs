@@ -77,8 +77,9 @@ impl Ledger {
     /// A broken one: it is not guessed at, since it decides over data.
     pub fn read(host: &Host) -> Result<Ledger> {
         match host.read(LEDGER, MAX_BYTES)? {
-            Some(bytes) => serde_json::from_slice(&bytes)
-                .with_context(|| format!("{LEDGER} is broken; restore it from a backup, or move it away to start anew")),
+            Some(bytes) => serde_json::from_slice(&bytes).with_context(|| {
+                format!("{LEDGER} is broken; restore it from a backup, or move it away to start anew")
+            }),
             None => Ok(Ledger::default()),
         }
     }
@@ -118,7 +119,8 @@ mod tests {
         let commit: Commit = "a".repeat(40).parse().expect("40 digits are a commit");
         let mut ledger = Ledger::default();
         ledger.remember_failed(commit.clone());
-        ledger.in_flight = Some(InFlight { commit: Some(commit), stage: Stage::Build, since: jiff::Timestamp::UNIX_EPOCH });
+        ledger.in_flight =
+            Some(InFlight { commit: Some(commit), stage: Stage::Build, since: jiff::Timestamp::UNIX_EPOCH });
         ledger.write(&test.host, &AppName::ecs()).expect("the ledger can be written");
         assert_eq!(Ledger::read(&test.host).expect("the ledger can be read"), ledger);
         assert!(test.host.exists("/app/etc/tags/last_failed_ecs"));

@@ -67,7 +67,8 @@ impl Lock {
 
 fn holder(host: &Host) -> String {
     let mut text = String::new();
-    let read = File::open(host.path(&format!("{RUN}/{NAME}"))).and_then(|file| file.take(200).read_to_string(&mut text));
+    let read =
+        File::open(host.path(&format!("{RUN}/{NAME}"))).and_then(|file| file.take(200).read_to_string(&mut text));
     match read {
         Ok(1..) => text,
         _ => "another appliance command".to_owned(),
@@ -85,7 +86,8 @@ mod tests {
         let first = Lock::take(&test.host, "update", Duration::from_secs(1)).await.expect("the lock is free");
         let refused = Lock::take(&test.host, "prepare", Duration::from_millis(20)).await.expect_err("the lock is held");
         assert!(refused.to_string().starts_with("update (process "), "{refused}");
-        let (second, ()) = tokio::join!(Lock::take(&test.host, "prepare", Duration::from_secs(10)), async { drop(first) });
+        let (second, ()) =
+            tokio::join!(Lock::take(&test.host, "prepare", Duration::from_secs(10)), async { drop(first) });
         assert!(second.is_ok());
     }
 }

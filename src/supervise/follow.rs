@@ -111,7 +111,12 @@ fn seen(container: &Container) -> Seen {
 }
 
 /// One look at all services, and what follows. Gives back when to look again without being woken.
-async fn look_and_act(host: &Host, board: &Board, running: &Running, memories: &mut BTreeMap<String, Memory>) -> Result<Option<Instant>> {
+async fn look_and_act(
+    host: &Host,
+    board: &Board,
+    running: &Running,
+    memories: &mut BTreeMap<String, Memory>,
+) -> Result<Option<Instant>> {
     let stack = &running.stack;
     let containers = host.docker().containers(stack.project.as_str()).await?;
     let now = Instant::now();
@@ -131,7 +136,8 @@ async fn look_and_act(host: &Host, board: &Board, running: &Running, memories: &
             Verdict::Restart => restarts.push((service, container)),
         }
     }
-    let looping: Vec<String> = memories.iter().filter(|(_, memory)| memory.loops()).map(|(name, _)| name.clone()).collect();
+    let looping: Vec<String> =
+        memories.iter().filter(|(_, memory)| memory.loops()).map(|(name, _)| name.clone()).collect();
     if let Some(fatal) = looping.iter().find(|name| is_critical(running, name)) {
         let text = format!("the service {fatal} died more than 5 times in 5 minutes; see: appliance logs {fatal}");
         return Err(Halt::failed("The app keeps dying", text).into());

@@ -3,10 +3,10 @@
 use super::board::Board;
 use crate::env::Env;
 use crate::error::Halt;
-use crate::host::docker::is_away;
 use crate::host::Host;
+use crate::host::docker::is_away;
 use crate::prepare::{self, Wanted, prepare};
-use crate::report::sentry;
+use crate::report::{page, sentry};
 use crate::source::{self, Found, Search};
 use crate::stack::probe::{Rigour, wait_until_good};
 use crate::stack::{self, Stack, apply};
@@ -45,11 +45,15 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
         status.app = Some(env.app.name.as_str().to_owned());
         status.url = Some(format!("https://{}/", env.appliance.domain));
         status.source = Some(found.origin.clone());
-        status.warnings = found.report.warnings().map(|warning| warning.render(&found.origin)).collect();
+        status.warnings.extend(found.report.warnings().map(|warning| warning.render(&found.origin)));
     });
     if env.appliance.standby {
         prepare::page::prepare(host).await?;
-        return Err(Halt::standby("Standby", "appliance.standby is true in env.yml").into());
+        return Err(Halt::standby(
+            "appliance.standby is set",
+            "set it to false in env.yml, then run: systemctl restart appliance",
+        )
+        .into());
     }
     loop {
         wait_for_docker(host, board).await?;
@@ -69,7 +73,10 @@ async fn find(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<Box<F
         Ok(Search::Nothing(tried)) => {
             let lines = tried.iter().map(|tried| format!("{}: {}", tried.place, tried.why)).collect();
             prepare::page::prepare_without_env(host, lines).await?;
-            let text = format!("put an env.yml in place, then run: systemctl start appliance\n{}", source::render_tried(&tried));
+            let text = format!(
+                "put an env.yml in place, then run: systemctl start appliance\n{}",
+                source::render_tried(&tried)
+            );
             Err(Halt::standby("No env.yml was found", text).into())
         }
         Err(broken) => match source::read(host, source::ACTIVE) {
@@ -149,7 +156,8 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     board.describe(|status| status.commit = Some(release.commit.as_str().to_owned()));
     let domain = env.appliance.domain.as_str();
     if first {
-        ledger.in_flight = Some(InFlight { commit: Some(release.commit.clone()), stage: Stage::Start, since: host.now() });
+        ledger.in_flight =
+            Some(InFlight { commit: Some(release.commit.clone()), stage: Stage::Start, since: host.now() });
         ledger.write(host, &env.app.name)?;
     }
     let good = async {
@@ -173,8 +181,31 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     }
     // Only now are the routes known to lead somewhere.
     prepare(wanted, host, Some(Step::Nginx), &mut |_| ()).await.context("nginx could not be set up for the app")?;
+    wait_for_front(domain, host).await?;
     board.event(Event::Up);
     Ok((stack, release))
+}
+
+/// How long nginx may take to serve the app after its reload.
+const FRONT: Duration = Duration::from_secs(15);
+
+/// Running means that a visitor gets the app: a reload returns before nginx's new workers serve, so they are asked.
+async fn wait_for_front(domain: &str, host: &Host) -> Result<()> {
+    page::clear(host)?;
+    let end = tokio::time::Instant::now() + FRONT;
+    loop {
+        let last = match host.probe_front(domain, FRONT).await {
+            Ok(status) if status < 500 => return Ok(()),
+            Ok(status) => anyhow::anyhow!("https://{domain}/ answers {status}"),
+            Err(error) => error,
+        };
+        if tokio::time::Instant::now() >= end {
+            // The app itself was seen to be good; what stands before it is told, not failed.
+            tracing::warn!("the app is up, but nginx does not serve it: {last:#}");
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn runs_as_wanted(stack: &Stack, release: &Release, host: &Host) -> bool {

@@ -2,11 +2,11 @@
 
 use crate::host::{Host, notify};
 use crate::report::page::{self, View};
+use crate::source;
 use crate::stack::apply::STOP_BUDGET;
 use crate::stack::{self, Stack, apply};
 use crate::state::{Lock, Status};
 use crate::value::Phase;
-use crate::source;
 use anyhow::{Context, Result};
 use std::time::Duration;
 
@@ -15,7 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Stops the active env's stack, in reverse dependency order. Without an active env there is nothing to stop.
 pub async fn stop_stack(host: &Host) -> Result<()> {
-    let Some(found) = source::read(host, source::ACTIVE).context("the active env cannot be read")? else { return Ok(()) };
+    let Some(found) = source::read(host, source::ACTIVE).context("the active env cannot be read")? else {
+        return Ok(());
+    };
     let stack = match stack::load(&found.env, host) {
         Ok(stack) => Some(stack),
         Err(error) => {

@@ -64,7 +64,8 @@ pub async fn check_out(app: &App, directory: &str, host: &Host) -> Result<Commit
     let fetched = git.act("fetch", ["fetch", "--quiet", "--prune", "--tags", "--force", "origin"]).await;
     fetched.with_context(|| format!("could not fetch {from}"))?;
     let commit = target(&git).await?;
-    git.act(&format!("check out {}", commit.short()), ["checkout", "--quiet", "--force", "--detach", commit.as_str()]).await?;
+    git.act(&format!("check out {}", commit.short()), ["checkout", "--quiet", "--force", "--detach", commit.as_str()])
+        .await?;
     Ok(commit)
 }
 
@@ -75,13 +76,21 @@ async fn target(git: &Git<'_>) -> Result<Commit> {
         (None, Some(branch)) => format!("refs/remotes/origin/{branch}"),
         (None, None) => {
             let listed = git.host.ask(git.cmd(["ls-remote", "--symref", "origin", "HEAD"])).await?;
-            let head = listed.stdout.lines().find_map(|line| line.strip_prefix("ref: refs/heads/")?.strip_suffix("\tHEAD"));
+            let head =
+                listed.stdout.lines().find_map(|line| line.strip_prefix("ref: refs/heads/")?.strip_suffix("\tHEAD"));
             format!("refs/remotes/origin/{}", head.context("the remote names no HEAD; set git.branch in env.yml")?)
         }
     };
-    let parsed = git.host.try_ask(git.cmd(["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{revision}^{{commit}}")])).await?;
+    let parsed = git
+        .host
+        .try_ask(git.cmd(["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{revision}^{{commit}}")]))
+        .await?;
     match parsed.stdout.trim().parse::<Commit>() {
         Ok(commit) => Ok(commit),
-        Err(_) => bail!("the repository {} has no {}", git.app.git.source, revision.trim_start_matches("refs/remotes/origin/")),
+        Err(_) => bail!(
+            "the repository {} has no {}",
+            git.app.git.source,
+            revision.trim_start_matches("refs/remotes/origin/")
+        ),
     }
 }

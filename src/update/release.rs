@@ -36,7 +36,9 @@ pub async fn build(env: &Env, ledger: &mut Ledger, host: &Host, _lock: &Lock, pr
     begin(env, ledger, Stage::Fetch, None, host)?;
     progress("fetching the app");
     let checkout = stack::checkout(env);
-    let commit = git::check_out(&env.app, &checkout, host).await.map_err(|error| no_release("The app could not be fetched", &error))?;
+    let commit = git::check_out(&env.app, &checkout, host)
+        .await
+        .map_err(|error| no_release("The app could not be fetched", &error))?;
 
     begin(env, ledger, Stage::Build, Some(&commit), host)?;
     progress("building the app");
@@ -66,7 +68,14 @@ pub async fn build(env: &Env, ledger: &mut Ledger, host: &Host, _lock: &Lock, pr
 ///
 /// # Errors
 /// [`Halt`] with failed: the command's exit code and last lines.
-pub async fn migrate(env: &Env, built: &mut Built, ledger: &mut Ledger, host: &Host, _lock: &Lock, progress: Progress<'_>) -> Result<()> {
+pub async fn migrate(
+    env: &Env,
+    built: &mut Built,
+    ledger: &mut Ledger,
+    host: &Host,
+    _lock: &Lock,
+    progress: Progress<'_>,
+) -> Result<()> {
     begin(env, ledger, Stage::Migrate, Some(&built.release.commit), host)?;
     let Some(migrate) = env.app.migrate.as_ref().filter(|migrate| migrate.auto) else { return Ok(()) };
     progress("migrating the database");
@@ -83,12 +92,20 @@ pub async fn migrate(env: &Env, built: &mut Built, ledger: &mut Ledger, host: &H
 async fn run_migration(migrate: &Migrate, built: &Built, host: &Host) -> Result<()> {
     let stack = &built.stack;
     let service = stack.service(migrate.service.as_str());
-    let service = service.with_context(|| format!("app.migrate.service is {}, which is not in {}", migrate.service, stack.file))?;
-    let ended = apply::run_once(stack, service, &built.release.images, "migrate", &migrate.command, MIGRATION, host).await?;
+    let service = service
+        .with_context(|| format!("app.migrate.service is {}, which is not in {}", migrate.service, stack.file))?;
+    let ended =
+        apply::run_once(stack, service, &built.release.images, "migrate", &migrate.command, MIGRATION, host).await?;
     if ended.exit_code == 0 {
         return Ok(());
     }
-    let text = format!("{} in {} ended with {}:\n{}", migrate.command.join(" "), migrate.service, ended.exit_code, ended.tail.trim());
+    let text = format!(
+        "{} in {} ended with {}:\n{}",
+        migrate.command.join(" "),
+        migrate.service,
+        ended.exit_code,
+        ended.tail.trim()
+    );
     Err(Halt::failed("The migration failed", text).into())
 }
 
@@ -106,4 +123,3 @@ pub async fn restore_images(stack: &Stack, release: &Release, host: &Host, progr
 fn no_release(title: &str, error: &anyhow::Error) -> anyhow::Error {
     Halt::standby(title, format!("{error:#}")).into()
 }
-

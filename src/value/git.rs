@@ -76,7 +76,8 @@ impl FromStr for GitUrl {
             && !text.starts_with('-')
             && !text.chars().any(|c| c.is_control() || c == ' ');
         let known_scheme = ["https://", "http://", "ssh://", "git://", "file:///"];
-        let has_host = |rest: &str| rest.split('/').next().is_some_and(|host| !host.is_empty() && !host.starts_with('-'));
+        let has_host =
+            |rest: &str| rest.split('/').next().is_some_and(|host| !host.is_empty() && !host.starts_with('-'));
         let form = match known_scheme.iter().find_map(|scheme| text.strip_prefix(scheme)) {
             Some(rest) => text.starts_with("file:///") || has_host(rest),
             // scp-like: user@host:path. `ext::` and other remote helpers run programs and are refused.

@@ -183,7 +183,10 @@ fn check_path(text: &str) -> Result<String, Invalid> {
     let right = "an absolute path without '.', '..', '//' or control characters";
     let Some(inner) = text.strip_prefix('/') else { return Err(Invalid::new(right)) };
     let part_is_good = |part: &str| !part.is_empty() && part != "." && part != "..";
-    if inner.is_empty() || text.len() > 4095 || text.chars().any(char::is_control) || !inner.split('/').all(part_is_good)
+    if inner.is_empty()
+        || text.len() > 4095
+        || text.chars().any(char::is_control)
+        || !inner.split('/').all(part_is_good)
     {
         return Err(Invalid::new(right));
     }

@@ -1,6 +1,14 @@
 //! The appliance on booted hosts: the package installed, real Docker, PostgreSQL and nginx. One fresh host per test.
+#![allow(clippy::disallowed_methods)] // The house's door is for the house; tests drive the machine from outside.
 
 #[path = "../host/mod.rs"]
 mod host;
 
+mod broken_env;
 mod comes_up;
+mod commands;
+mod deaths;
+mod ecs;
+mod prepare;
+mod releases;
+mod secrets;

@@ -30,8 +30,8 @@ pub struct Machine {
     nspawn: Mutex<Option<(Child, u32)>>,
     /// The third number of its network, 10.77.N.0/24.
     network: u8,
-    /// Its network's claim, held as long as the host lives.
-    _claim: fs::File,
+    /// Its network's claim, held as long as the host lives: nspawn inherits it.
+    claim: fs::File,
     bare: bool,
 }
 
@@ -49,8 +49,12 @@ impl Machine {
         remove(&base);
         fs::create_dir_all(&base).expect("the host's directory can be made");
         let docker = base.join("docker");
-        rootfs::run("cp", &["-a", "--reflink=auto", &parts.docker.display().to_string(), &docker.display().to_string()]);
-        let machine = Machine { name: name.to_owned(), base, docker, nspawn: Mutex::new(None), network, _claim: claim, bare: false };
+        rootfs::run(
+            "cp",
+            &["-a", "--reflink=auto", &parts.docker.display().to_string(), &docker.display().to_string()],
+        );
+        let machine =
+            Machine { name: name.to_owned(), base, docker, nspawn: Mutex::new(None), network, claim, bare: false };
         machine.mount(&parts.rootfs);
         machine.start();
         machine.install();
@@ -64,7 +68,8 @@ impl Machine {
         remove(&base);
         fs::create_dir_all(&base).expect("the host's directory can be made");
         let docker = docker.to_owned();
-        let machine = Machine { name: name.to_owned(), base, docker, nspawn: Mutex::new(None), network, _claim: claim, bare: true };
+        let machine =
+            Machine { name: name.to_owned(), base, docker, nspawn: Mutex::new(None), network, claim, bare: true };
         machine.mount(rootfs);
         machine.start();
         machine
@@ -99,11 +104,20 @@ impl Machine {
         let console = fs::File::create(self.base.join("console.log")).expect("the console's log can be made");
         let errors = console.try_clone().expect("the console's log can be shared");
         let child = Command::new("sh")
-            .args(["-c", &format!("{enter}exec \"$@\""), "sh", "systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"])
+            .args([
+                "-c",
+                &format!("{enter}exec \"$@\""),
+                "sh",
+                "systemd-nspawn",
+                "--quiet",
+                "--boot",
+                "--register=no",
+                "--keep-unit",
+            ])
             .args(["--network-veth", "--capability=all", "--system-call-filter=@keyring bpf @mount", "--console=pipe"])
             .args([&format!("--machine={id}"), &format!("--directory={}", self.base.join("root").display())])
             .arg(format!("--bind={}:/var/lib/docker", self.docker.display()))
-            .stdin(Stdio::null())
+            .stdin(self.claim.try_clone().expect("the claim can be shared"))
             .stdout(console)
             .stderr(errors)
             .spawn()
@@ -111,12 +125,25 @@ impl Machine {
         let pid = child.id();
         let leader = wait_for("the host's first process", BOOT, || {
             let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-            children.split_whitespace().next().and_then(|leader| leader.parse().ok()).ok_or_else(|| "none".to_owned())
+            // nspawn has a helper before it has the host: that one is process 1 of its own namespace.
+            let is_first = |leader: &&str| {
+                let status = fs::read_to_string(format!("/proc/{leader}/status")).unwrap_or_default();
+                status.lines().any(|line| line.starts_with("NSpid:") && line.split_whitespace().last() == Some("1"))
+            };
+            children
+                .split_whitespace()
+                .find(is_first)
+                .and_then(|leader| leader.parse().ok())
+                .ok_or_else(|| children.clone())
         });
         *self.nspawn.lock().expect("no thread panics with it") = Some((child, leader));
         wait_for("the host's boot", BOOT, || {
             let state = self.sh("systemctl is-system-running").stdout;
-            if ["running", "degraded"].contains(&state.trim()) { Ok(()) } else { Err(format!("{state}; see {}", self.base.join("console.log").display())) }
+            if ["running", "degraded"].contains(&state.trim()) {
+                Ok(())
+            } else {
+                Err(format!("{state}; see {}", self.base.join("console.log").display()))
+            }
         });
         rootfs::run("ip", &["addr", "replace", &format!("10.77.{}.1/24", self.network), "dev", &format!("ve-{id}")]);
         rootfs::run("ip", &["link", "set", &format!("ve-{id}"), "up"]);
@@ -124,8 +151,12 @@ impl Machine {
     }
 
     fn install(&self) {
-        let package = std::env::var("APPLIANCE_DEB").unwrap_or_else(|_| format!("{}/target/deb/appliance-test.deb", env!("CARGO_MANIFEST_DIR")));
-        assert!(Path::new(&package).exists(), "{package} is missing; the Makefile builds it (make test, make bench, make demo)");
+        let package = std::env::var("APPLIANCE_DEB")
+            .unwrap_or_else(|_| format!("{}/target/deb/appliance-test.deb", env!("CARGO_MANIFEST_DIR")));
+        assert!(
+            Path::new(&package).exists(),
+            "{package} is missing; the Makefile builds it (make test, make bench, make demo)"
+        );
         self.put_file(Path::new(&package), "/root/appliance.deb");
         self.ok("dpkg --install /root/appliance.deb");
     }
@@ -144,7 +175,13 @@ impl Machine {
         command.args([&seconds.to_string(), "nsenter", "--target", &self.leader().to_string()]);
         command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"]);
         // A login's environment, not this machine's.
-        command.args(["env", "-i", "HOME=/root", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"]);
+        command.args([
+            "env",
+            "-i",
+            "HOME=/root",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "LANG=C.UTF-8",
+        ]);
         command.args(["sh", "-c", script]);
         command
     }
@@ -173,7 +210,12 @@ impl Machine {
 
     /// Starts a program on the host and leaves it running; its output can be read from the child.
     pub fn spawn(&self, script: &str) -> Child {
-        self.command(3600, script).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("nsenter can be run")
+        self.command(3600, script)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nsenter can be run")
     }
 
     /// Writes a file on the host.
@@ -189,7 +231,8 @@ impl Machine {
     /// Copies a file to the host.
     pub fn put_file(&self, from: &Path, to: &str) {
         let file = fs::File::open(from).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
-        let status = self.command(COMMAND_S, &format!("cat > '{to}'")).stdin(file).status().expect("nsenter can be run");
+        let status =
+            self.command(COMMAND_S, &format!("cat > '{to}'")).stdin(file).status().expect("nsenter can be run");
         assert!(status.success(), "could not copy {} to the host", from.display());
     }
 
@@ -229,8 +272,14 @@ impl Machine {
         }
         for (name, script) in [
             ("journal.txt", "journalctl --no-pager --output=short-precise"),
-            ("status.txt", "appliance status; appliance ps; systemctl status --no-pager appliance appliance-supervisor nginx docker; docker ps -a"),
-            ("configs.txt", "for f in /etc/nginx/conf.d/*.conf /etc/postgresql/*/main/pg_hba.conf /etc/postgresql/*/main/conf.d/*; do echo \"== $f\"; cat \"$f\"; done"),
+            (
+                "status.txt",
+                "appliance status; appliance ps; systemctl status --no-pager appliance appliance-supervisor nginx docker; docker ps -a",
+            ),
+            (
+                "configs.txt",
+                "for f in /etc/nginx/conf.d/*.conf /etc/postgresql/*/main/pg_hba.conf /etc/postgresql/*/main/conf.d/*; do echo \"== $f\"; cat \"$f\"; done",
+            ),
         ] {
             // Evidence that cannot be had must not hide the failure itself.
             drop(fs::write(target.join(name), self.sh_for(30, script).all()));
@@ -251,12 +300,47 @@ impl Drop for Machine {
         {
             // A power cut is enough for a host that nobody needs any more.
             drop(Command::new("kill").args(["-9", &leader.to_string()]).status());
+            drop(child.kill());
             drop(child.wait());
         }
-        remove(&self.base);
-        for kind in ["systemd", "unified"] {
-            drop(Command::new("find").args([&format!("/sys/fs/cgroup/{kind}/{}", self.id()), "-depth", "-type", "d", "-exec", "rmdir", "{}", "+"]).stderr(Stdio::null()).status());
-        }
+        clean_up(&self.base, &self.id());
+    }
+}
+
+impl Machine {
+    /// Leaves the host running behind this process; gives back what `stop_detached` needs.
+    pub fn detach(self) -> String {
+        let (child, leader) = self.nspawn.lock().expect("no thread panics with it").take().expect("the host is booted");
+        let left = format!("{} {leader} {} {}", child.id(), self.id(), self.base.display());
+        std::mem::forget(self);
+        left
+    }
+}
+
+/// Powers a detached host off and removes it.
+pub fn stop_detached(left: &str) {
+    let words: Vec<&str> = left.split_whitespace().collect();
+    let [nspawn, leader, id, base] = words[..] else { panic!("not what a detached host leaves: {left}") };
+    if is_alive(leader) {
+        rootfs::run("kill", &["-s", "RTMIN+4", leader]);
+    }
+    wait_for("the host's power off", BOOT, || if is_alive(nspawn) { Err(nspawn.to_owned()) } else { Ok(()) });
+    clean_up(Path::new(base), id);
+}
+
+/// Whether a process lives.
+pub fn is_alive(pid: &str) -> bool {
+    // A process that ended but was not waited for counts as gone.
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+fn clean_up(base: &Path, id: &str) {
+    remove(base);
+    for kind in ["systemd", "unified"] {
+        let cgroup = format!("/sys/fs/cgroup/{kind}/{id}");
+        let find = ["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"];
+        // A control group that is still in use is removed with the next host of that number.
+        drop(Command::new("find").arg(cgroup).args(find).stderr(Stdio::null()).status());
     }
 }
 

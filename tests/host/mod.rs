@@ -17,7 +17,9 @@ pub fn wait_for<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Res
     loop {
         match look() {
             Ok(value) => return value,
-            Err(last) if Instant::now() >= end => panic!("{what}: not within {} s; last seen: {last}", deadline.as_secs()),
+            Err(last) if Instant::now() >= end => {
+                panic!("{what}: not within {} s; last seen: {last}", deadline.as_secs())
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }

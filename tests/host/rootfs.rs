@@ -49,7 +49,7 @@ pub fn parts() -> Parts {
     lock.lock().expect("the cache's lock can be taken");
     let rootfs_hash = hash(&[PACKAGES, CGROUPS_UNIT, "bookworm 1"]);
     let rootfs = cache.join(format!("rootfs-{rootfs_hash}"));
-    build(&rootfs, |target| make_rootfs(target));
+    build(&rootfs, make_rootfs);
     let docker = cache.join(format!("docker-{}", hash(&[&rootfs_hash, APP_PACKAGES, STUB, "5"])));
     build(&docker, |target| make_docker(target, &rootfs));
     Parts { rootfs, docker }
@@ -70,7 +70,8 @@ fn build(target: &Path, make: impl FnOnce(&Path)) {
 }
 
 pub fn run(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().unwrap_or_else(|error| panic!("could not run {program}: {error}"));
+    let output =
+        Command::new(program).args(args).output().unwrap_or_else(|error| panic!("could not run {program}: {error}"));
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{program} {args:?}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
     stdout
@@ -81,7 +82,20 @@ fn mmdebstrap(variant: &str, packages: &str, target: &str) {
     let include = format!("--include={packages}");
     let slim = ["man/*", "doc/*", "locale/*"].map(|what| format!("--dpkgopt=path-exclude=/usr/share/{what}"));
     let clean = "--customize-hook=rm -rf \"$1\"/var/cache/apt/* \"$1\"/var/lib/apt/lists/*";
-    run("mmdebstrap", &["--aptopt=APT::Install-Recommends \"false\"", &variant, &include, &slim[0], &slim[1], &slim[2], clean, "bookworm", target]);
+    run(
+        "mmdebstrap",
+        &[
+            "--aptopt=APT::Install-Recommends \"false\"",
+            &variant,
+            &include,
+            &slim[0],
+            &slim[1],
+            &slim[2],
+            clean,
+            "bookworm",
+            target,
+        ],
+    );
 }
 
 fn make_rootfs(target: &Path) {
@@ -90,9 +104,12 @@ fn make_rootfs(target: &Path) {
     fs::write(&unit, CGROUPS_UNIT).expect("the unit can be written");
     let wants = target.join("etc/systemd/system/sysinit.target.wants");
     fs::create_dir_all(&wants).expect("the directory can be made");
-    std::os::unix::fs::symlink("/etc/systemd/system/test-cgroups.service", wants.join("test-cgroups.service")).expect("the unit can be enabled");
+    std::os::unix::fs::symlink("/etc/systemd/system/test-cgroups.service", wants.join("test-cgroups.service"))
+        .expect("the unit can be enabled");
     // Timers of the distribution that would wake up in the middle of a test.
-    for timer in ["apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer", "dpkg-db-backup.timer"] {
+    for timer in
+        ["apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer", "dpkg-db-backup.timer"]
+    {
         let mask = target.join("etc/systemd/system").join(timer);
         std::os::unix::fs::symlink("/dev/null", mask).expect("the timer can be masked");
     }
@@ -111,7 +128,13 @@ fn make_docker(target: &Path, rootfs: &Path) {
         "cd /root/stub && mkdir -p bin && cp /bin/busybox bin/ && mv stub bin/stub && ln -s busybox bin/sh && tar c . | \
          docker import -c 'ENTRYPOINT [\"/bin/stub\"]' -c 'ENV PATH=/bin' - stub:1",
     );
-    for name in ["redis:3", "memcached:latest", "timonwong/uwsgi-exporter:latest", "prom/memcached-exporter:latest", "oliver006/redis_exporter:latest"] {
+    for name in [
+        "redis:3",
+        "memcached:latest",
+        "timonwong/uwsgi-exporter:latest",
+        "prom/memcached-exporter:latest",
+        "oliver006/redis_exporter:latest",
+    ] {
         machine.ok(&format!("docker tag stub:1 {name}"));
     }
     machine.power_off();

@@ -1,0 +1,58 @@
+# make demo | make test | make bench | make deb. Each installs by itself what it needs, and says so.
+
+# What building and testing need from Debian, beside the Rust toolchain.
+PACKAGES = ca-certificates curl dpkg-dev gcc iproute2 libc6-dev mmdebstrap procps systemd-container util-linux
+CARGO_DENY_VERSION = 0.20.2
+TOOLS = $(CURDIR)/target/tools
+SOURCES = $(shell find src -type f) Cargo.toml Cargo.lock
+PACKAGING = $(shell find units appliance-image/deb -type f)
+
+.PHONY: help demo demo-stop test bench deb packages tools lint clean-cache
+help:
+	@sed -n '1p' Makefile
+
+packages:
+	@missing=; for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	  echo "installing Debian packages:$$missing"; \
+	  if [ "$$(id -u)" = 0 ]; then as=; else as=sudo; fi; \
+	  $$as apt-get update -q && DEBIAN_FRONTEND=noninteractive $$as apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+
+tools: packages
+	@if ! $(TOOLS)/bin/cargo-deny --version 2>/dev/null | grep -q ' $(CARGO_DENY_VERSION)$$'; then \
+	  echo "installing cargo-deny $(CARGO_DENY_VERSION) into target/tools"; \
+	  cargo install cargo-deny --locked --quiet --version $(CARGO_DENY_VERSION) --root $(TOOLS); \
+	fi
+
+# The package as it is released: link-time optimised.
+deb: packages target/deb/appliance.deb
+target/deb/appliance.deb: $(SOURCES) $(PACKAGING)
+	cargo build --release --locked
+	sh appliance-image/deb/build.sh target/release/appliance $@
+
+# The package as tests and demo install it: the same without link-time optimisation, which takes minutes less.
+target/deb/appliance-test.deb: $(SOURCES) $(PACKAGING)
+	cargo build --profile quick --locked
+	sh appliance-image/deb/build.sh target/quick/appliance $@
+
+demo: packages target/deb/appliance-test.deb
+	@cargo run --quiet --locked --example demo
+
+demo-stop:
+	@cargo run --quiet --locked --example demo -- stop
+
+lint: tools
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	$(TOOLS)/bin/cargo-deny --log-level error check bans licenses sources
+
+test: tools target/deb/appliance-test.deb
+	@sh tests/run.sh $(TOOLS)/bin
+
+bench: packages target/deb/appliance.deb
+	@APPLIANCE_DEB=$(CURDIR)/target/deb/appliance.deb cargo run --quiet --locked --example bench
+
+# The root file systems that tests boot from.
+clean-cache:
+	rm -rf $${APPLIANCE_TEST_CACHE:-/var/cache/appliance-test}

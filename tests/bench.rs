@@ -1,0 +1,137 @@
+//! `make bench`: measured figures on a booted host, as a table. Speeds are given beside a peer's in the same run where
+//! there is one; nothing here passes or fails.
+#![allow(clippy::disallowed_methods)] // Drives the machine from outside.
+
+#[path = "host/mod.rs"]
+mod host;
+
+use host::{Machine, apps, wait_for};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+fn main() {
+    let machine = Machine::boot("bench");
+    apps::start_notes(&machine, "v1");
+    apps::wait_for_phase(&machine, "running");
+    let mut rows: Vec<(&str, String, &str)> = Vec::new();
+
+    let prepare = sorted((0..20).map(|_| milliseconds(&machine, "appliance prepare")).collect());
+    rows.push(("no-op prepare, 20 runs", spread(&prepare), "aim: under 150 ms"));
+    let plan = sorted((0..20).map(|_| milliseconds(&machine, "appliance plan")).collect());
+    rows.push(("plan, 20 runs", spread(&plan), ""));
+
+    let start = "systemctl stop appliance; sync; A=$(date +%s%N); systemctl start appliance; \
+                 until curl -sk -o /dev/null --fail -H 'Host: notes.example.test' https://127.0.0.1/health; do sleep 0.02; done; \
+                 echo $((($(date +%s%N) - A) / 1000000))";
+    let to_200 = sorted((0..5).map(|_| number(&machine.ok(start))).collect());
+    rows.push(("systemctl start to 200, 5 runs", spread(&to_200), "the app's own start included"));
+    apps::wait_for_phase(&machine, "running");
+
+    let (ours, docker) = restarts(&machine);
+    rows.push(("killed to running, the supervisor", spread(&ours), "by Docker's own event times"));
+    rows.push(("killed to running, Docker's policy", spread(&docker), "same images, same run"));
+    rows.push(("ratio of the medians", format!("{:.2}", median(&ours) / median(&docker)), "aim: at most 1.0"));
+
+    // At rest: nothing has died for a while.
+    let pid = machine.ok("systemctl show -p MainPID --value appliance-supervisor").trim().to_owned();
+    std::thread::sleep(Duration::from_secs(10));
+    let status = machine.ok(&format!("cat /proc/{pid}/status"));
+    let field = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim().to_owned()).unwrap_or_default()
+    };
+    rows.push(("supervisor RSS", format!("{} (peak {})", field("VmRSS:"), field("VmHWM:")), "aim: under 20 MB"));
+    rows.push(("  of it anonymous / file", format!("{} / {}", field("RssAnon:"), field("RssFile:")), ""));
+    let before = ticks(&machine, &pid);
+    let trace = machine.sh_for(90, &format!("timeout 60 strace -f -tt -p {pid} -o /root/trace; grep -vc -e '+++' -e '---' /root/trace; grep -c sendmsg /root/trace; grep -c WATCHDOG /root/trace"));
+    let after = ticks(&machine, &pid);
+    rows.push(("supervisor CPU over 60 s at rest", format!("{} ticks of 10 ms", after - before), "strace attached"));
+    let counts: Vec<&str> = trace.stdout.split_whitespace().collect();
+    rows.push((
+        "system calls over 60 s at rest",
+        format!("{} (watchdog messages: {})", counts.first().unwrap_or(&"?"), counts.get(2).unwrap_or(&"?")),
+        "aim: the watchdog's only",
+    ));
+
+    let width = rows.iter().map(|(name, _, _)| name.len()).max().unwrap_or(0);
+    println!("\n{:width$}  {:40}  remark", "figure", "median (min to max)");
+    for (name, value, remark) in rows {
+        println!("{name:width$}  {value:40}  {remark}");
+    }
+    println!("\nthe trace at rest:\n{}", machine.ok("cut -c1-150 /root/trace | tail -20"));
+}
+
+fn number(text: &str) -> f64 {
+    text.trim()
+        .lines()
+        .last()
+        .and_then(|line| line.trim().parse().ok())
+        .unwrap_or_else(|| panic!("not a number: {text}"))
+}
+
+fn milliseconds(machine: &Machine, command: &str) -> f64 {
+    number(&machine.ok(&format!("A=$(date +%s%N); {command} >/dev/null; echo $((($(date +%s%N) - A) / 1000))")))
+        / 1000.0
+}
+
+fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    sorted[sorted.len() / 2]
+}
+
+fn spread(sorted: &[f64]) -> String {
+    format!("{:.0} ms ({:.0} to {:.0})", median(sorted), sorted[0], sorted[sorted.len() - 1])
+}
+
+fn ticks(machine: &Machine, pid: &str) -> u64 {
+    let stat = machine.ok(&format!("cat /proc/{pid}/stat"));
+    let fields: Vec<u64> =
+        stat.rsplit(')').next().unwrap_or("").split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    // Behind the name and the state (which is no number): utime and stime are the 11th and 12th numbers.
+    fields.get(10).copied().unwrap_or(0) + fields.get(11).copied().unwrap_or(0)
+}
+
+/// From Docker's `die` to its `start`, for containers under the supervisor and under Docker's own policy, each killed once.
+fn restarts(machine: &Machine) -> (Vec<f64>, Vec<f64>) {
+    let services = ["worker", "beat", "redis", "memcached", "web"];
+    let since = machine.ok("date +%s").trim().to_owned();
+    for service in services {
+        // The same image and command, without the rest of the stack's wiring.
+        machine.ok(&format!(
+            "docker run -d --name peer_{service} --restart always --log-driver journald notes/base:1 sleep 100000"
+        ));
+    }
+    // A container that dies within ten seconds of its start gets a longer delay from Docker; that would not be fair.
+    std::thread::sleep(Duration::from_secs(12));
+    for service in services {
+        for name in [format!("peer_{service}"), format!("notes_{service}_1")] {
+            machine.ok(&format!("kill -9 $(docker inspect -f '{{{{.State.Pid}}}}' {name})"));
+            wait_for(&format!("{name} to run again"), Duration::from_secs(60), || {
+                let state = machine.sh(&format!("docker inspect -f '{{{{.State.Running}}}}' {name}")).stdout;
+                if state.trim() == "true" { Ok(()) } else { Err(state) }
+            });
+        }
+    }
+    let until = machine.ok("date +%s").trim().to_owned();
+    let log = machine.ok(&format!(
+        "docker events --since {since} --until $(({until} + 1)) --filter event=die --filter event=start --format '{{{{.Actor.Attributes.name}}}} {{{{.Action}}}} {{{{.TimeNano}}}}'"
+    ));
+    let mut died: BTreeMap<String, f64> = BTreeMap::new();
+    let (mut ours, mut docker) = (Vec::new(), Vec::new());
+    for line in log.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [name, action, time] = words[..] else { continue };
+        let time: f64 = time.parse().unwrap_or(0.0);
+        if action == "die" {
+            died.insert(name.to_owned(), time);
+        } else if let Some(death) = died.remove(name) {
+            let list = if name.starts_with("peer_") { &mut docker } else { &mut ours };
+            list.push((time - death) / 1e6);
+        }
+    }
+    machine.ok("docker rm -f $(docker ps -aq --filter name=peer_) >/dev/null");
+    (sorted(ours), sorted(docker))
+}

@@ -1,0 +1,69 @@
+//! No secret of env.yml, and no password that was made, is where it does not belong.
+
+use crate::host::Machine;
+use crate::host::apps::*;
+
+#[test]
+fn no_secret_reaches_journal_status_arguments_or_readable_files() {
+    let machine = Machine::boot("secrets");
+    install_notes(&machine);
+    machine.put("/app/env.yml", env_yml(&machine, "v1"), 0o600);
+    // The arguments of every process that ever shows up while the host is prepared and the app comes up.
+    let mut sampler =
+        machine.spawn("while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; done > /root/arguments");
+    machine.ok("appliance env check; appliance plan; systemctl start appliance");
+    wait_for_phase(&machine, "running");
+    machine.ok("appliance prepare; appliance plan; appliance ps; systemctl stop appliance; systemctl start appliance");
+    wait_for_phase(&machine, "running");
+    // A repository that asks for a password which it then does not take.
+    let wrong = "http://me:canary-git-5Xw1@127.0.0.1:9/x.git";
+    machine.ok("rm /app/etc/ledger.json");
+    machine.put("/app/env.yml", env_yml(&machine, "v1").replace("file:///srv/notes.git", wrong), 0o600);
+    machine.ok("systemctl restart appliance");
+    crate::host::wait_for("standby", UP, || {
+        let seen = phase(&machine);
+        if seen == ("standby".to_owned(), 3) { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
+    let status = machine.sh("appliance status; appliance status --json").all();
+    assert!(status.contains("me:(secret)@127.0.0.1:9"), "{status}");
+    machine.ok("pkill -f 'cat /proc/' ; true");
+    drop(sampler.kill());
+    drop(sampler.wait());
+
+    let password = machine.get("/app/etc/notes/database_url.env");
+    let password = password
+        .split(':')
+        .nth(2)
+        .and_then(|rest| rest.split('@').next())
+        .expect("the URL holds a password")
+        .to_owned();
+    let mut secrets: Vec<&str> = CANARIES.to_vec();
+    secrets.extend(["canary-git-5Xw1", &password]);
+    assert!(
+        machine.ok("wc -c < /root/arguments").trim().parse::<u64>().is_ok_and(|size| size > 100_000),
+        "the sampler saw something"
+    );
+    for secret in secrets {
+        assert!(!status.contains(secret), "{secret} is in the status");
+        let found = machine.sh(&format!("journalctl --no-pager --all --output=export | grep -aF -e '{secret}'"));
+        assert!(found.code == 1, "{secret} is in the journal: {}", found.all());
+        let found = machine.sh(&format!("grep -aF -e '{secret}' /root/arguments"));
+        assert!(found.code == 1, "{secret} was an argument");
+        // The file systems of the host; Docker's own directory is closed to all but root.
+        let found = machine.sh(&format!(
+            "find / /run /tmp -xdev -path /proc -prune -o -path /root -prune -o -type f -perm -o+r -print0 | xargs -0 grep -laF -e '{secret}' | grep -v ^/root/"
+        ));
+        assert_eq!(found.stdout, "", "{secret} is in a file that everybody can read");
+        let found = machine.sh(&format!("docker image history --no-trunc notes/app:latest | grep -aF -e '{secret}'"));
+        assert_eq!(found.code, 1, "{secret} is in the image");
+    }
+    for path in [
+        "/run/active-env.yml",
+        "/app/etc/notes/database_url.env",
+        "/etc/extra.secret",
+        "$(readlink -f /app/etc/server.key.pem)",
+    ] {
+        assert_eq!(machine.ok(&format!("stat -c %a {path}")).trim(), "600", "{path}");
+    }
+    assert_eq!(machine.ok("stat -c %a /var/lib/docker").trim(), "710");
+}

@@ -1,0 +1,46 @@
+#!/bin/sh
+# Runs every check and test and closes with one line of counts. usage: run.sh DIRECTORY-OF-TOOLS
+set -u
+tools=$1
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+passed=0 failed=0 skipped=0
+
+# One check that passes or fails as a whole.
+check() {
+    name=$1
+    shift
+    echo "== $name"
+    if "$@"; then passed=$((passed + 1)); else
+        failed=$((failed + 1))
+        echo "FAILED: $name"
+    fi
+}
+
+# A test runner, whose own counts are added up; one that ends without counts has failed.
+tests() {
+    name=$1
+    shift
+    echo "== $name"
+    "$@" >"$log" 2>&1
+    code=$?
+    cat "$log"
+    counts=$(sed -n 's/^test result: .*\. \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored.*/\1 \2 \3/p' "$log" |
+        awk '{p += $1; f += $2; s += $3} END {print p + 0, f + 0, s + 0}')
+    set -- $counts
+    passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
+    if [ $code -ne 0 ] && [ "$2" -eq 0 ]; then
+        failed=$((failed + 1))
+        echo "FAILED: $name ended with $code"
+    fi
+}
+
+check "format" cargo fmt --check
+check "clippy" cargo clippy --quiet --locked --all-targets -- -D warnings
+check "dependencies" "$tools/cargo-deny" --log-level error check bans licenses sources
+tests "units" cargo test --quiet --locked --lib
+tests "layers" cargo test --quiet --locked --test layers
+tests "booted hosts" cargo test --locked --test booted -- --test-threads=2
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
