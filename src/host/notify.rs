@@ -58,3 +58,24 @@ impl Drop for Extension {
         self.0.abort();
     }
 }
+
+/// Feeds the watchdog while one long piece of work runs that has a deadline of its own; at most half an hour, so that a
+/// hang is still noticed.
+pub struct Busy(tokio::task::JoinHandle<()>);
+
+impl Busy {
+    pub fn begin() -> Busy {
+        Busy(tokio::spawn(async {
+            for _ in 0..30 * 60 / 20 {
+                watchdog();
+                tokio::time::sleep(Duration::from_secs(20)).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -57,6 +57,7 @@ async fn recover_docker(host: &Host, board: &Board, running: &Running) -> Result
     loop {
         wait_for_docker(host, board).await?;
         let again = async {
+            let _busy = notify::Busy::begin();
             let _lock = Lock::take(host, "run", PATIENCE).await?;
             apply::up(&running.stack, &running.release.images, host, &|_| ()).await?;
             host.docker().events(running.stack.project.as_str()).await
@@ -143,6 +144,7 @@ async fn look_and_act(
         return Err(Halt::failed("The app keeps dying", text).into());
     }
     if missing || !restarts.is_empty() {
+        let _busy = notify::Busy::begin();
         // Whoever holds the lock is changing the stack; what is left to do is seen when it is done.
         let _lock = Lock::take(host, "run", PATIENCE).await?;
         for (service, container) in &restarts {

@@ -76,5 +76,5 @@ fn ps_logs_exec_env_and_help() {
     // docker compose's labels are the standard ones; the journal has the service as a field.
     let fields = machine.ok("journalctl -o json -n 1 COM_DOCKER_COMPOSE_SERVICE=web COM_DOCKER_COMPOSE_PROJECT=notes");
     assert!(fields.contains("\"CONTAINER_NAME\":\"notes_web_1\""), "{fields}");
-    machine.ok("systemd-analyze verify appliance.service appliance-supervisor.service");
+    machine.ok("systemd-analyze verify --man=no appliance.service appliance-supervisor.service");
 }

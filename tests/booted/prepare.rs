@@ -86,8 +86,7 @@ fn the_second_prepare_does_nothing_and_a_plan_names_what_follows_and_touches_not
     assert!(objects(&rest.stdout).iter().all(|object| object.starts_with("container ")), "{}", rest.stdout);
     let (code, _) =
         curl(&machine, &["--header", "Host: other.example.test", &format!("https://{}/health", machine.address())]);
-    // The app itself still has the old names; nginx already serves the new one.
-    assert_eq!(code, 400);
+    assert_eq!(code, 200, "nginx serves the new name");
     machine.ok("systemctl restart appliance");
     wait_for_phase(&machine, "running");
     let (code, _) =
@@ -117,4 +116,22 @@ fn a_prepare_killed_anywhere_is_finished_by_the_next() {
     assert_eq!(machine.ok("find /etc /app /data /var/www -xdev -name '.appliance-*'"), "", "temporary files were left");
     assert_eq!(machine.ok("appliance prepare"), "nothing to do\n");
     assert_eq!(machine.sh("appliance plan").code, 0);
+}
+
+#[test]
+fn ssh_keys_come_and_go_and_others_stay() {
+    let machine = Machine::boot("ssh");
+    machine.ok("for k in mine new old; do ssh-keygen -q -t ed25519 -N '' -C $k -f /root/$k; done");
+    let key = |name: &str| machine.get(&format!("/root/{name}.pub")).trim().to_owned();
+    machine.ok("install -d -m 0755 /root/.ssh && cat /root/mine.pub /root/old.pub > /root/.ssh/authorized_keys");
+    machine.ok("install -d /app/.ssh && cp /root/new /app/.ssh/id_ed25519");
+    let keys = format!("ssh_authorized_keys: ['{}']\nssh_deprecated_keys: ['{}']\n", key("new"), key("old"));
+    machine.put("/app/env.yml", format!("{keys}{}", env_yml(&machine, "v1")), 0o600);
+    machine.ok("appliance prepare --step ssh");
+    assert_eq!(machine.get("/root/.ssh/authorized_keys"), format!("{}\n{}\n", key("mine"), key("new")));
+    assert_eq!(machine.get("/app/.ssh/authorized_keys"), format!("{}\n", key("new")));
+    let access = machine.ok("stat -c '%a %U %n' /root/.ssh /root/.ssh/authorized_keys /app/.ssh /app/.ssh/authorized_keys /app/.ssh/id_ed25519");
+    let expected = "700 root /root/.ssh\n600 root /root/.ssh/authorized_keys\n700 app /app/.ssh\n600 app /app/.ssh/authorized_keys\n600 app /app/.ssh/id_ed25519\n";
+    assert_eq!(access, expected);
+    assert_eq!(machine.ok("appliance prepare --step ssh"), "nothing to do\n");
 }

@@ -1,16 +1,7 @@
 //! First releases that do not work: each ends in the state that fits, and the next good one comes up.
 
+use crate::host::Machine;
 use crate::host::apps::*;
-use crate::host::{Machine, wait_for};
-
-fn end(machine: &Machine, wanted: &str, code: i32) -> String {
-    wait_for(&format!("the phase {wanted}"), UP, || {
-        let seen = phase(machine);
-        let gone = supervisor_is_gone(machine);
-        if seen == (wanted.to_owned(), code) && gone { Ok(()) } else { Err(format!("{seen:?}, gone: {gone}")) }
-    });
-    machine.sh("appliance status").stdout
-}
 
 fn try_version(machine: &Machine, version: &str) {
     machine.put("/app/env.yml", env_yml(machine, version), 0o600);
@@ -23,7 +14,7 @@ fn no_build_is_standby_a_failed_migration_or_a_sick_app_is_failed_and_a_good_one
     install_notes(&machine);
 
     try_version(&machine, "v6");
-    let text = end(&machine, "standby", 3);
+    let text = wait_for_end(&machine, "standby", 3);
     assert!(
         text.contains("The app could not be built") && text.contains("/bin/false")
             || text.contains("returned a non-zero code: 1"),
@@ -32,17 +23,17 @@ fn no_build_is_standby_a_failed_migration_or_a_sick_app_is_failed_and_a_good_one
     assert_eq!(machine.sh("test -e /run/appliance-failed").code, 1, "nothing has failed that ran");
 
     try_version(&machine, "no-such-branch");
-    let text = end(&machine, "standby", 3);
+    let text = wait_for_end(&machine, "standby", 3);
     assert!(text.contains("has no no-such-branch"), "{text}");
 
     try_version(&machine, "v4");
-    let text = end(&machine, "failed", 4);
+    let text = wait_for_end(&machine, "failed", 4);
     assert!(text.contains("The migration failed") && text.contains("this migration fails half way"), "{text}");
     assert_eq!(machine.ok("docker ps -aq --filter label=com.docker.compose.oneoff=True"), "", "the one-off is removed");
     machine.ok("appliance recover");
 
     try_version(&machine, "v5");
-    let text = end(&machine, "failed", 4);
+    let text = wait_for_end(&machine, "failed", 4);
     assert!(text.contains("the service web answers / with 500"), "{text}");
     let ledger = machine.get("/app/etc/ledger.json");
     let v5 = machine.ok("runuser -u app -- git -C /srv/notes.git rev-parse v5");

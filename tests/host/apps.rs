@@ -34,7 +34,7 @@ pub fn install_notes(machine: &Machine) {
         "set -e; mkdir -p /root/app && tar -xf /root/app.tar -C /root/app && mkdir -p /srv/work && cd /srv/work && git init -q -b v1 .
          git config user.name Notes; git config user.email notes@example.test
          export GIT_AUTHOR_DATE='2026-01-01T00:00:00Z' GIT_COMMITTER_DATE='2026-01-01T00:00:00Z'
-         put() { cp -a /root/app/$1/. . && git add -A && git commit -q -m $1; }
+         put() { cp -r /root/app/$1/. . && git add -A && git commit -q -m $1; }
          put v1
          git checkout -q -b v2; put v2
          git checkout -q -b v3; put v3
@@ -77,6 +77,16 @@ pub fn wait_for_phase(machine: &Machine, wanted: &str) {
         }
         Err(phase)
     });
+}
+
+/// Waits until a run has ended in a phase; gives back what `appliance status` says of it.
+pub fn wait_for_end(machine: &Machine, wanted: &str, code: i32) -> String {
+    wait_for(&format!("the phase {wanted}"), UP, || {
+        let seen = phase(machine);
+        let gone = supervisor_is_gone(machine);
+        if seen == (wanted.to_owned(), code) && gone { Ok(()) } else { Err(format!("{seen:?}, gone: {gone}")) }
+    });
+    machine.sh("appliance status").stdout
 }
 
 /// Whether the supervisor has ended and is not about to be started.
