@@ -93,7 +93,10 @@ pub async fn recover(arguments: RecoverArguments) -> Result<u8> {
 
 pub async fn stop_stack() -> Result<u8> {
     let host = Host::system(Mode::Apply);
-    supervise::announce(&host)?;
+    // Telling must not stand in the way of stopping.
+    if let Err(error) = supervise::announce(&host) {
+        tracing::warn!("{error:#}");
+    }
     supervise::stop_stack(&host).await?;
     Ok(0)
 }

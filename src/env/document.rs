@@ -22,7 +22,7 @@ impl Place {
 pub struct Node {
     pub place: Place,
     pub kind: Arc<Kind>,
-    /// How many nodes this one stands for once aliases are expanded; bounded by [`MAX_NODES`].
+    /// How much this one stands for once aliases are expanded; bounded by [`MAX_NODES`].
     size: usize,
 }
 
@@ -42,7 +42,7 @@ pub struct Key {
 
 /// The deepest nesting that is read.
 const MAX_DEPTH: usize = 64;
-/// The most nodes a file may stand for, aliases expanded.
+/// The most nodes a file may stand for, aliases expanded; a long text counts as more than one.
 const MAX_NODES: usize = 600_000;
 
 type Result<T> = std::result::Result<T, Box<Diagnostic>>;
@@ -70,6 +70,11 @@ pub fn parse(bytes: &[u8], max_bytes: u64) -> Result<Node> {
         return error(place_at_end(&text[..at]), "there is a NUL byte here; remove it");
     }
     Builder { parser: Parser::new_from_str(text), anchors: HashMap::new(), text }.document()
+}
+
+/// What a text counts for: copies of a long one are as dear as many short ones.
+fn weight(text: &str) -> usize {
+    1 + text.len() / 64
 }
 
 fn place_at_end(text: &str) -> Place {
@@ -202,7 +207,7 @@ impl<'a> Builder<'a> {
             let (key, is_merge) = (Key { text: text.clone(), place: key_at }, *plain && text == "<<");
             let (event, span) = self.next()?;
             let value = self.node(event, span, depth + 1)?;
-            size = self.grown(size, &value)?;
+            size = self.grown(size + weight(&key.text), &value)?;
             if is_merge {
                 merged.push(value);
                 continue;
@@ -266,7 +271,8 @@ pub fn shown(text: &str) -> String {
 
 impl Node {
     pub fn scalar(place: Place, text: String, plain: bool) -> Node {
-        Node { place, kind: Arc::new(Kind::Scalar { text, plain }), size: 1 }
+        let size = weight(&text);
+        Node { place, kind: Arc::new(Kind::Scalar { text, plain }), size }
     }
 
     /// The same place with other contents of the same shape.

@@ -28,7 +28,10 @@ pub fn for_stack(env: &Env) -> BTreeMap<String, String> {
     }
     // What the file leaves to its default is there all the same, so that a compose file can count on it.
     let hosts: Vec<&str> = env.appliance.allowed_hosts.iter().map(|host| host.as_str()).collect();
-    variables.entry("APPLIANCE_ALLOWED_HOSTS".to_owned()).or_insert_with(|| hosts.join(" "));
+    let allowed = variables.entry("APPLIANCE_ALLOWED_HOSTS".to_owned()).or_default();
+    if allowed.is_empty() {
+        *allowed = hosts.join(" ");
+    }
     variables
 }
 

@@ -24,9 +24,9 @@ pub enum DockerError {
     TooSlow { verb: &'static str, seconds: u64 },
 }
 
-/// Whether an error means that the daemon is away.
+/// Whether an error means that the daemon is away, or so slow that it might as well be: it is waited for.
 pub fn is_away(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(DockerError::Away(_)))
+    matches!(error.downcast_ref(), Some(DockerError::Away(_) | DockerError::TooSlow { .. }))
 }
 
 /// Whether an error means that the thing asked for does not exist.

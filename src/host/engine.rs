@@ -221,7 +221,11 @@ impl Engine {
         // Health checks' exec events are many and change nothing; they are not asked for.
         let wanted = ["die", "start", "destroy", "oom", "health_status", "pause", "unpause"];
         filters.insert("event".to_owned(), wanted.map(str::to_owned).to_vec());
-        let stream = client.events(Some(EventsOptions { filters: Some(filters), ..Default::default() }));
+        // The request is only sent when the stream is first polled: what happened since is replayed from here.
+        let now = super::now();
+        let since = Some(format!("{}.{:09}", now.as_second(), now.subsec_nanosecond()));
+        let options = EventsOptions { since, filters: Some(filters), ..Default::default() };
+        let stream = client.events(Some(options));
         let events = stream.map(|item| {
             let message = item.map_err(docker_error)?;
             let actor = message.actor.unwrap_or_default();

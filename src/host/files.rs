@@ -96,6 +96,22 @@ impl Host {
         }
     }
 
+    /// Like [`Host::read_text`], but a link in the file's place is an error: for files in directories that a user owns.
+    pub fn read_text_unlinked(&self, path: &str, max: u64) -> Result<Option<String>> {
+        match self.path(path).symlink_metadata() {
+            Ok(meta) if !meta.is_file() => bail!("{path} must be a plain file; remove what is there"),
+            _ => self.read_text(path, max),
+        }
+    }
+
+    /// Gives a file that is there its owner and mode; its contents are not looked at. Links and directories are left alone.
+    pub fn ensure_owned(&self, path: &str, mode: u32, owner: &Owner) -> Result<Changed> {
+        match self.path(path).symlink_metadata() {
+            Ok(meta) if meta.is_file() => self.ensure_access(What::File, path, Some(mode), Some(self.ids(owner)?)),
+            _ => Ok(Changed::No),
+        }
+    }
+
     /// Random bytes from the kernel.
     pub fn random<const N: usize>(&self) -> Result<[u8; N]> {
         let mut bytes = [0; N];
@@ -275,6 +291,9 @@ impl Host {
 
     fn switch_version(&self, directory: &str, current: &str, files: &[(&str, &str, File)]) -> Result<()> {
         let base = self.path(directory);
+        if base.parent().is_some_and(|parent| !parent.exists()) {
+            bail!("its directory is missing; run the step storage first");
+        }
         fs::create_dir_all(&base)?;
         let fresh = tempfile::Builder::new().prefix("version-").tempdir_in(&base)?;
         for (_, name, want) in files {
@@ -296,15 +315,18 @@ impl Host {
     }
 
     fn ensure_access(&self, what: What, path: &str, mode: Option<u32>, ids: Option<(u32, u32)>) -> Result<Changed> {
-        let target = self.path(path);
-        let meta = target.symlink_metadata().with_context(|| format!("could not look at {path}"))?;
+        // Through one descriptor that follows no link: a user who owns the directory could swap the name in between.
+        let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+        let open = fs::OpenOptions::new().read(true).custom_flags(flags).open(self.path(path));
+        let file = open.with_context(|| format!("could not look at {path}"))?;
+        let meta = file.metadata().with_context(|| format!("could not look at {path}"))?;
         let mut changed = Changed::No;
         if let Some((uid, gid)) = ids
             && (meta.uid(), meta.gid()) != (uid, gid)
         {
             self.note(what, path, format!("owner {}:{} to {uid}:{gid}", meta.uid(), meta.gid()));
             if self.applies() {
-                std::os::unix::fs::lchown(&target, Some(uid), Some(gid))
+                std::os::unix::fs::fchown(&file, Some(uid), Some(gid))
                     .with_context(|| format!("could not change the owner of {path}"))?;
             }
             changed = Changed::Yes;
@@ -314,7 +336,7 @@ impl Host {
         {
             self.note(what, path, format!("mode {:04o} to {mode:04o}", meta.mode() & 0o7777));
             if self.applies() {
-                fs::set_permissions(&target, fs::Permissions::from_mode(mode))
+                file.set_permissions(fs::Permissions::from_mode(mode))
                     .with_context(|| format!("could not change the mode of {path}"))?;
             }
             changed = Changed::Yes;

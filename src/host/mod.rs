@@ -23,7 +23,7 @@ pub use exec::{Cmd, Exec, Output};
 pub use files::{Dir, File, replace_block};
 pub use journal::{Entry, Journal, What};
 pub use postgres::{Login, quote_identifier, quote_literal, scram_verifier};
-pub use units::{UnitState, Units};
+pub use units::{Owed, UnitState, Units};
 
 use crate::value::Step;
 use std::future::Future;

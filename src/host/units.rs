@@ -1,6 +1,6 @@
 //! systemd's units and the host name, as the rest of the house sees them. The D-Bus side is `systemd.rs`.
 
-use super::{Host, Pending, What};
+use super::{Changed, File, Host, Mode, Pending, What};
 use anyhow::Result;
 
 /// A unit's state.
@@ -23,7 +23,45 @@ pub trait Units: Send + Sync {
     fn set_hostname<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>>;
 }
 
+/// What a unit must still be told of a file that changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owed {
+    Reload,
+    Restart,
+}
+
+/// Marks that outlive a killed run, but not a boot: then the units have read their files anyway.
+const OWED: &str = "/run/appliance/owed";
+
 impl Host {
+    /// Writes a unit's file if it differs. What the unit is owed for it is remembered first, so that a run that is killed
+    /// between the file and the reload leaves the reload to the next.
+    pub fn ensure_file_of(&self, unit: &str, owed: Owed, path: &str, want: &File) -> Result<Changed> {
+        if self.applies() && self.in_mode(Mode::Check).ensure_file(path, want)?.yes() {
+            self.owe(unit, owed)?;
+        }
+        self.ensure_file(path, want)
+    }
+
+    /// Remembers that a unit must be told.
+    pub fn owe(&self, unit: &str, owed: Owed) -> Result<()> {
+        match self.owed(unit)? {
+            Some(before) if before >= owed => Ok(()),
+            _ => self.put(&format!("{OWED}/{unit}"), if owed == Owed::Restart { b"restart" } else { b"reload" }, 0o600),
+        }
+    }
+
+    /// What a unit is still owed, by this run or one before it.
+    pub fn owed(&self, unit: &str) -> Result<Option<Owed>> {
+        let mark = self.read_text(&format!("{OWED}/{unit}"), 64)?;
+        Ok(mark.map(|mark| if mark == "restart" { Owed::Restart } else { Owed::Reload }))
+    }
+
+    /// It has been told, and what it said was good.
+    pub fn settle(&self, unit: &str) -> Result<()> {
+        self.discard(&format!("{OWED}/{unit}"))
+    }
+
     pub async fn unit_state(&self, unit: &str) -> Result<UnitState> {
         self.units.state(unit).await
     }

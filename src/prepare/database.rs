@@ -1,8 +1,8 @@
 //! Step database: role, database, extension, password and who may reach it. Nothing is ever dropped or emptied here.
 
-use super::postgres::{Cluster, check_files, cluster};
+use super::postgres::{Cluster, cluster, tell};
 use crate::env::Env;
-use crate::host::{File, Host, Login, quote_identifier, quote_literal, replace_block, scram_verifier};
+use crate::host::{File, Host, Login, Owed, quote_identifier, quote_literal, replace_block, scram_verifier};
 use crate::value::{DatabaseName, Owner, Secret};
 use anyhow::{Context, Result};
 
@@ -118,13 +118,12 @@ pub async fn admit_networks(env: &Env, host: &Host) -> Result<()> {
     let path = cluster.config("pg_hba.conf");
     let text = host.read_text(&path, MAX_CONFIG)?.with_context(|| format!("{path} is missing"))?;
     let edited = replace_block(&text, "appliance", &hba_block(&env.app.database, &subnets));
-    if host.ensure_file(&path, &File::text(edited))?.yes() {
-        host.reload_unit(&cluster.unit()).await?;
-        if host.applies() {
-            check_files(&cluster, host).await?;
-        }
+    let changed = host.ensure_file_of(&cluster.unit(), Owed::Reload, &path, &File::text(edited))?;
+    let owed = host.owed(&cluster.unit())?.max(changed.yes().then_some(Owed::Reload));
+    match owed {
+        Some(owed) => tell(&cluster, Some(owed), host).await,
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn hba_block(database: &DatabaseName, subnets: &[String]) -> String {

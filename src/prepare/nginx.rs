@@ -2,13 +2,14 @@
 
 use super::tls;
 use crate::env::Env;
-use crate::host::{Changed, Cmd, File, Host, UnitState};
+use crate::host::{Changed, Cmd, File, Host, Owed, UnitState};
 use crate::report::page::REFRESH_S;
 use crate::state::Ledger;
-use crate::value::Route;
+use crate::value::{HostPattern, Route};
 use anyhow::{Context, Result};
 use std::time::Duration;
 
+pub const UNIT: &str = "nginx.service";
 pub const SITE: &str = "/etc/nginx/conf.d/appliance.conf";
 const DEBIAN_DEFAULT: &str = "/etc/nginx/sites-enabled/default";
 /// Where a candidate is tested.
@@ -47,12 +48,13 @@ fn template(name: &'static str, source: &'static str, values: minijinja::Value) 
     rendered.with_context(|| format!("could not render {name}"))
 }
 
-/// The site before there is an app: the status page for every name.
-pub fn render_page_only(host: &Host) -> Result<String> {
+/// The site before there is an app: the status page for every name; on https too, where there is a certificate and it
+/// is wanted.
+pub fn render_page_only(host: &Host, with_https: bool) -> Result<String> {
     let facts = Facts::look(host, "");
     let values = minijinja::context! {
         ipv6 => facts.ipv6,
-        certificate => facts.certificate,
+        certificate => facts.certificate && with_https,
         refresh => REFRESH_S,
         cert_path => tls::CERTIFICATE,
         key_path => tls::KEY,
@@ -61,8 +63,16 @@ pub fn render_page_only(host: &Host) -> Result<String> {
     template("page-only.conf", include_str!("templates/page-only.conf"), values)
 }
 
+/// A host as nginx compares it with the Host header: an IPv6 address stands in brackets there.
+fn server_name(host: &HostPattern) -> String {
+    match host.address() {
+        Some(std::net::IpAddr::V6(address)) => format!("[{address}]"),
+        _ => host.as_str().to_owned(),
+    }
+}
+
 fn render(env: &Env, routes: &[Route], facts: &Facts) -> Result<String> {
-    let hosts: Vec<&str> = env.appliance.allowed_hosts.iter().map(|host| host.as_str()).collect();
+    let hosts: Vec<String> = env.appliance.allowed_hosts.iter().map(server_name).collect();
     // The longest prefix first, for the reader; nginx itself does not mind.
     let mut routes: Vec<&Route> = routes.iter().collect();
     routes.sort_by_key(|route| (std::cmp::Reverse(route.path.len()), route.path.clone()));
@@ -95,9 +105,10 @@ pub async fn prepare(env: &Env, host: &Host, certificate: Changed) -> Result<()>
     if install(host, &site).await?.yes() {
         return Ok(());
     }
-    if host.unit_state("nginx.service").await? != UnitState::Active {
-        host.start_unit("nginx.service").await?;
-    } else if certificate.yes() {
+    if host.unit_state(UNIT).await? != UnitState::Active {
+        host.start_unit(UNIT).await?;
+    } else if certificate.yes() || host.owed(UNIT)?.is_some() {
+        test(host, &site).await?;
         reload(host).await?;
     }
     Ok(())
@@ -110,7 +121,7 @@ const TURNOVER: Duration = Duration::from_secs(10);
 /// reload returns long before that.
 pub async fn reload(host: &Host) -> Result<()> {
     let old = workers(host)?;
-    host.reload_unit("nginx.service").await?;
+    host.reload_unit(UNIT).await?;
     let end = tokio::time::Instant::now() + TURNOVER;
     while host.applies() && old.iter().any(|pid| still_listens(host, pid)) {
         if tokio::time::Instant::now() >= end {
@@ -119,7 +130,7 @@ pub async fn reload(host: &Host) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    Ok(())
+    if host.applies() { host.settle(UNIT) } else { Ok(()) }
 }
 
 /// The process ids of nginx's workers.
@@ -147,14 +158,30 @@ pub async fn install(host: &Host, site: &str) -> Result<Changed> {
     if host.applies() {
         test(host, site).await?;
     }
+    if host.applies() {
+        host.owe(UNIT, Owed::Reload)?;
+    }
     host.ensure_absent(DEBIAN_DEFAULT)?;
     host.ensure_file(SITE, &want)?;
-    if host.unit_state("nginx.service").await? == UnitState::Active {
+    if host.unit_state(UNIT).await? == UnitState::Active {
         reload(host).await?;
     } else {
-        host.start_unit("nginx.service").await?;
+        host.start_unit(UNIT).await?;
+        host.settle(UNIT)?;
     }
     Ok(Changed::Yes)
+}
+
+/// Starts nginx. Where its configuration keeps it from starting (a certificate that is gone or broken), visitors get the
+/// status page without https, and the later steps get their chance to mend it.
+pub async fn start(host: &Host) -> Result<()> {
+    if host.unit_state(UNIT).await? == UnitState::Active {
+        return Ok(());
+    }
+    let Err(error) = host.start_unit(UNIT).await else { return Ok(()) };
+    tracing::warn!("{error:#}; trying with the status page alone");
+    host.ensure_file(SITE, &File::text(render_page_only(host, false)?).mode(0o644))?;
+    host.start_unit(UNIT).await
 }
 
 /// `nginx -t` on the host's own configuration with the candidate in the place of our site.

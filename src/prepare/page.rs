@@ -1,7 +1,7 @@
 //! Step page: nginx is up and can show the status page, before anything slow. The app's own site is `nginx.rs`.
 
-use super::nginx::{SITE, install, render_page_only};
-use crate::host::{Dir, File, Host, UnitState};
+use super::nginx::{SITE, install, render_page_only, start};
+use crate::host::{Dir, File, Host};
 use crate::report::page::{self, View};
 use anyhow::Result;
 
@@ -12,12 +12,9 @@ pub async fn prepare(host: &Host) -> Result<()> {
     host.ensure_dir(WEB_ROOT, &Dir::plain())?;
     host.ensure_file(page::UNAVAILABLE, &page::unavailable()?)?;
     if !host.exists(SITE) {
-        install(host, &render_page_only(host)?).await?;
+        install(host, &render_page_only(host, true)?).await?;
     }
-    if host.unit_state("nginx.service").await? != UnitState::Active {
-        host.start_unit("nginx.service").await?;
-    }
-    Ok(())
+    start(host).await
 }
 
 /// Without an env: the page for every name, saying what was tried.
@@ -25,12 +22,9 @@ pub async fn prepare_without_env(host: &Host, tried: Vec<String>) -> Result<()> 
     host.ensure_dir(WEB_ROOT, &Dir::plain())?;
     host.ensure_file(page::UNAVAILABLE, &page::unavailable()?)?;
     page::show(host, &View::without_env(tried))?;
-    let site = File::text(render_page_only(host)?).mode(0o644);
+    let site = File::text(render_page_only(host, true)?).mode(0o644);
     if host.in_mode(crate::host::Mode::Check).ensure_file(SITE, &site)?.yes() {
-        install(host, &render_page_only(host)?).await?;
+        install(host, &render_page_only(host, true)?).await?;
     }
-    if host.unit_state("nginx.service").await? != UnitState::Active {
-        host.start_unit("nginx.service").await?;
-    }
-    Ok(())
+    start(host).await
 }

@@ -1,7 +1,7 @@
 //! Step postgres: the cluster that is there is tuned, listens on the bridge, and lets root in as role postgres.
 //! Databases and who may reach them over the network: `database.rs`.
 
-use crate::host::{Cmd, File, Host, Login, UnitState, What, replace_block};
+use crate::host::{Cmd, File, Host, Login, Owed, UnitState, What, replace_block};
 use anyhow::{Context, Result, bail};
 use std::net::Ipv4Addr;
 
@@ -121,33 +121,41 @@ pub async fn prepare(host: &Host) -> Result<()> {
         host.act(What::Setting, "net.ipv4.ip_nonlocal_bind", "set to 1", set).await?;
     }
 
+    let unit = cluster.unit();
     let tuned = File::text(tuning(mem_mb, cores(&cpuinfo), bridge)).mode(0o644);
-    let restart = host.ensure_file(&cluster.config("conf.d/appliance.conf"), &tuned)?;
-    let mut reload = crate::host::Changed::No;
+    let mut changed = host.ensure_file_of(&unit, Owed::Restart, &cluster.config("conf.d/appliance.conf"), &tuned)?;
+    let restart = changed;
     for (file, edit) in [
         ("pg_ident.conf", &(|text: &str| replace_block(text, "appliance", IDENT_BLOCK)) as &dyn Fn(&str) -> String),
         ("pg_hba.conf", &with_ident_map),
     ] {
         let path = cluster.config(file);
         let text = host.read_text(&path, MAX_CONFIG)?.with_context(|| format!("{path} is missing"))?;
-        reload = reload.or(host.ensure_file(&path, &File::text(edit(&text)))?);
+        changed = changed.or(host.ensure_file_of(&unit, Owed::Reload, &path, &File::text(edit(&text)))?);
     }
+    // In check mode nothing is remembered, so what would be owed follows from what would change.
+    let would_owe = if restart.yes() { Some(Owed::Restart) } else { changed.yes().then_some(Owed::Reload) };
+    tell(&cluster, host.owed(&unit)?.max(would_owe), host).await
+}
+
+/// Makes the cluster read its files, as far as it must, and asks it what it made of them.
+pub async fn tell(cluster: &Cluster, owed: Option<Owed>, host: &Host) -> Result<()> {
     let unit = cluster.unit();
-    if host.unit_state(&unit).await? != UnitState::Active {
-        host.start_unit(&unit).await?;
-    } else if restart.yes() {
-        host.restart_unit(&unit).await?;
-    } else if reload.yes() {
-        host.reload_unit(&unit).await?;
+    match owed {
+        _ if host.unit_state(&unit).await? != UnitState::Active => host.start_unit(&unit).await?,
+        Some(Owed::Restart) => host.restart_unit(&unit).await?,
+        Some(Owed::Reload) => host.reload_unit(&unit).await?,
+        None => return Ok(()),
     }
-    if host.applies() && restart.or(reload).yes() {
-        check_files(&cluster, host).await?;
+    if host.applies() {
+        check_files(cluster, host).await?;
+        host.settle(&unit)?;
     }
     Ok(())
 }
 
 /// A reload succeeds whatever the files hold; the server says in its views what it could not read.
-pub async fn check_files(cluster: &Cluster, host: &Host) -> Result<()> {
+async fn check_files(cluster: &Cluster, host: &Host) -> Result<()> {
     let sql =
         "SELECT 'pg_hba.conf line ' || line_number || ': ' || error FROM pg_hba_file_rules WHERE error IS NOT NULL";
     let mut errors = host.query(&cluster.superuser("postgres"), sql, &[]).await?;

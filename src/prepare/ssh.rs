@@ -31,11 +31,12 @@ pub fn prepare(env: &Env, host: &Host) -> Result<()> {
         let directory = format!("{home}/.ssh");
         let path = format!("{directory}/authorized_keys");
         let wanted = !env.ssh_authorized.is_empty() || host.exists(&path);
-        if wanted || host.exists(&directory) {
+        // git keeps the hosts that it met in app's.
+        if wanted || user == "app" || host.exists(&directory) {
             host.ensure_dir(&directory, &Dir::plain().mode(0o700).owner(&owner))?;
         }
         if wanted {
-            let text = host.read_text(&path, MAX_FILE)?.unwrap_or_default();
+            let text = host.read_text_unlinked(&path, MAX_FILE)?.unwrap_or_default();
             let text = edit(&text, &env.ssh_authorized, &env.ssh_deprecated);
             host.ensure_file(&path, &File::secret(text).owner(&owner))?;
         }
@@ -44,9 +45,7 @@ pub fn prepare(env: &Env, host: &Host) -> Result<()> {
     let app: Owner = "app".parse().context("a user name is an owner")?;
     for name in host.names("/app/.ssh")? {
         if name.starts_with("id_") {
-            let path = format!("/app/.ssh/{name}");
-            let text = host.read_text(&path, MAX_FILE)?.unwrap_or_default();
-            host.ensure_file(&path, &File::secret(text).owner(&app))?;
+            host.ensure_owned(&format!("/app/.ssh/{name}"), 0o600, &app)?;
         }
     }
     Ok(())

@@ -17,6 +17,8 @@ fn directories(app: &str) -> Vec<Wanted> {
     let plain = |path: String, owner| Wanted { path, owner, mode: None };
     let closed = |path: String, owner| Wanted { path, owner, mode: Some(0o700) };
     vec![
+        // Not app's: whoever owns the directory could put an env.yml of their own in place.
+        plain("/app".into(), "root"),
         plain("/data".into(), "root"),
         plain("/data/etc".into(), "app"),
         closed(format!("/data/{app}-ca"), "1000:1000"),
@@ -35,6 +37,8 @@ fn directories(app: &str) -> Vec<Wanted> {
         plain("/volatile/duplicity".into(), "root"),
     ]
 }
+
+const CONTAINERD: &str = "/var/lib/containerd";
 
 /// Links below `/app` into the two volumes, and the directories inside `/app/etc`.
 fn links(app: &str) -> Vec<(String, String)> {
@@ -66,6 +70,10 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     let owner: Owner = "app".parse().context("a user name is an owner")?;
     for name in ["tags", "flags", "hooks", app] {
         host.ensure_dir(&format!("/data/etc/{name}"), &Dir::plain().owner(&owner))?;
+    }
+    // containerd keeps every container's environment here, and leaves it open to all who know the path.
+    if host.exists(CONTAINERD) {
+        host.ensure_dir(CONTAINERD, &Dir::plain().mode(0o700))?;
     }
     for (path, to) in links(app) {
         host.ensure_link(&path, &to)?;

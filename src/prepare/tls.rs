@@ -2,9 +2,9 @@
 //! ACME is not built yet.
 
 use crate::env::{CertificateText, Env};
-use crate::host::{Changed, File, Host};
+use crate::host::{Changed, File, Host, Mode, Owed};
 use crate::value::HostPattern;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use std::collections::BTreeSet;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -29,21 +29,42 @@ struct Pair {
 /// Puts certificate and key in place, both at once. `Changed` says whether nginx must reload.
 pub fn prepare(env: &Env, host: &Host) -> Result<Changed> {
     let pair = match &env.appliance.ssl.own {
-        Some((key, certificate)) => Pair { certificate: pem(host, certificate)?, key: pem(host, key)? },
+        Some((key, certificate)) => {
+            let pair = Pair { certificate: pem(host, certificate)?, key: pem(host, key)? };
+            check_own(&pair).context("the certificate under appliance.ssl cannot be used; what was there stays")?;
+            pair
+        }
         None => match kept(env, host)? {
             Some(pair) => pair,
             None => self_signed(env, host)?,
         },
     };
-    let changed = host.ensure_together(
-        VERSIONS,
-        &[
-            (CERTIFICATE, "cert.pem", File::text(pair.certificate).mode(0o644)),
-            (KEY, "key.pem", File::secret(pair.key)),
-        ],
-    )?;
+    let files =
+        [(CERTIFICATE, "cert.pem", File::text(pair.certificate).mode(0o644)), (KEY, "key.pem", File::secret(pair.key))];
+    // Killed between the switch and the reload, the next run makes up for it.
+    if host.applies() && host.in_mode(Mode::Check).ensure_together(VERSIONS, &files)?.yes() {
+        host.owe("nginx.service", Owed::Reload)?;
+    }
+    let changed = host.ensure_together(VERSIONS, &files)?;
     let parameters = host.ensure_file(DH_PARAMETERS, &File::text(FFDHE2048).mode(0o644))?;
     Ok(changed.or(parameters))
+}
+
+/// A pair that nginx could not load must not take the place of one that it can.
+fn check_own(pair: &Pair) -> Result<()> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| anyhow!("the certificate is not PEM: {error}"))?;
+    if chain.is_empty() {
+        bail!("there is no certificate in appliance.ssl.cert");
+    }
+    let key =
+        PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|error| anyhow!("the key is not PEM: {error}"))?;
+    let provider = rustls::crypto::ring::default_provider();
+    let key = provider.key_provider.load_private_key(key).context("the key is of no kind that is known")?;
+    let certified = rustls::sign::CertifiedKey::new(chain, key);
+    certified.keys_match().context("the key does not belong to the first certificate")
 }
 
 fn pem(host: &Host, text: &CertificateText) -> Result<String> {
@@ -130,6 +151,7 @@ mod tests {
     #[test]
     fn a_pair_is_kept_until_its_names_change() {
         let test = TestHost::new();
+        test.host.ensure_dir("/app/etc", &crate::host::Dir::plain()).expect("the directory can be made");
         let first = env("a.de *.a.de 10.0.0.1");
         assert!(prepare(&first, &test.host).expect("the pair is made").yes());
         let before = test.host.read_text(CERTIFICATE, MAX_PEM).expect("it can be read").expect("it is there");
@@ -145,8 +167,23 @@ mod tests {
     }
 
     #[test]
+    fn an_own_pair_must_match() {
+        let pair = || {
+            let key = KeyPair::generate().expect("a key can be made");
+            let certificate = CertificateParams::default().self_signed(&key).expect("it can be signed");
+            Pair { certificate: certificate.pem(), key: key.serialize_pem() }
+        };
+        let (good, other) = (pair(), pair());
+        assert!(check_own(&good).is_ok());
+        assert!(check_own(&Pair { certificate: good.certificate, key: other.key.clone() }).is_err());
+        let broken = "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n".to_owned();
+        assert!(check_own(&Pair { certificate: broken, key: other.key }).is_err());
+    }
+
+    #[test]
     fn key_and_certificate_match_and_expiry_is_seen() {
         let test = TestHost::new();
+        test.host.ensure_dir("/app/etc", &crate::host::Dir::plain()).expect("the directory can be made");
         prepare(&env(""), &test.host).expect("the pair is made").yes();
         let read = |path| test.host.read_text(path, MAX_PEM).expect("it can be read").expect("it is there");
         let hosts = [HostPattern::from(&"a.de".parse().expect("a domain"))];

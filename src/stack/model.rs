@@ -45,7 +45,7 @@ pub struct Service {
 }
 
 /// How to build a service's image.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Build {
     /// Absolute.
     pub context: String,

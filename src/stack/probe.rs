@@ -1,7 +1,7 @@
 //! The default gate: every service healthy, and every route answering below 500.
 
 use super::apply::wait_until;
-use super::model::Stack;
+use super::model::{Restart, Service, Stack};
 use crate::host::Host;
 use crate::host::docker::{Container, Health};
 use crate::value::Route;
@@ -25,73 +25,99 @@ pub enum Rigour {
     New,
 }
 
+/// What is asked of a stack before it counts as up.
+pub struct Gate<'a> {
+    pub stack: &'a Stack,
+    pub routes: &'a [Route],
+    /// The public name that routes are asked by.
+    pub domain: &'a str,
+    /// Services that must be good even in a known release: those with a route, and those that the env calls critical.
+    pub vital: &'a [&'a str],
+    pub rigour: Rigour,
+}
+
+impl Gate<'_> {
+    /// The services that are waited for. In a known release the others are the supervisor's loop's concern: one that
+    /// keeps dying degrades the app, it does not keep it from serving.
+    fn services(&self) -> impl Iterator<Item = &Service> {
+        let counts = |service: &&Service| self.rigour == Rigour::New || self.vital.contains(&service.name.as_str());
+        self.stack.services.iter().filter(counts)
+    }
+
+    fn container<'c>(&self, service: &Service, containers: &'c [Container]) -> Option<&'c Container> {
+        let name = self.stack.container_name(service);
+        containers.iter().find(|container| container.name == name)
+    }
+
+    fn all_good(&self, containers: &[Container]) -> Result<bool> {
+        for service in self.services() {
+            if let Some(container) = self.container(service, containers)
+                && !container.is_running()
+                && !may_end(service, container)
+            {
+                bail!(
+                    "the service {} ended with {}; see: appliance logs {}",
+                    service.name,
+                    container.exit_code,
+                    service.name
+                );
+            }
+        }
+        Ok(self.not_yet(containers).is_empty())
+    }
+
+    /// Services that are not good yet, with what they are.
+    fn not_yet(&self, containers: &[Container]) -> Vec<String> {
+        let state = |service| match self.container(service, containers) {
+            None => Some("missing"),
+            Some(container) if !container.is_running() => None,
+            Some(container) => match container.health {
+                None | Some(Health::Healthy) => None,
+                Some(Health::Starting) => Some("starting"),
+                Some(Health::Unhealthy) => Some("unhealthy"),
+            },
+        };
+        self.services()
+            .filter_map(|service| state(service).map(|state| format!("{} is {state}", service.name)))
+            .collect()
+    }
+}
+
+/// Whether `restart:` says that this end is a good one.
+fn may_end(service: &Service, container: &Container) -> bool {
+    match service.restart {
+        Restart::No | Restart::OnFailure => container.exit_code == 0,
+        Restart::Always => false,
+    }
+}
+
 /// Waits until the stack is good.
 ///
 /// # Errors
 /// A container ends, a route answers 500 or more until the deadline, or something is not ready by then.
-pub async fn wait_until_good(stack: &Stack, routes: &[Route], domain: &str, rigour: Rigour, host: &Host) -> Result<()> {
+pub async fn wait_until_good(gate: &Gate<'_>, host: &Host) -> Result<()> {
     let started = Instant::now();
-    let deadline = stack.services.iter().map(|service| service.health_deadline()).max().unwrap_or_default();
+    let project = gate.stack.project.as_str();
+    let deadline = gate.services().map(Service::health_deadline).max().unwrap_or_default();
     let deadline = deadline.max(Duration::from_secs(300));
-    let good = wait_until(stack.project.as_str(), deadline, host, |containers| all_good(stack, containers)).await?;
+    let good = wait_until(project, deadline, host, |containers| gate.all_good(containers)).await?;
     if good.is_none() {
-        let containers = host.docker().containers(stack.project.as_str()).await?;
-        bail!("not healthy within {} s: {}", deadline.as_secs(), not_yet(stack, &containers).join(", "));
+        let containers = host.docker().containers(project).await?;
+        bail!("not healthy within {} s: {}", deadline.as_secs(), gate.not_yet(&containers).join(", "));
     }
-    for route in routes {
-        answers(route, domain, started + deadline, host).await?;
+    for route in gate.routes {
+        answers(route, gate.domain, started + deadline, host).await?;
     }
     let unchecked = |containers: &[Container]| containers.iter().any(|container| container.health.is_none());
-    if rigour == Rigour::New && unchecked(&host.docker().containers(stack.project.as_str()).await?) {
+    if gate.rigour == Rigour::New && unchecked(&host.docker().containers(project).await?) {
         // Whoever dies in this time ends the wait with an error; the deadline passing is what is hoped for.
         let settled = SETTLED.saturating_sub(started.elapsed());
-        let died = wait_until(stack.project.as_str(), settled, host, |containers| {
-            all_good(stack, containers).map(|good| !good)
-        })
-        .await?;
+        let died = wait_until(project, settled, host, |containers| gate.all_good(containers).map(|good| !good)).await?;
         if died.is_some() {
             bail!("a service did not stay up for {} s", SETTLED.as_secs());
         }
     }
     Ok(())
-}
-
-fn of<'a>(stack: &Stack, service: &super::model::Service, containers: &'a [Container]) -> Option<&'a Container> {
-    let name = stack.container_name(service);
-    containers.iter().find(|container| container.name == name)
-}
-
-fn all_good(stack: &Stack, containers: &[Container]) -> Result<bool> {
-    for service in &stack.services {
-        if let Some(container) = of(stack, service, containers)
-            && !container.is_running()
-        {
-            bail!(
-                "the service {} ended with {}; see: appliance logs {}",
-                service.name,
-                container.exit_code,
-                service.name
-            );
-        }
-    }
-    Ok(not_yet(stack, containers).is_empty())
-}
-
-/// Services that are not good yet, with what they are.
-fn not_yet(stack: &Stack, containers: &[Container]) -> Vec<String> {
-    let state = |service| match of(stack, service, containers) {
-        None => Some("missing"),
-        Some(container) => match container.health {
-            None | Some(Health::Healthy) => None,
-            Some(Health::Starting) => Some("starting"),
-            Some(Health::Unhealthy) => Some("unhealthy"),
-        },
-    };
-    stack
-        .services
-        .iter()
-        .filter_map(|service| state(service).map(|state| format!("{} is {state}", service.name)))
-        .collect()
 }
 
 async fn answers(route: &Route, domain: &str, end: Instant, host: &Host) -> Result<()> {

@@ -26,6 +26,11 @@ pub fn routes(stack: &Stack) -> Result<Vec<Route>> {
             routes.push(labelled(service, path)?);
         }
     }
+    for (index, route) in routes.iter().enumerate() {
+        if let Some(other) = routes[..index].iter().find(|other| other.path == route.path) {
+            bail!("the services {} and {} both want the route {}", other.service, route.service, route.path);
+        }
+    }
     if !routes.is_empty() {
         return Ok(routes);
     }

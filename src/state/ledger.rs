@@ -2,7 +2,7 @@
 
 use crate::host::Host;
 use crate::value::{AppName, Commit, Route};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -64,6 +64,8 @@ pub struct InFlight {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ledger {
+    /// Whose it is: another app's releases are not taken for this one's.
+    pub app: Option<AppName>,
     pub current: Option<Release>,
     pub previous: Option<Release>,
     pub in_flight: Option<InFlight>,
@@ -81,6 +83,20 @@ impl Ledger {
                 format!("{LEDGER} is broken; restore it from a backup, or move it away to start anew")
             }),
             None => Ok(Ledger::default()),
+        }
+    }
+
+    /// Reads the ledger for an app.
+    ///
+    /// # Errors
+    /// It belongs to another app.
+    pub fn read_for(host: &Host, app: &AppName) -> Result<Ledger> {
+        let ledger = Ledger::read(host)?;
+        match &ledger.app {
+            Some(other) if other != app => {
+                bail!("{LEDGER} belongs to the app '{other}', not to '{app}'; stop that one, then move the file away")
+            }
+            _ => Ok(Ledger { app: Some(app.clone()), ..ledger }),
         }
     }
 
@@ -117,13 +133,15 @@ mod tests {
         let test = TestHost::new();
         assert_eq!(Ledger::read(&test.host).expect("a missing ledger is empty"), Ledger::default());
         let commit: Commit = "a".repeat(40).parse().expect("40 digits are a commit");
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger { app: Some(AppName::ecs()), ..Ledger::default() };
         ledger.remember_failed(commit.clone());
         ledger.in_flight =
             Some(InFlight { commit: Some(commit), stage: Stage::Build, since: jiff::Timestamp::UNIX_EPOCH });
         ledger.write(&test.host, &AppName::ecs()).expect("the ledger can be written");
         assert_eq!(Ledger::read(&test.host).expect("the ledger can be read"), ledger);
         assert!(test.host.exists("/app/etc/tags/last_failed_ecs"));
+        let other: AppName = "shop".parse().expect("the name is valid");
+        assert!(Ledger::read_for(&test.host, &other).is_err());
         test.host.put(LEDGER, b"{\"current\": 1}", 0o644).expect("the file can be written");
         assert!(Ledger::read(&test.host).is_err());
     }

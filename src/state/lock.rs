@@ -7,6 +7,7 @@ use crate::host::{Dir, Host};
 use anyhow::{Context, Result, bail};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 /// The lock, held. Taking one as a parameter proves that it is.
@@ -47,7 +48,8 @@ impl Lock {
     pub fn try_take(host: &Host, verb: &str) -> Result<Option<Lock>> {
         let path = host.path(&format!("{RUN}/{NAME}"));
         if !path.exists() {
-            let make = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+            // For root alone: whoever can open it can hold it.
+            let make = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
             make.context("could not make the lock")?;
         }
         // Tried through a descriptor that only reads: its closing wakes nobody, least of all ourselves.

@@ -2,6 +2,7 @@
 
 use crate::host::{Host, notify};
 use crate::report::page::{self, View};
+use crate::report::sentry;
 use crate::state::{ServiceStatus, Status, StepState};
 use crate::value::{Event, Phase, Step};
 use std::sync::{Mutex, MutexGuard};
@@ -15,13 +16,15 @@ struct Inner {
     status: Status,
     /// Whether visitors see the page while the phase is not `Running`.
     with_page: bool,
+    /// Reports are sent while this lives: to the very end of the run.
+    reports: Option<sentry::Guard>,
 }
 
 impl Board {
     pub fn new(host: &Host) -> Board {
         let status = Status::new(Phase::Starting { what: "looking for env.yml".to_owned() }, host);
         // The page waits until it is known whether an app is running behind it.
-        Board { host: host.clone(), inner: Mutex::new(Inner { status, with_page: false }) }
+        Board { host: host.clone(), inner: Mutex::new(Inner { status, with_page: false, reports: None }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -64,6 +67,11 @@ impl Board {
                 (_, true) => StepState::Done,
             };
         }
+    }
+
+    /// Keeps reporting alive for as long as the board is.
+    pub fn keep(&self, reports: Option<sentry::Guard>) {
+        self.lock().reports = reports;
     }
 
     /// Changes the status beside the phase.

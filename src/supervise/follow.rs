@@ -33,31 +33,43 @@ pub async fn follow(host: &Host, board: &Board, running: &Running) -> Result<()>
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks
     });
+    let mut stumbles = 0;
     loop {
-        let looked = look_and_act(host, board, running, &mut memories).await;
-        let wake = match looked {
-            Ok(wake) => wake,
-            Err(error) if is_away(&error) => {
-                tracing::warn!("{error:#}; waiting for it");
-                events = recover_docker(host, board, running).await?;
+        let looked = async {
+            let wake = look_and_act(host, board, running, &mut memories).await?;
+            wait(&mut events, wake, &mut watchdog).await
+        };
+        let error = match looked.await {
+            Ok(()) => {
+                stumbles = 0;
                 continue;
             }
-            Err(error) => return Err(error),
+            Err(error) if error.downcast_ref::<Halt>().is_some() => return Err(error),
+            Err(error) => error,
         };
-        let woken = wait(&mut events, wake, &mut watchdog).await;
-        if let Err(error) = woken {
-            tracing::warn!("{error:#}");
-            events = recover_docker(host, board, running).await?;
+        // Docker is away, or stumbled over one call. Neither is the app's failure: the truth is read again, later each time.
+        tracing::warn!("{error:#}; looking again");
+        if !is_away(&error) {
+            let _busy = notify::Busy::begin();
+            tokio::time::sleep(LONGEST_PAUSE.min(Duration::from_secs(1 << stumbles.min(6)))).await;
         }
+        stumbles += 1;
+        events = recover_docker(host, board, running).await?;
     }
 }
 
+/// The longest pause after Docker stumbled.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How often bringing the stack up again is tried before it counts as failed.
+const MAX_TRIES: u32 = 6;
+
 /// Docker was away: once it is back, what is missing is started in order. Its containers' deaths were not theirs.
 async fn recover_docker(host: &Host, board: &Board, running: &Running) -> Result<Events> {
+    let _busy = notify::Busy::begin();
+    let mut tries = 0;
     loop {
         wait_for_docker(host, board).await?;
         let again = async {
-            let _busy = notify::Busy::begin();
             let _lock = Lock::take(host, "run", PATIENCE).await?;
             apply::up(&running.stack, &running.release.images, host, &|_| ()).await?;
             host.docker().events(running.stack.project.as_str()).await
@@ -68,6 +80,11 @@ async fn recover_docker(host: &Host, board: &Board, running: &Running) -> Result
                 return Ok(events);
             }
             Err(error) if is_away(&error) => tracing::warn!("{error:#}; waiting for it"),
+            Err(error) if tries < MAX_TRIES => {
+                tracing::warn!("{error:#}; trying again");
+                tokio::time::sleep(LONGEST_PAUSE.min(Duration::from_secs(1 << tries))).await;
+                tries += 1;
+            }
             Err(error) => return Err(Halt::failed("The app did not come up again", format!("{error:#}")).into()),
         }
     }
@@ -168,12 +185,7 @@ async fn look_and_act(
         }
         if missing {
             tracing::warn!("a container is missing and is made again");
-            if let Err(error) = apply::up(stack, &running.release.images, host, &|_| ()).await {
-                if is_away(&error) {
-                    return Err(error);
-                }
-                return Err(Halt::failed("A container could not be made again", format!("{error:#}")).into());
-            }
+            apply::up(stack, &running.release.images, host, &|_| ()).await?;
         }
     }
     board.services(describe(running, &containers, memories));

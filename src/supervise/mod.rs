@@ -63,12 +63,14 @@ async fn live(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<()> {
 /// Everything that the end of a run asks for. Trouble on the way is said and does not stop the rest.
 async fn end(halt: &Halt, host: &Host, board: &Board) {
     let said = format!("{halt}");
+    let _busy = notify::Busy::begin();
     match halt.severity {
         Severity::Standby => board.event(Event::Standby(said)),
         Severity::Failed => {
             tracing::error!("{said}");
-            // The flag first: killed from here on, nothing starts what has failed.
-            if let Err(error) = flags::raise(host, &said) {
+            // The flag first: killed from here on, nothing starts what has failed. One that is up keeps its reason.
+            let raised = flags::failed(host).and_then(|up| up.map_or_else(|| flags::raise(host, &said), |_| Ok(())));
+            if let Err(error) = raised {
                 tracing::error!("the failed flag could not be written: {error:#}");
             }
             board.event(Event::Fails(said));

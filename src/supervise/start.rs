@@ -8,7 +8,8 @@ use crate::host::docker::is_away;
 use crate::prepare::{self, Wanted, prepare};
 use crate::report::{page, sentry};
 use crate::source::{self, Found, Search};
-use crate::stack::probe::{Rigour, wait_until_good};
+use crate::stack::actions::Action;
+use crate::stack::probe::{Gate, Rigour, wait_until_good};
 use crate::stack::{self, Stack, apply};
 use crate::state::{InFlight, Ledger, Lock, Release, Stage, flags};
 use crate::update;
@@ -21,8 +22,6 @@ pub struct Running {
     pub env: Env,
     pub stack: Stack,
     pub release: Release,
-    /// Reports are sent while this lives.
-    _sentry: Option<sentry::Guard>,
 }
 
 /// How long the start waits for another command that holds the lock.
@@ -39,7 +38,7 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
     }
     let lock = Lock::take(host, "run", PATIENCE).await?;
     let found = find(host, env_yml, board).await?;
-    let guard = sentry::start(&found.env);
+    board.keep(sentry::start(&found.env));
     let env = &found.env;
     board.describe(|status| {
         status.app = Some(env.app.name.as_str().to_owned());
@@ -61,7 +60,7 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
             // It went away in the middle: everything can be begun again once it is back.
             Err(error) if is_away(&error) => tracing::warn!("{error:#}; waiting for it"),
             Err(error) => return Err(error),
-            Ok((stack, release)) => return Ok(Running { env: found.env, stack, release, _sentry: guard }),
+            Ok((stack, release)) => return Ok(Running { env: found.env, stack, release }),
         }
     }
 }
@@ -119,14 +118,12 @@ pub async fn wait_for_docker(host: &Host, board: &Board) -> Result<()> {
 async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Result<(Stack, Release)> {
     let env = &found.env;
     let wanted = Wanted { env, text: &found.bytes };
-    let mut ledger = Ledger::read(host)?;
-    let known = match &ledger.current {
-        Some(release) => Some((stack::load(env, host)?, release.clone())),
-        None => None,
-    };
+    let mut ledger =
+        Ledger::read_for(host, &env.app.name).map_err(|error| with_halt(error, "The ledger cannot be used"))?;
+    let known = ledger.current.clone();
     // A supervisor that was replaced finds its app running: visitors must not notice.
     let up_already = match &known {
-        Some((stack, release)) => runs_as_wanted(stack, release, host).await,
+        Some(release) => runs_as_wanted(env, release, host).await,
         None => false,
     };
     if !up_already {
@@ -139,7 +136,9 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     let progress = |what: &str| board.event(Event::StartBegins(what.to_owned()));
     let first = known.is_none();
     let (stack, release) = match known {
-        Some((stack, release)) => {
+        Some(release) => {
+            let restored = update::restore_checkout(env, &release, host).await.and_then(|()| stack::load(env, host));
+            let stack = restored.map_err(|error| with_halt(error, "The release cannot be brought up"))?;
             update::restore_images(&stack, &release, host, &progress).await?;
             apply::ensure_surroundings(&stack, host).await?;
             prepare::admit_networks(env, host).await?;
@@ -160,13 +159,11 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
             Some(InFlight { commit: Some(release.commit.clone()), stage: Stage::Start, since: host.now() });
         ledger.write(host, &env.app.name)?;
     }
-    let good = async {
-        apply::up(&stack, &release.images, host, &progress).await?;
-        progress("waiting for the services");
-        let rigour = if first { Rigour::New } else { Rigour::Known };
-        wait_until_good(&stack, &release.routes, domain, rigour, host).await
-    };
-    if let Err(error) = good.await {
+    let rigour = if first { Rigour::New } else { Rigour::Known };
+    let mut vital: Vec<&str> = env.app.critical.iter().map(|name| name.as_str()).collect();
+    vital.extend(release.routes.iter().map(|route| route.service.as_str()));
+    let gate = Gate { stack: &stack, routes: &release.routes, domain, vital: &vital, rigour };
+    if let Err(error) = bring_up_good(&gate, &release, host, &progress).await {
         if first && !is_away(&error) {
             ledger.remember_failed(release.commit.clone());
             ledger.in_flight = None;
@@ -184,6 +181,35 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     wait_for_front(domain, host).await?;
     board.event(Event::Up);
     Ok((stack, release))
+}
+
+/// How often a known release's start is tried again, and after how long: a vital service may die once before the database
+/// or a neighbour is there.
+const AGAIN_S: [u64; 4] = [1, 2, 4, 8];
+
+/// Starts what must run and waits until it is good. A new release has one try: its gate is there to refuse it.
+async fn bring_up_good(
+    gate: &Gate<'_>,
+    release: &Release,
+    host: &Host,
+    progress: &(dyn Fn(&str) + Sync),
+) -> Result<()> {
+    let mut waits = AGAIN_S.iter().filter(|_| gate.rigour == Rigour::Known);
+    loop {
+        let tried = async {
+            apply::up(gate.stack, &release.images, host, progress).await?;
+            progress("waiting for the services");
+            wait_until_good(gate, host).await
+        };
+        match (tried.await, waits.next()) {
+            (Ok(()), _) => return Ok(()),
+            (Err(error), Some(seconds)) if !is_away(&error) => {
+                tracing::warn!("{error:#}; trying again in {seconds} s");
+                tokio::time::sleep(Duration::from_secs(*seconds)).await;
+            }
+            (Err(error), _) => return Err(error),
+        }
+    }
 }
 
 /// How long nginx may take to serve the app after its reload.
@@ -208,8 +234,17 @@ async fn wait_for_front(domain: &str, host: &Host) -> Result<()> {
     }
 }
 
-async fn runs_as_wanted(stack: &Stack, release: &Release, host: &Host) -> bool {
-    apply::pending(stack, &release.images, host).await.is_ok_and(|pending| pending.actions.is_empty())
+/// Whether every routed service of the release runs as it is wanted.
+async fn runs_as_wanted(env: &Env, release: &Release, host: &Host) -> bool {
+    let Ok(stack) = stack::load(env, host) else { return false };
+    let Ok(pending) = apply::pending(&stack, &release.images, host).await else { return false };
+    // A service without a route may be down without a visitor noticing; the loop sees to it.
+    !pending.actions.iter().any(|action| match action {
+        Action::Create { service } | Action::Recreate { service, .. } | Action::Start { service, .. } => {
+            release.routes.iter().any(|route| &route.service == service)
+        }
+        Action::Remove { .. } => false,
+    })
 }
 
 /// An error that ends the run, unless it is one already, or Docker went away.

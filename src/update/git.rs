@@ -10,6 +10,14 @@ use std::time::Duration;
 /// How long a transfer may take.
 const TRANSFER: Duration = Duration::from_secs(30 * 60);
 
+/// git starts helpers of its own with the address as their argument; what must not be seen there, this one hands them
+/// from the environment.
+const CREDENTIAL_HELPER: &str =
+    r#"!f() { printf 'username=%s\npassword=%s\n' "$APPLIANCE_GIT_USER" "$APPLIANCE_GIT_PASSWORD"; }; f"#;
+
+/// How often a transfer is tried again, and after how long: a network that is only just coming up.
+const RETRIES_S: [u64; 3] = [1, 3, 6];
+
 struct Git<'a> {
     app: &'a App,
     directory: String,
@@ -19,28 +27,53 @@ struct Git<'a> {
 
 impl Git<'_> {
     fn cmd<const N: usize>(&self, args: [&str; N]) -> Cmd {
-        let url = self.app.git.source.expose();
-        let settings = [
-            ("remote.origin.url", url),
+        let source = &self.app.git.source;
+        let address = source.address();
+        let mut settings = vec![
+            ("remote.origin.url", address.as_str()),
             ("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"),
             // No program of the repository's choosing is run.
             ("core.hooksPath", "/dev/null"),
             ("protocol.ext.allow", "never"),
+            ("credential.helper", ""),
         ];
         let mut cmd = Cmd::new("git", ["-C", &self.directory].into_iter().chain(args))
             .ids(self.ids)
             .env("HOME", "/app")
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o ConnectTimeout=30")
-            .env("GIT_CONFIG_COUNT", settings.len().to_string())
             .deadline(TRANSFER);
+        if let Some((user, password)) = source.credentials() {
+            settings.push(("credential.helper", CREDENTIAL_HELPER));
+            cmd = cmd.env("APPLIANCE_GIT_USER", user.expose()).env("APPLIANCE_GIT_PASSWORD", password.expose());
+        }
+        cmd = cmd.env("GIT_CONFIG_COUNT", settings.len().to_string());
         for (index, (key, value)) in settings.iter().enumerate() {
             cmd = cmd.env(&format!("GIT_CONFIG_KEY_{index}"), *key).env(&format!("GIT_CONFIG_VALUE_{index}"), *value);
         }
-        match self.app.git.source.password() {
-            Some(password) => cmd.mask(password),
-            None => cmd,
+        source.secrets().iter().fold(cmd, |cmd, secret| cmd.mask(secret.expose()))
+    }
+
+    async fn fetch(&self) -> Result<()> {
+        let mut waits = RETRIES_S.iter();
+        loop {
+            let fetched = self.act("fetch", ["fetch", "--quiet", "--prune", "--tags", "--force", "origin"]).await;
+            match (fetched, waits.next()) {
+                (Ok(_), _) => return Ok(()),
+                (Err(error), Some(seconds)) => {
+                    tracing::warn!("could not fetch {}, trying again in {seconds} s: {error:#}", self.app.git.source);
+                    tokio::time::sleep(Duration::from_secs(*seconds)).await;
+                }
+                (Err(error), None) => {
+                    return Err(error).with_context(|| format!("could not fetch {}", self.app.git.source));
+                }
+            }
         }
+    }
+
+    async fn go_to(&self, commit: &Commit) -> Result<()> {
+        let how = format!("check out {}", commit.short());
+        self.act(&how, ["checkout", "--quiet", "--force", "--detach", commit.as_str()]).await.map(drop)
     }
 
     async fn act<const N: usize>(&self, how: &str, args: [&str; N]) -> Result<Output> {
@@ -48,25 +81,47 @@ impl Git<'_> {
     }
 }
 
-/// Fetches the repository and checks out the release's commit.
-///
-/// # Errors
-/// git's own words, without the password.
-pub async fn check_out(app: &App, directory: &str, host: &Host) -> Result<Commit> {
+/// The checkout's directory, made ready for git.
+async fn open<'a>(app: &'a App, directory: &str, host: &'a Host) -> Result<Git<'a>> {
     let owner: Owner = "app".parse().context("a user name is an owner")?;
     host.ensure_dir(directory, &Dir::plain().owner(&owner))?;
     let git = Git { app, directory: directory.to_owned(), ids: host.ids(&owner)?, host };
     if !host.exists(&format!("{directory}/.git")) && !host.names(directory)?.is_empty() {
         bail!("{directory} holds files, but is no git checkout; move it away");
     }
+    // A git that was killed leaves these, and every later one stops at them; we hold the appliance's lock.
+    for lock in ["index.lock", "HEAD.lock", "config.lock", "shallow.lock", "packed-refs.lock"] {
+        host.discard(&format!("{directory}/.git/{lock}"))?;
+    }
     git.act("prepare the checkout", ["init", "--quiet"]).await?;
-    let from = &app.git.source;
-    let fetched = git.act("fetch", ["fetch", "--quiet", "--prune", "--tags", "--force", "origin"]).await;
-    fetched.with_context(|| format!("could not fetch {from}"))?;
+    Ok(git)
+}
+
+/// Fetches the repository and checks out the release's commit.
+///
+/// # Errors
+/// git's own words, without the password.
+pub async fn check_out(app: &App, directory: &str, host: &Host) -> Result<Commit> {
+    let git = open(app, directory, host).await?;
+    git.fetch().await?;
     let commit = target(&git).await?;
-    git.act(&format!("check out {}", commit.short()), ["checkout", "--quiet", "--force", "--detach", commit.as_str()])
-        .await?;
+    git.go_to(&commit).await?;
     Ok(commit)
+}
+
+/// Makes sure that the checkout is at a known release's commit; asks the repository only if it is not.
+pub async fn ensure_at(app: &App, directory: &str, commit: &Commit, host: &Host) -> Result<()> {
+    let owner: Owner = "app".parse().context("a user name is an owner")?;
+    if host.exists(&format!("{directory}/.git")) {
+        let git = Git { app, directory: directory.to_owned(), ids: host.ids(&owner)?, host };
+        let head = host.try_ask(git.cmd(["rev-parse", "--verify", "--quiet", "HEAD"])).await?;
+        if head.stdout.trim() == commit.as_str() {
+            return Ok(());
+        }
+    }
+    let git = open(app, directory, host).await?;
+    git.fetch().await?;
+    git.go_to(commit).await
 }
 
 /// The commit that the env asks for: `commitid`, else the branch's head, else what the remote's HEAD names.

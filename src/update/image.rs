@@ -5,7 +5,7 @@ use crate::host::docker::BuildRequest;
 use crate::stack::Stack;
 use crate::stack::apply::Images;
 use crate::value::Commit;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 
 /// Builds and pulls what the stack needs; the running containers are not touched.
@@ -18,6 +18,13 @@ pub async fn make(stack: &Stack, commit: &Commit, host: &Host, progress: &(dyn F
         let own = format!("{}-{}", stack.project, service.name);
         let named = service.image.clone().unwrap_or_else(|| own.to_ascii_lowercase());
         let tag = format!("{}:{}", repository(&named), commit.short());
+        let other = stack
+            .services
+            .iter()
+            .find(|other| other.image == Some(named.clone()) && other.build.as_ref().is_some_and(|b| b != build));
+        if let Some(other) = other {
+            bail!("the services {} and {} build different images under the one name {named}", service.name, other.name);
+        }
         if host.docker().image_id(&tag).await?.is_none() {
             progress(&format!("building {}", service.name));
             let request = BuildRequest {
@@ -34,7 +41,8 @@ pub async fn make(stack: &Stack, commit: &Commit, host: &Host, progress: &(dyn F
             host.docker().build(request, &mut line).await?;
         }
         // By its own name too, as people and old scripts know it.
-        let (repository, name_tag) = (repository(&named), named.rsplit_once(':').map_or("latest", |(_, tag)| tag));
+        let repository = repository(&named);
+        let name_tag = named.strip_prefix(repository).and_then(|rest| rest.strip_prefix(':')).unwrap_or("latest");
         host.docker().tag(&tag, repository, name_tag).await?;
         built.insert(named, tag.clone());
         images.insert(service.name.as_str().to_owned(), tag);

@@ -4,7 +4,8 @@ use super::{git, image};
 use crate::env::{Env, Migrate};
 use crate::error::Halt;
 use crate::host::Host;
-use crate::stack::{self, Stack, apply, routes};
+use crate::host::docker::is_away;
+use crate::stack::{self, Service, Stack, apply, routes};
 use crate::state::{InFlight, Ledger, Lock, Release, Stage};
 use crate::value::Commit;
 use anyhow::{Context, Result};
@@ -38,7 +39,7 @@ pub async fn build(env: &Env, ledger: &mut Ledger, host: &Host, _lock: &Lock, pr
     let checkout = stack::checkout(env);
     let commit = git::check_out(&env.app, &checkout, host)
         .await
-        .map_err(|error| no_release("The app could not be fetched", &error))?;
+        .map_err(|error| no_release("The app could not be fetched", error))?;
 
     begin(env, ledger, Stage::Build, Some(&commit), host)?;
     progress("building the app");
@@ -55,10 +56,12 @@ pub async fn build(env: &Env, ledger: &mut Ledger, host: &Host, _lock: &Lock, pr
             Ok(Built { release, stack })
         }
         Err(error) => {
-            ledger.remember_failed(commit);
-            ledger.in_flight = None;
-            ledger.write(host, &env.app.name)?;
-            Err(no_release("The app could not be built", &error))
+            if !is_away(&error) {
+                ledger.remember_failed(commit);
+                ledger.in_flight = None;
+                ledger.write(host, &env.app.name)?;
+            }
+            Err(no_release("The app could not be built", error))
         }
     }
 }
@@ -80,7 +83,7 @@ pub async fn migrate(
     let Some(migrate) = env.app.migrate.as_ref().filter(|migrate| migrate.auto) else { return Ok(()) };
     progress("migrating the database");
     let done = run_migration(migrate, built, host).await;
-    if done.is_err() {
+    if done.as_ref().is_err_and(|error| !is_away(error)) {
         ledger.remember_failed(built.release.commit.clone());
         ledger.in_flight = None;
         ledger.write(host, &env.app.name)?;
@@ -104,9 +107,34 @@ async fn run_migration(migrate: &Migrate, built: &Built, host: &Host) -> Result<
         migrate.command.join(" "),
         migrate.service,
         ended.exit_code,
-        ended.tail.trim()
+        without_secrets(service, ended.tail.trim())
     );
     Err(Halt::failed("The migration failed", text).into())
+}
+
+/// A container's last words without what was in its environment: a migration that complains of its database's address
+/// would tell the password to everybody who may see the status.
+fn without_secrets(service: &Service, text: &str) -> String {
+    let mut secrets: Vec<&str> = service.environment.values().map(String::as_str).collect();
+    let passwords =
+        service.environment.values().filter_map(|value| value.split_once("://")?.1.rsplit_once('@')?.0.split_once(':'));
+    secrets.extend(passwords.map(|(_, password)| password));
+    secrets.extend(
+        service
+            .environment
+            .values()
+            .flat_map(|value| value.lines())
+            .filter_map(|line| line.split_once('='))
+            .map(|(_, value)| value),
+    );
+    secrets.retain(|secret| secret.len() >= 8);
+    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    secrets.into_iter().fold(text.to_owned(), |text, secret| text.replace(secret, "(secret)"))
+}
+
+/// Makes sure that a known release can be brought up: its checkout is at its commit.
+pub async fn restore_checkout(env: &Env, release: &Release, host: &Host) -> Result<()> {
+    git::ensure_at(&env.app, &stack::checkout(env), &release.commit, host).await
 }
 
 /// Rebuilds images of a known release that have gone missing; the checkout must still be at its commit.
@@ -120,6 +148,9 @@ pub async fn restore_images(stack: &Stack, release: &Release, host: &Host, progr
     Ok(())
 }
 
-fn no_release(title: &str, error: &anyhow::Error) -> anyhow::Error {
+fn no_release(title: &str, error: anyhow::Error) -> anyhow::Error {
+    if is_away(&error) {
+        return error;
+    }
     Halt::standby(title, format!("{error:#}")).into()
 }

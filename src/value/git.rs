@@ -54,17 +54,68 @@ impl Commit {
 pub struct GitUrl(Secret);
 
 impl GitUrl {
-    /// The URL with its password; see [`Secret::expose`].
-    pub fn expose(&self) -> &str {
-        self.0.expose()
+    /// The URL without what stands before the host's `@` in an http URL: fit for arguments and messages.
+    pub fn address(&self) -> String {
+        match self.split() {
+            Some((scheme, _, rest)) => format!("{scheme}://{rest}"),
+            None => self.0.expose().to_owned(),
+        }
     }
 
-    /// The password part, where there is one: what must be masked in git's own output.
-    pub fn password(&self) -> Option<&str> {
-        let (_, rest) = self.0.expose().split_once("://")?;
-        let (user_info, _) = rest.split('/').next()?.rsplit_once('@')?;
-        user_info.split_once(':').map(|(_, password)| password).or(Some(user_info)).filter(|text| !text.is_empty())
+    /// User and password of an http URL, percent-decoded.
+    pub fn credentials(&self) -> Option<(Secret, Secret)> {
+        let (_, user_info, _) = self.split()?;
+        let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
+        Some((Secret::new(percent_decode(user)), Secret::new(percent_decode(password))))
     }
+
+    /// Everything that must be masked in git's own output, the longest first.
+    pub fn secrets(&self) -> Vec<Secret> {
+        let Some((_, user_info, _)) = self.split() else { return Vec::new() };
+        let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
+        let parts = [
+            user_info.to_owned(),
+            percent_decode(password),
+            password.to_owned(),
+            percent_decode(user),
+            user.to_owned(),
+        ];
+        // A short user name is no secret, and masking it would make words unreadable.
+        let mut parts: Vec<String> = parts.into_iter().filter(|part| part.len() >= 6).collect();
+        parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
+        parts.into_iter().map(Secret::new).collect()
+    }
+
+    /// Scheme, user info and the rest of an http URL that has user info.
+    fn split(&self) -> Option<(&str, &str, &str)> {
+        let (scheme, rest) = self.0.expose().split_once("://")?;
+        let authority = rest.split('/').next()?;
+        let at = authority.rfind('@').filter(|_| scheme.starts_with("http"))?;
+        Some((scheme, &rest[..at], &rest[at + 1..]))
+    }
+}
+
+/// `%40` as `@`; what is no valid escape stays.
+fn percent_decode(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let hex = tail
+            .get(..2)
+            .filter(|_| byte == b'%')
+            .and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        match hex {
+            Some(decoded) => {
+                bytes.push(decoded);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 impl FromStr for GitUrl {
@@ -103,8 +154,8 @@ fn is_scp_like(text: &str) -> bool {
 
 impl fmt::Display for GitUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.password() {
-            Some(password) => f.write_str(&self.0.expose().replacen(password, "(secret)", 1)),
+        match self.split() {
+            Some((scheme, _, rest)) => write!(f, "{scheme}://(secret)@{rest}"),
             None => f.write_str(self.0.expose()),
         }
     }
@@ -125,11 +176,21 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_a_url_is_masked() {
-        let url: GitUrl = "https://me:hunter2@git.example/a.git".parse().expect("a URL with a password is valid");
-        assert_eq!(url.to_string(), "https://me:(secret)@git.example/a.git");
-        let token: GitUrl = "https://t0ken@git.example/a.git".parse().expect("a URL with a token is valid");
-        assert_eq!(token.to_string(), "https://(secret)@git.example/a.git");
+    fn user_and_password_are_taken_out_and_masked() {
+        for (text, user, password) in [
+            ("https://me:hunter2@git.example/a.git", "me", "hunter2"),
+            ("https://t0ken12@git.example/a.git", "t0ken12", ""),
+            ("https://t0ken12:@git.example/a.git", "t0ken12", ""),
+            ("https://x:x%40y@git.example/a.git", "x", "x@y"),
+        ] {
+            let url: GitUrl = text.parse().expect("a URL with credentials is valid");
+            assert_eq!(url.to_string(), "https://(secret)@git.example/a.git");
+            assert_eq!(url.address(), "https://git.example/a.git");
+            let (seen_user, seen_password) = url.credentials().expect("there are credentials");
+            assert_eq!((seen_user.expose(), seen_password.expose()), (user, password));
+        }
+        let ssh: GitUrl = "ssh://git@git.example:22/a.git".parse().expect("an ssh URL is valid");
+        assert_eq!((ssh.address().as_str(), ssh.credentials().is_none()), ("ssh://git@git.example:22/a.git", true));
     }
 
     #[test]

@@ -36,6 +36,10 @@ impl SshKey {
 
     /// The identity of any line of an existing file, if it holds a key.
     pub fn identity_of(line: &str) -> Option<String> {
+        // A key that is commented out is none.
+        if line.trim_start().starts_with('#') {
+            return None;
+        }
         let words: Vec<&str> = line.split_whitespace().collect();
         let at = words.iter().position(|word| TYPES.contains(word))?;
         let body = words.get(at + 1)?;
