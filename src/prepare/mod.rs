@@ -72,3 +72,55 @@ pub fn activate(wanted: Wanted<'_>, host: &Host) -> Result<()> {
     let text = String::from_utf8(wanted.text.to_vec()).context("the env is not UTF-8 text")?;
     host.ensure_file(ACTIVE_ENV, &File::secret(text)).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::TestHost;
+    use crate::host::{Mode, Owed};
+
+    const TEXT: &str = "appliance:\n  domain: a.example.test\n  storage: {ignore: {data: yes, volatile: yes}}\n  \
+                        extra: {files: [{path: /etc/x/y, contents: z, permissions: '0600', owner: app}]}\n\
+                        app: {name: shop, git: {source: /srv/x}}\n";
+
+    /// Storage's links lead to the real root, and postgres and database need a real server: these are run twice on a
+    /// booted host.
+    const STEPS: [Step; 7] = [Step::Env, Step::Hostname, Step::Ssh, Step::Page, Step::Files, Step::Tls, Step::Nginx];
+
+    fn ready() -> (TestHost, Env) {
+        let test = TestHost::new();
+        for directory in ["/run", "/etc/nginx/conf.d", "/app/etc", "/root"] {
+            test.host.ensure_dir(directory, &crate::host::Dir::plain()).expect("it can be made");
+        }
+        test.host.put("/etc/nginx/nginx.conf", b"include /etc/nginx/conf.d/*.conf;", 0o644).expect("it can be written");
+        (test, Env::parse(TEXT.as_bytes()).0.expect("the env is valid"))
+    }
+
+    async fn run(env: &Env, host: &Host, steps: &[Step]) -> Vec<String> {
+        let host = host.in_mode(Mode::Apply);
+        for step in steps {
+            let wanted = Wanted { env, text: TEXT.as_bytes() };
+            prepare(wanted, &host, Some(*step), &mut |_| ()).await.expect("the step succeeds");
+        }
+        host.journal().entries().iter().map(ToString::to_string).collect()
+    }
+
+    #[tokio::test]
+    async fn every_step_run_twice_has_an_empty_journal() {
+        let (test, env) = ready();
+        assert!(!run(&env, &test.host, &STEPS).await.is_empty());
+        // What hostnamed would have written.
+        test.host.put("/etc/hostname", b"a.example.test\n", 0o644).expect("it can be written");
+        assert_eq!(run(&env, &test.host, &STEPS).await, Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_reload_that_a_killed_run_owed_is_made_up_for_once() {
+        let (test, env) = ready();
+        run(&env, &test.host, &[Step::Page, Step::Tls, Step::Nginx]).await;
+        assert_eq!(run(&env, &test.host, &[Step::Nginx]).await, Vec::<String>::new());
+        test.host.owe("nginx.service", Owed::Reload).expect("it can be remembered");
+        assert_eq!(run(&env, &test.host, &[Step::Nginx]).await, ["unit nginx.service: reload"]);
+        assert_eq!(run(&env, &test.host, &[Step::Nginx]).await, Vec::<String>::new());
+    }
+}

@@ -1,7 +1,8 @@
 //! First releases that do not work: each ends in the state that fits, and the next good one comes up.
 
-use crate::host::Machine;
 use crate::host::apps::*;
+use crate::host::{Machine, wait_for};
+use std::time::Duration;
 
 fn try_version(machine: &Machine, version: &str) {
     machine.put("/app/env.yml", env_yml(machine, version), 0o600);
@@ -12,6 +13,11 @@ fn try_version(machine: &Machine, version: &str) {
 fn no_build_is_standby_a_failed_migration_or_a_sick_app_is_failed_and_a_good_one_comes_up() {
     let machine = Machine::boot("releases");
     install_notes(&machine);
+    // What is sent to Sentry's address, as it arrives on the wire.
+    let mut sentry = machine.spawn(
+        "while [ ! -e /root/enough ]; do printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\n{}' | \
+         busybox nc -l -p 9 -w 2 >> /root/reports; done",
+    );
 
     try_version(&machine, "v6");
     let text = wait_for_end(&machine, "standby", 3);
@@ -30,6 +36,15 @@ fn no_build_is_standby_a_failed_migration_or_a_sick_app_is_failed_and_a_good_one
     let text = wait_for_end(&machine, "failed", 4);
     assert!(text.contains("The migration failed") && text.contains("this migration fails half way"), "{text}");
     assert_eq!(machine.ok("docker ps -aq --filter label=com.docker.compose.oneoff=True"), "", "the one-off is removed");
+    wait_for("the report of the failed migration", Duration::from_secs(20), || {
+        let reports = machine.sh("grep -ac 'The migration failed' /root/reports").stdout;
+        if reports.trim().parse::<u32>().is_ok_and(|count| count > 0) { Ok(()) } else { Err(reports) }
+    });
+    for secret in CANARIES {
+        // The key in the address is how Sentry knows who reports.
+        let found = machine.sh(&format!("grep -av '^X-Sentry-Auth' /root/reports | grep -aF -e '{secret}'"));
+        assert!(found.code == 1 || secret.starts_with("canaryc0ffee"), "{secret} was reported: {}", found.all());
+    }
     machine.ok("appliance recover");
 
     try_version(&machine, "v5");
@@ -44,4 +59,6 @@ fn no_build_is_standby_a_failed_migration_or_a_sick_app_is_failed_and_a_good_one
     wait_for_phase(&machine, "running");
     let (code, body) = get(&machine, "/health");
     assert!(code == 200 && body.contains("v3"), "{code} {body}");
+    machine.ok("touch /root/enough");
+    drop(sentry.wait());
 }
