@@ -1,8 +1,18 @@
 //! Problems of a file, with their places: collected, sorted, rendered. Used for env.yml and for compose files.
 
-use super::document::Place;
 use serde::Serialize;
 use std::fmt;
+
+/// A place in a file, both from 1; columns count characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub line: usize,
+    pub column: usize,
+}
+
+impl Place {
+    pub const START: Place = Place { line: 1, column: 1 };
+}
 
 /// Whether a problem stops the file from being used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -2,20 +2,10 @@
 //! duplicate keys and wrong bytes are errors. What the keys mean is not known here.
 
 use super::diagnostic::Diagnostic;
+pub use super::diagnostic::Place;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use std::collections::HashMap;
 use std::sync::Arc;
-
-/// A place in a file, both from 1; columns count characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    pub line: usize,
-    pub column: usize,
-}
-
-impl Place {
-    pub const START: Place = Place { line: 1, column: 1 };
-}
 
 /// A node of the tree. Aliased subtrees are shared, so a tree costs no more memory than its text.
 #[derive(Debug, Clone)]

@@ -12,9 +12,9 @@ use std::path::Path;
 /// A file as it should be.
 #[derive(Debug, Clone)]
 pub struct File {
-    contents: Vec<u8>,
-    mode: Option<u32>,
-    owner: Option<Owner>,
+    pub(super) contents: Vec<u8>,
+    pub(super) mode: Option<u32>,
+    pub(super) owner: Option<Owner>,
 }
 
 impl File {
@@ -256,64 +256,6 @@ impl Host {
         Ok(Changed::Yes)
     }
 
-    /// Files that only make sense together (a key and its certificate): each stands at its own path as a link through
-    /// `directory/current`, and that one link is switched, so that a reader never sees half of a change.
-    ///
-    /// `files` are path, name below the directory, and the file.
-    pub fn ensure_together(&self, directory: &str, files: &[(&str, &str, File)]) -> Result<Changed> {
-        let current = format!("{directory}/current");
-        let mut changed = Changed::No;
-        for (path, name, want) in files {
-            let max = want.contents.len() as u64 + 1;
-            let have = self.read_start(&format!("{current}/{name}"), max)?;
-            if have.as_deref() != Some(&want.contents) {
-                self.note(What::File, *path, if have.is_some() { "change" } else { "create" });
-                changed = Changed::Yes;
-            }
-        }
-        if changed.yes() && self.applies() {
-            self.switch_version(directory, &current, files).with_context(|| format!("could not switch {current}"))?;
-        }
-        for (path, name, _) in files {
-            // Relative where both lie in one directory, so that the links hold wherever that is mounted.
-            let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
-            let to = format!("{current}/{name}");
-            let to = to.strip_prefix(&format!("{parent}/")).unwrap_or(&to).to_owned();
-            if self.link_target(path).as_deref() != Some(&to) {
-                if self.applies() {
-                    link_atomically(&self.path(path), &to).with_context(|| format!("could not link {path} to {to}"))?;
-                }
-                changed = Changed::Yes;
-            }
-        }
-        Ok(changed)
-    }
-
-    fn switch_version(&self, directory: &str, current: &str, files: &[(&str, &str, File)]) -> Result<()> {
-        let base = self.path(directory);
-        if base.parent().is_some_and(|parent| !parent.exists()) {
-            bail!("its directory is missing; run the step storage first");
-        }
-        fs::create_dir_all(&base)?;
-        let fresh = tempfile::Builder::new().prefix("version-").tempdir_in(&base)?;
-        for (_, name, want) in files {
-            let ids = want.owner.as_ref().map(|owner| self.ids(owner)).transpose()?;
-            write_atomically(&fresh.path().join(name), &want.contents, want.mode.unwrap_or(0o644), ids)?;
-        }
-        fs::set_permissions(fresh.path(), fs::Permissions::from_mode(0o755))?;
-        let name =
-            fresh.path().file_name().and_then(|name| name.to_str()).context("a version needs a name")?.to_owned();
-        link_atomically(&self.path(current), &name)?;
-        // From here on it is the current version and stays.
-        let _kept = fresh.keep();
-        for old in self.names(directory)? {
-            if old.starts_with("version-") && old != name {
-                fs::remove_dir_all(base.join(old))?;
-            }
-        }
-        Ok(())
-    }
-
     fn ensure_access(&self, what: What, path: &str, mode: Option<u32>, ids: Option<(u32, u32)>) -> Result<Changed> {
         // Through one descriptor that follows no link: a user who owns the directory could swap the name in between.
         let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
@@ -346,7 +288,7 @@ impl Host {
 }
 
 /// Write beside, sync, rename, sync the directory. Owner and mode are set before the contents can be seen.
-fn write_atomically(target: &Path, contents: &[u8], mode: u32, ids: Option<(u32, u32)>) -> Result<()> {
+pub(super) fn write_atomically(target: &Path, contents: &[u8], mode: u32, ids: Option<(u32, u32)>) -> Result<()> {
     let parent = target.parent().context("a file needs a directory")?;
     let mut beside = tempfile::Builder::new().prefix(".appliance-").tempfile_in(parent)?;
     if let Some((uid, gid)) = ids {
@@ -385,7 +327,7 @@ fn make_dir(target: &Path, mode: u32, ids: Option<(u32, u32)>) -> Result<()> {
     Ok(())
 }
 
-fn link_atomically(target: &Path, to: &str) -> Result<()> {
+pub(super) fn link_atomically(target: &Path, to: &str) -> Result<()> {
     let parent = target.parent().context("a link needs a directory")?;
     fs::create_dir_all(parent)?;
     let beside = tempfile::Builder::new().prefix(".appliance-").tempdir_in(parent)?;

@@ -14,6 +14,7 @@ pub mod notify;
 mod postgres;
 mod systemd;
 pub mod terminal;
+mod together;
 pub mod units;
 mod users;
 pub mod watch;

@@ -38,7 +38,8 @@ fn directories(app: &str) -> Vec<Wanted> {
     ]
 }
 
-const CONTAINERD: &str = "/var/lib/containerd";
+/// containerd gives the directory above this one its open mode again at each start.
+const CONTAINERD: &str = "/var/lib/containerd/io.containerd.metadata.v1.bolt";
 
 /// Links below `/app` into the two volumes, and the directories inside `/app/etc`.
 fn links(app: &str) -> Vec<(String, String)> {
