@@ -34,6 +34,5 @@ pub fn size() -> Option<(u16, u16)> {
     if !stdout().is_terminal() {
         return None;
     }
-    // Asked through the library that draws the progress bars, so that there is one way of asking.
     console::Term::stdout().size_checked()
 }

@@ -135,6 +135,7 @@ async fn look_and_act(
     running: &Running,
     memories: &mut BTreeMap<String, Memory>,
 ) -> Result<Option<Instant>> {
+    let _busy = notify::Busy::begin();
     let stack = &running.stack;
     let containers = host.docker().containers(stack.project.as_str()).await?;
     let now = Instant::now();
@@ -161,7 +162,6 @@ async fn look_and_act(
         return Err(Halt::failed("The app keeps dying", text).into());
     }
     if missing || !restarts.is_empty() {
-        let _busy = notify::Busy::begin();
         // Whoever holds the lock is changing the stack; what is left to do is seen when it is done.
         let _lock = Lock::take(host, "run", PATIENCE).await?;
         for (service, container) in &restarts {
