@@ -45,35 +45,35 @@ enum Format {
     Yaml,
 }
 
-pub fn env(command: EnvCommand) -> Result<u8> {
+pub async fn env(command: EnvCommand) -> Result<u8> {
     match command {
-        EnvCommand::Check(arguments) => check(arguments),
-        EnvCommand::Show(arguments) => show(&arguments),
-        EnvCommand::Activate => activate_env(),
+        EnvCommand::Check(arguments) => check(arguments).await,
+        EnvCommand::Show(arguments) => show(&arguments).await,
+        EnvCommand::Activate => activate_env().await,
     }
 }
 
 /// The first source that answers.
-pub fn find(host: &Host) -> Result<Box<Found>> {
-    match source::find(host, env_yml().as_deref())? {
+pub async fn find(host: &Host) -> Result<Box<Found>> {
+    match source::find(host, env_yml().as_deref()).await? {
         Search::Found(found) => Ok(found),
         Search::Nothing(tried) => bail!("no env.yml was found; tried:\n{}", source::render_tried(&tried)),
     }
 }
 
-fn check(arguments: CheckArguments) -> Result<u8> {
+async fn check(arguments: CheckArguments) -> Result<u8> {
     let host = Host::system(Mode::Check);
     let found = match &arguments.file {
         Some(file) => {
             let path = std::path::absolute(file)?.display().to_string();
-            match source::read(&host, &path)? {
+            match source::read(&host, &path).await? {
                 Some(found) => Box::new(found),
                 None => bail!("there is no file {file}"),
             }
         }
-        None => find(&host)?,
+        None => find(&host).await?,
     };
-    let warnings = found.report.render(&found.origin);
+    let warnings = found.report.render_quoted(&found.origin);
     if !warnings.is_empty() {
         eprintln!("{warnings}");
     }
@@ -81,8 +81,8 @@ fn check(arguments: CheckArguments) -> Result<u8> {
     Ok(0)
 }
 
-fn show(arguments: &ShowArguments) -> Result<u8> {
-    let found = find(&Host::system(Mode::Check))?;
+async fn show(arguments: &ShowArguments) -> Result<u8> {
+    let found = find(&Host::system(Mode::Check)).await?;
     let variables = match &arguments.trees {
         Some(trees) => flat::variables(&found.env, &trees.split(',').map(str::trim).collect::<Vec<_>>()),
         None => flat::for_stack(&found.env),
@@ -96,9 +96,9 @@ fn show(arguments: &ShowArguments) -> Result<u8> {
     Ok(0)
 }
 
-fn activate_env() -> Result<u8> {
+async fn activate_env() -> Result<u8> {
     let host = Host::system(Mode::Apply);
-    let found = find(&host)?;
+    let found = find(&host).await?;
     activate(Wanted { env: &found.env, text: &found.bytes }, &host)?;
     let what = if host.journal().is_empty() { "was active already" } else { "is active now" };
     print(&format!("{} {what}\n", found.origin))?;

@@ -28,7 +28,7 @@ pub async fn run() -> Result<u8> {
 
 pub async fn prepare(step: Option<Step>) -> Result<u8> {
     let host = Host::system(Mode::Apply);
-    let found = find(&host)?;
+    let found = find(&host).await?;
     let _lock = Lock::take(&host, "prepare", PATIENCE).await?;
     let wanted = Wanted { env: &found.env, text: &found.bytes };
     let done = prepare::prepare(wanted, &host, step, &mut |_| ()).await;
@@ -43,7 +43,7 @@ pub async fn prepare(step: Option<Step>) -> Result<u8> {
 
 pub async fn plan(step: Option<Step>, json: bool) -> Result<u8> {
     let host = Host::system(Mode::Check);
-    let found = find(&host)?;
+    let found = find(&host).await?;
     let wanted = Wanted { env: &found.env, text: &found.bytes };
     prepare::prepare(wanted, &host, step, &mut |_| ()).await?;
     if step.is_none()

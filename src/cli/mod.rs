@@ -105,7 +105,7 @@ pub async fn execute(arguments: Arguments) -> u8 {
         Command::Logs(logs) => stack::logs(logs).await,
         Command::Exec(exec) => exec::exec(exec).await,
         Command::Recover(recover) => host::recover(recover).await,
-        Command::Env(command) => env::env(command),
+        Command::Env(command) => env::env(command).await,
         Command::Completions { shell } => selfdoc::completions(shell),
         Command::Man => selfdoc::man(),
         Command::StopStack => host::stop_stack().await,
@@ -116,7 +116,7 @@ pub async fn execute(arguments: Arguments) -> u8 {
 /// Says on stderr what failed; the exit code follows from the error's kind.
 fn complain(error: &anyhow::Error) -> u8 {
     if let Some(broken) = error.downcast_ref::<BrokenFile>() {
-        eprintln!("{broken}");
+        eprintln!("{}", broken.report.render_quoted(&broken.file));
         return 1;
     }
     eprintln!("error: {error:#}");

@@ -1,9 +1,12 @@
 //! The keys under `appliance:` (spec/env.md, "Keys"), read into checked types. What follows from them is elsewhere.
 
-use super::document::{Kind, Node};
+use super::diagnostic::nearest;
+use super::document::{self, Kind, Node, Place};
 use super::reader::{Fields, Reading, Unknown};
+use super::rules;
 use crate::value::{
-    AbsPath, Calendar, Domain, FileMode, GitRef, GitUrl, HostPattern, Invalid, Owner, PackageName, Secret,
+    AbsPath, Calendar, Domain, Email, FileMode, FileSystemType, GitRef, GitUrl, HostPattern, Invalid, Owner,
+    PackageName, Secret, WebUrl,
 };
 use std::str::FromStr;
 
@@ -29,9 +32,21 @@ pub struct Appliance {
 #[derive(Debug, Clone)]
 pub struct Ssl {
     pub letsencrypt: bool,
+    pub acme: Acme,
     pub client_certs_mandatory: bool,
     /// A key and certificate chain of one's own: both or neither.
     pub own: Option<(CertificateText, CertificateText)>,
+}
+
+/// Another certificate authority than the default one.
+#[derive(Debug, Clone, Default)]
+pub struct Acme {
+    pub directory: Option<WebUrl>,
+    /// The authority's own root certificate, where the system does not know it.
+    pub ca: Option<CertificateText>,
+    pub email: Option<Email>,
+    /// External account binding (RFC 8555, 7.3.4): key id and key, base64url.
+    pub eab: Option<(String, Secret)>,
 }
 
 /// PEM text, or where it lies.
@@ -102,15 +117,48 @@ pub struct StorageWish {
 
 #[derive(Debug, Clone, Default)]
 pub struct Backup {
-    pub url: Option<Secret>,
+    pub url: Option<BackupUrl>,
     pub options: Option<Secret>,
     pub mount: Option<BackupMount>,
     pub encrypt: Option<Secret>,
 }
 
+/// Where backups go: restic's forms, and the URLs that duplicity took on an ECS-Appliance.
+#[derive(Debug, Clone)]
+pub struct BackupUrl(pub Secret);
+
+/// What may stand before the first colon of a backup URL.
+const BACKUP_SCHEMES: [&str; 25] = [
+    "file", "sftp", "rest", "s3", "b2", "azure", "gs", "swift", "rclone", "ftp", "ftps", "scp", "ssh", "rsync",
+    "webdav", "webdavs", "s3+http", "boto3+s3", "cf+http", "imap", "imaps", "mega", "tahoe", "onedrive", "pydrive",
+];
+
+impl FromStr for BackupUrl {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if text.starts_with('/') {
+            return text.parse::<AbsPath>().map(|_| BackupUrl(Secret::new(text)));
+        }
+        let scheme =
+            text.split_once(':').map(|(scheme, rest)| (scheme.to_ascii_lowercase(), rest.trim_start_matches('/')));
+        match scheme {
+            Some((scheme, rest)) if BACKUP_SCHEMES.contains(&scheme.as_str()) && !rest.is_empty() => {
+                Ok(BackupUrl(Secret::new(text)))
+            }
+            Some((scheme, _))
+                if nearest(&scheme, BACKUP_SCHEMES).is_some() && !BACKUP_SCHEMES.contains(&scheme.as_str()) =>
+            {
+                let near = nearest(&scheme, BACKUP_SCHEMES).unwrap_or_default();
+                Err(Invalid::new(format!("a backup URL of a known kind; did you mean '{near}:'?")))
+            }
+            _ => Err(Invalid::new("a backup URL: file:///…, sftp://…, rest:https://…, s3:…, or an absolute path")),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct BackupMount {
-    pub kind: Option<String>,
+    pub kind: Option<FileSystemType>,
     pub source: String,
     pub target: AbsPath,
     pub options: Option<Secret>,
@@ -157,6 +205,10 @@ pub fn read(root: &Fields) -> Option<Appliance> {
             backup: read_backup(&fields),
         })
     })();
+    if let Some(appliance) = &appliance {
+        rules::certificates(&fields, appliance);
+        rules::parts(&fields, appliance);
+    }
     let (extra_files, extra_packages) = read_extra(&fields);
     read_old_git(&fields);
     fields.finish(Unknown::Warn);
@@ -177,17 +229,36 @@ fn read_ssl(appliance: &Fields) -> Ssl {
     let letsencrypt = fields.fields("letsencrypt");
     let enabled = letsencrypt.boolean("enabled").unwrap_or(true);
     letsencrypt.finish(Unknown::Warn);
-    let acme = fields.fields("acme");
-    if acme.is_present() {
-        acme.warning(acme.place(), "'appliance.ssl.acme' is kept, but this version gets no certificates by ACME yet");
-    }
     let ssl = Ssl {
         letsencrypt: enabled,
+        acme: read_acme(&fields),
         client_certs_mandatory: fields.boolean("client_certs_mandatory").unwrap_or(false),
         own: key.zip(cert),
     };
     fields.finish(Unknown::Warn);
     ssl
+}
+
+fn read_acme(ssl: &Fields) -> Acme {
+    let fields = ssl.fields("acme");
+    if fields.is_present() {
+        fields
+            .warning(fields.place(), "'appliance.ssl.acme' is kept, but this version gets no certificates by ACME yet");
+    }
+    let binding = fields.fields("eab");
+    let (kid, key) = (binding.text("kid"), binding.secret("key"));
+    if binding.is_present() && kid.is_some() != key.is_some() {
+        binding.error(binding.place(), "'appliance.ssl.acme.eab' needs both 'kid' and 'key'");
+    }
+    binding.finish(Unknown::Warn);
+    let acme = Acme {
+        directory: fields.checked("directory"),
+        ca: fields.get("ca", |reading, node, path| reading.checked_secretly(node, path)),
+        email: fields.checked("email"),
+        eab: kid.zip(key),
+    };
+    fields.finish(Unknown::Warn);
+    acme
 }
 
 fn read_metric(appliance: &Fields) -> Metric {
@@ -203,11 +274,19 @@ fn read_update(appliance: &Fields) -> Update {
     let fields = appliance.fields("update");
     let update = Update {
         automatic: fields.boolean("automatic").unwrap_or(true),
-        oncalendar: fields.checked("oncalendar").unwrap_or_else(daily),
+        oncalendar: read_calendar(&fields).unwrap_or_else(daily),
         reboot: fields.boolean("reboot").unwrap_or(true),
     };
     fields.finish(Unknown::Warn);
     update
+}
+
+fn read_calendar(update: &Fields) -> Option<Calendar> {
+    let calendar: Calendar = update.checked("oncalendar")?;
+    if let Some(node) = update.value("oncalendar") {
+        update.reading.ask_systemd(node.place, calendar.clone());
+    }
+    Some(calendar)
 }
 
 /// The default of `update.oncalendar` (spec/env.md).
@@ -218,11 +297,9 @@ fn daily() -> Calendar {
 
 fn read_storage(appliance: &Fields) -> StorageWish {
     let fields = appliance.fields("storage");
-    let setup = fields.value("setup").cloned();
-    if let Some(node) = &setup
-        && matches!(&*node.kind, Kind::Sequence(_))
-    {
-        fields.error(node.place, "'appliance.storage.setup' must be a mapping, or a text holding one, not a list");
+    let setup = fields.value("setup").and_then(|node| read_setup(fields.reading, node));
+    if let Some(place) = fields.value("proxy_cache").and_then(|_| fields.key_place("proxy_cache")) {
+        fields.warning(place, "'appliance.storage.proxy_cache' is not used any more: there is no proxy on the host");
     }
     let ignore = fields.fields("ignore");
     let wish = StorageWish {
@@ -236,15 +313,56 @@ fn read_storage(appliance: &Fields) -> StorageWish {
     wish
 }
 
+/// What `storage.setup` may hold (spec/prepare.md, "Storage").
+const SETUP_KEYS: [&str; 7] = ["parted", "mdadm", "crypt", "lvm", "format", "mount", "swap"];
+
+/// A mapping, or a text holding one, as an ECS-Appliance had it. Places inside of a block of text are counted from where
+/// the block stands.
+fn read_setup(reading: &Reading, node: &Node) -> Option<Node> {
+    let path = "appliance.storage.setup";
+    let inner = match &*node.kind {
+        Kind::Scalar { text, .. } if text.trim().is_empty() => return None,
+        Kind::Scalar { text, .. } => match document::parse(text.as_bytes(), super::MAX_BYTES) {
+            Ok(inner) => inner,
+            Err(problem) => {
+                let line = problem.line + node.place.line;
+                let place =
+                    if node.end.line > node.place.line { Place { line, column: problem.column } } else { node.place };
+                reading.error(place, format!("the text of '{path}' cannot be read: {}", problem.message));
+                return None;
+            }
+        },
+        _ => node.clone(),
+    };
+    if !matches!(&*inner.kind, Kind::Mapping(_)) {
+        reading.error(node.place, format!("'{path}' must be a mapping, or a text holding one, not {}", inner.what()));
+        return None;
+    }
+    for (key, _) in inner.entries() {
+        if !SETUP_KEYS.contains(&key.text.as_str()) {
+            let hint =
+                nearest(&key.text, SETUP_KEYS).map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
+            let from_text = matches!(&*node.kind, Kind::Scalar { .. });
+            let place = if from_text { node.place } else { key.place };
+            reading.warning(place, format!("'{path}.{}' is not a key that is known{hint}", document::shown(&key.text)));
+        }
+    }
+    Some(inner)
+}
+
 fn read_extra(appliance: &Fields) -> (Vec<ExtraFile>, Vec<PackageName>) {
     let fields = appliance.fields("extra");
-    let files = fields.list("files", read_extra_file).unwrap_or_default();
+    let files =
+        fields.list("files", |reading, node, path| Some(read_extra_file(reading, node, path))).unwrap_or_default();
+    let files: Vec<(usize, ExtraFile)> =
+        files.into_iter().enumerate().filter_map(|(index, file)| Some((index, file?))).collect();
+    rules::extra_files(&fields, &files);
     let packages = fields.list("packages", |reading, node, path| reading.checked(node, path)).unwrap_or_default();
     if let Some(node) = fields.value("states") {
         fields.warning(node.place, "'appliance.extra.states' is a Salt state and not run any more; use extra.files");
     }
     fields.finish(Unknown::Warn);
-    (files, packages)
+    (files.into_iter().map(|(_, file)| file).collect(), packages)
 }
 
 fn read_extra_file(reading: &Reading, node: &Node, path: &str) -> Option<ExtraFile> {
@@ -256,7 +374,12 @@ fn read_extra_file(reading: &Reading, node: &Node, path: &str) -> Option<ExtraFi
     if fields.value("path").is_none() {
         fields.error(node.place, format!("'{path}.path' is missing; say where the file goes"));
     }
-    let contents = fields.secret("contents").or_else(|| fields.secret("content"));
+    let contents = fields.secret("contents");
+    let old = fields.secret("content");
+    if let (Some(_), Some(_), Some(place)) = (&contents, &old, fields.key_place("content")) {
+        fields.error(place, format!("'{path}.content' is the old name of 'contents'; keep one of them"));
+    }
+    let contents = contents.or(old);
     if fields.value("contents").is_none() && fields.value("content").is_none() {
         fields.error(node.place, format!("'{path}.contents' is missing; say what is in the file"));
     }
@@ -287,13 +410,13 @@ fn read_backup(appliance: &Fields) -> Backup {
                 mount_fields.error(place, format!("'appliance.backup.mount.{key}' is missing"));
             }
         }
-        let kind = mount_fields.text("type");
+        let kind = mount_fields.checked("type");
         let options = mount_fields.secret("options");
         Some(BackupMount { kind, source: source?, target: target?, options })
     })();
     mount_fields.finish(Unknown::Warn);
     let backup = Backup {
-        url: fields.secret("url"),
+        url: fields.get("url", |reading, node, path| reading.checked_secretly(node, path)),
         options: fields.secret("options"),
         mount,
         encrypt: fields.secret("encrypt"),

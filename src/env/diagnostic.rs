@@ -4,10 +4,10 @@ use serde::Serialize;
 use std::fmt;
 
 /// A place in a file, both from 1; columns count characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
-    pub line: usize,
-    pub column: usize,
+    pub line: u32,
+    pub column: u32,
 }
 
 impl Place {
@@ -27,16 +27,28 @@ pub enum Severity {
 pub struct Diagnostic {
     pub severity: Severity,
     /// Where, from 1.
-    pub line: usize,
+    pub line: u32,
     /// Where, in characters, from 1.
-    pub column: usize,
+    pub column: u32,
     /// What is wrong and what would be right, one line.
     pub message: String,
+    /// The line itself with a caret below; what may be a secret in it is left out (see `quote.rs`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quote: Option<Quote>,
+}
+
+/// A line of the file, fit to be printed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Quote {
+    pub text: String,
+    /// Where in the text the caret goes, in characters, from 0.
+    pub caret: usize,
 }
 
 impl Diagnostic {
     pub fn error(place: Place, message: impl Into<String>) -> Self {
-        Diagnostic { severity: Severity::Error, line: place.line, column: place.column, message: message.into() }
+        let message = message.into();
+        Diagnostic { severity: Severity::Error, line: place.line, column: place.column, message, quote: None }
     }
 
     pub fn warning(place: Place, message: impl Into<String>) -> Self {
@@ -50,6 +62,15 @@ impl Diagnostic {
             Severity::Warning => "warning",
         };
         format!("{file}:{}:{}: {kind}: {}", self.line, self.column, self.message)
+    }
+
+    /// The same with the line below it, and a caret below that.
+    pub fn render_quoted(&self, file: &str) -> String {
+        let head = self.render(file);
+        let Some(quote) = &self.quote else { return head };
+        let (line, indent) = (self.line.to_string(), " ".repeat(quote.caret));
+        let margin = " ".repeat(line.len());
+        format!("{head}\n  {line} | {}\n  {margin} | {indent}^", quote.text)
     }
 }
 
@@ -94,9 +115,23 @@ impl Report {
         self.found.iter().filter(|diagnostic| diagnostic.severity == Severity::Warning)
     }
 
-    /// One line per problem.
+    /// The problems, to have their lines quoted.
+    pub(super) fn all_mut(&mut self) -> &mut [Diagnostic] {
+        &mut self.found
+    }
+
+    /// One line per problem: for the journal, the status and reports.
     pub fn render(&self, file: &str) -> String {
-        let mut lines: Vec<String> = self.found.iter().map(|diagnostic| diagnostic.render(file)).collect();
+        self.render_each(file, |diagnostic| diagnostic.render(file))
+    }
+
+    /// Every problem with its line: for people at a terminal.
+    pub fn render_quoted(&self, file: &str) -> String {
+        self.render_each(file, |diagnostic| diagnostic.render_quoted(file))
+    }
+
+    fn render_each(&self, file: &str, render: impl Fn(&Diagnostic) -> String) -> String {
+        let mut lines: Vec<String> = self.found.iter().map(render).collect();
         if self.left_out > 0 {
             lines.push(format!("{file}: and {} more", self.left_out));
         }

@@ -11,9 +11,11 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Node {
     pub place: Place,
+    /// Where its text ends (behind the last character); for lists and mappings, where they begin.
+    pub end: Place,
     pub kind: Arc<Kind>,
     /// How much this one stands for once aliases are expanded; bounded by [`MAX_NODES`].
-    size: usize,
+    size: u32,
 }
 
 #[derive(Debug)]
@@ -33,7 +35,7 @@ pub struct Key {
 /// The deepest nesting that is read.
 const MAX_DEPTH: usize = 64;
 /// The most nodes a file may stand for, aliases expanded; a long text counts as more than one.
-const MAX_NODES: usize = 600_000;
+const MAX_NODES: u32 = 100_000;
 
 type Result<T> = std::result::Result<T, Box<Diagnostic>>;
 
@@ -63,17 +65,27 @@ pub fn parse(bytes: &[u8], max_bytes: u64) -> Result<Node> {
 }
 
 /// What a text counts for: copies of a long one are as dear as many short ones.
-fn weight(text: &str) -> usize {
-    1 + text.len() / 64
+fn weight(text: &str) -> u32 {
+    // A text that is longer than a u32 can say is far beyond every bound.
+    u32::try_from(1 + text.len() / 64).unwrap_or(u32::MAX)
+}
+
+/// A count of the parser's; beyond four thousand million there is no file.
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 fn place_at_end(text: &str) -> Place {
     let line_start = text.rfind('\n').map_or(0, |at| at + 1);
-    Place { line: text.matches('\n').count() + 1, column: text[line_start..].chars().count() + 1 }
+    Place { line: count(text.matches('\n').count() + 1), column: count(text[line_start..].chars().count() + 1) }
+}
+
+fn at(marker: &saphyr_parser::Marker) -> Place {
+    Place { line: count(marker.line().max(1)), column: count(marker.col() + 1) }
 }
 
 fn place(span: &Span) -> Place {
-    Place { line: span.start.line().max(1), column: span.start.col() + 1 }
+    at(&span.start)
 }
 
 struct Builder<'a> {
@@ -86,10 +98,7 @@ impl<'a> Builder<'a> {
     fn next(&mut self) -> Result<(Event<'a>, Span)> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
-            Some(Err(scan)) => {
-                let at = Place { line: scan.marker().line().max(1), column: scan.marker().col() + 1 };
-                self.explain(at, scan.info())
-            }
+            Some(Err(scan)) => self.explain(at(scan.marker()), scan.info()),
             None => error(Place::START, "the file ends in the middle of a value"),
         }
     }
@@ -97,10 +106,10 @@ impl<'a> Builder<'a> {
     /// A parser's words, with the remedy where the cause is a common one.
     fn explain<T>(&self, at: Place, info: &str) -> Result<T> {
         // The scanner stumbles over a tab in the line itself or at the end of the one before it.
-        for (index, line) in self.text.lines().enumerate().skip(at.line - 1).take(2) {
+        for (index, line) in self.text.lines().enumerate().skip(at.line as usize - 1).take(2) {
             let indent = line.chars().take_while(|c| c.is_whitespace());
             if let Some(tab) = indent.clone().position(|c| c == '\t') {
-                let place = Place { line: index + 1, column: tab + 1 };
+                let place = Place { line: count(index + 1), column: count(tab + 1) };
                 return error(place, "a tab in the indentation; YAML takes only spaces");
             }
         }
@@ -132,6 +141,7 @@ impl<'a> Builder<'a> {
         if depth > MAX_DEPTH {
             return error(at, format!("nested deeper than {MAX_DEPTH} levels; flatten it"));
         }
+        let end = self::at(&span.end);
         let (node, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let forced_text =
@@ -140,7 +150,7 @@ impl<'a> Builder<'a> {
                     return error(at, "the value holds a NUL byte; remove it");
                 }
                 let plain = style == ScalarStyle::Plain && !forced_text;
-                (Node::scalar(at, text.into_owned(), plain), anchor)
+                (Node { end, ..Node::scalar(at, text.into_owned(), plain) }, anchor)
             }
             Event::SequenceStart(anchor, tag) => {
                 check_tag(tag.as_deref(), at, &["seq"])?;
@@ -151,7 +161,7 @@ impl<'a> Builder<'a> {
                 (self.mapping(at, depth)?, anchor)
             }
             Event::Alias(id) => match self.anchors.get(&id) {
-                Some(target) => (Node { place: at, ..target.clone() }, 0),
+                Some(target) => (Node { place: at, end, ..target.clone() }, 0),
                 None => return error(at, "this alias stands inside the value it names"),
             },
             _ => return error(at, "unexpected end of a value"),
@@ -171,7 +181,7 @@ impl<'a> Builder<'a> {
         loop {
             let (event, span) = self.next()?;
             if event == Event::SequenceEnd {
-                return Ok(Node { place: at, kind: Arc::new(Kind::Sequence(items)), size });
+                return Ok(Node { place: at, end: at, kind: Arc::new(Kind::Sequence(items)), size });
             }
             let item = self.node(event, span, depth + 1)?;
             size = self.grown(size, &item)?;
@@ -183,7 +193,7 @@ impl<'a> Builder<'a> {
         let mut entries: Vec<(Key, Node)> = Vec::new();
         let mut merged: Vec<Node> = Vec::new();
         let mut seen: HashMap<String, Place> = HashMap::new();
-        let mut size = 1;
+        let mut size = 1_u32;
         loop {
             let (event, span) = self.next()?;
             if event == Event::MappingEnd {
@@ -197,7 +207,7 @@ impl<'a> Builder<'a> {
             let (key, is_merge) = (Key { text: text.clone(), place: key_at }, *plain && text == "<<");
             let (event, span) = self.next()?;
             let value = self.node(event, span, depth + 1)?;
-            size = self.grown(size + weight(&key.text), &value)?;
+            size = self.grown(size.saturating_add(weight(&key.text)), &value)?;
             if is_merge {
                 merged.push(value);
                 continue;
@@ -213,11 +223,11 @@ impl<'a> Builder<'a> {
         for source in merged {
             merge(&mut entries, &mut seen, &source)?;
         }
-        Ok(Node { place: at, kind: Arc::new(Kind::Mapping(entries)), size })
+        Ok(Node { place: at, end: at, kind: Arc::new(Kind::Mapping(entries)), size })
     }
 
-    fn grown(&self, size: usize, child: &Node) -> Result<usize> {
-        let size = size + child.size;
+    fn grown(&self, size: u32, child: &Node) -> Result<u32> {
+        let size = size.saturating_add(child.size);
         if size > MAX_NODES {
             return error(child.place, format!("the file stands for more than {MAX_NODES} values; make it smaller"));
         }
@@ -262,7 +272,12 @@ pub fn shown(text: &str) -> String {
 impl Node {
     pub fn scalar(place: Place, text: String, plain: bool) -> Node {
         let size = weight(&text);
-        Node { place, kind: Arc::new(Kind::Scalar { text, plain }), size }
+        Node { place, end: place, kind: Arc::new(Kind::Scalar { text, plain }), size }
+    }
+
+    /// A part of a scalar's text, at the scalar's place.
+    pub fn with_text(&self, text: &str) -> Node {
+        Node { end: self.end, ..Node::scalar(self.place, text.to_owned(), true) }
     }
 
     /// The same place with other contents of the same shape.

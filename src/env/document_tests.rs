@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn refused(text: &str) -> (usize, usize, String) {
+fn refused(text: &str) -> (u32, u32, String) {
     let diagnostic = parse(text.as_bytes(), 1 << 20).expect_err("the text should be refused");
     (diagnostic.line, diagnostic.column, diagnostic.message)
 }

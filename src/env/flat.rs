@@ -82,8 +82,8 @@ mod tests {
     #[test]
     fn the_tree_becomes_variables() {
         let text = "appliance:\n  domain: a.de\n  standby: No\n  x: [' 1 ', {y-z: ~}]\napp:\n  name: my-shop\n  git: {source: /srv/a}\n  settings: |\n    S='1'\n";
-        let (env, report) = Env::parse(text.as_bytes());
-        let env = env.unwrap_or_else(|| panic!("{}", report.render("t")));
+        let parsed = Env::parse(text.as_bytes());
+        let env = parsed.env.unwrap_or_else(|| panic!("{}", parsed.report.render("t")));
         let all = for_stack(&env);
         let get = |name: &str| all.get(name).map(String::as_str);
         assert_eq!(get("APPLIANCE_STANDBY"), Some("false"));

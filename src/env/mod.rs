@@ -6,16 +6,19 @@ mod appliance;
 pub mod diagnostic;
 pub mod document;
 pub mod flat;
+mod quote;
 pub mod reader;
+mod rules;
 
 pub use app::{App, AppGit, GitLocal, Migrate, split_words};
 pub use appliance::{Appliance, Backup, BackupMount, CertificateText, ExtraFile, Metric, Ssl, StorageWish, Update};
 pub use diagnostic::{BrokenFile, Diagnostic, Report, Severity};
 
-use crate::value::SshKey;
-use document::Node;
+use crate::value::{Calendar, SshKey};
+use document::{Node, Place};
 use reader::{Fields, Reading};
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 
 /// The largest env.yml that is read, in bytes (spec/env.md, "Sources").
 pub const MAX_BYTES: u64 = 1024 * 1024;
@@ -29,33 +32,57 @@ pub struct Env {
     pub app: App,
     /// The whole tree, for the flat variables: old envs carry keys of their own.
     pub root: Node,
+    /// Where in the tree the values stand that are certainly no secrets; all others are masked wherever they are shown.
+    pub open: HashSet<Place>,
     /// SHA-256 of the file's bytes, in hexadecimal: tells whether two envs are the same.
     pub digest: String,
 }
 
+/// What reading an env.yml gave.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The env, if there is no error.
+    pub env: Option<Env>,
+    /// Every error and warning.
+    pub report: Report,
+    /// Calendar expressions in it, of which only systemd knows whether it takes them.
+    pub calendars: Vec<(Place, Calendar)>,
+}
+
 impl Env {
-    /// Reads a whole env.yml. The report holds every error and warning; there is an env only if there is no error.
-    pub fn parse(bytes: &[u8]) -> (Option<Env>, Report) {
+    /// Reads a whole env.yml, and finds all of its problems.
+    pub fn parse(bytes: &[u8]) -> Parsed {
         let mut report = Report::default();
         let root = match document::parse(bytes, MAX_BYTES) {
             Ok(root) => root,
             Err(diagnostic) => {
                 report.push(*diagnostic);
-                return (None, report);
+                quote::quote_raw(&mut report, bytes);
+                return Parsed { env: None, report, calendars: Vec::new() };
             }
         };
         let reading = Reading::default();
-        let env = read(&reading, root, bytes);
-        let report = reading.into_report();
-        if report.has_errors() { (None, report) } else { (env, report) }
+        let env = read(&reading, &root);
+        let mut read = reading.finish();
+        // The document's parser has seen that it is text.
+        let text = std::str::from_utf8(bytes).unwrap_or_default();
+        quote::quote_parsed(&mut read.report, text, &root, &read.open);
+        let env = env.filter(|_| !read.report.has_errors()).map(|env| Env {
+            digest: hex(&Sha256::digest(bytes)),
+            open: read.open,
+            root,
+            ..env
+        });
+        Parsed { env, report: read.report, calendars: read.calendars }
     }
 }
 
-fn read(reading: &Reading, root: Node, bytes: &[u8]) -> Option<Env> {
-    let fields = Fields::root(reading, &root, "a mapping with the keys 'appliance' and 'app' (or 'ecs')")?;
+fn read(reading: &Reading, root: &Node) -> Option<Env> {
+    let fields = Fields::root(reading, root, "a mapping with the keys 'appliance' and 'app' (or 'ecs')")?;
     let key = |reading: &Reading, node: &Node, path: &str| reading.checked::<SshKey>(node, path);
     let ssh_authorized = fields.list("ssh_authorized_keys", key).unwrap_or_default();
     let ssh_deprecated = fields.list("ssh_deprecated_keys", key).unwrap_or_default();
+    rules::ssh_keys(&fields, &ssh_authorized, &ssh_deprecated);
     fields.boolean("disable_root");
     let appliance = appliance::read(&fields);
     let app = app::read(&fields);
@@ -65,7 +92,9 @@ fn read(reading: &Reading, root: Node, bytes: &[u8]) -> Option<Env> {
         ssh_deprecated,
         appliance: appliance?,
         app: app?,
-        digest: hex(&Sha256::digest(bytes)),
+        // Known to the caller.
+        digest: String::new(),
+        open: HashSet::new(),
         root: root.clone(),
     })
 }

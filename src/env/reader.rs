@@ -3,25 +3,58 @@
 
 use super::diagnostic::{Diagnostic, Report, nearest};
 use super::document::{Kind, Node, Place, shown};
-use crate::value::{Invalid, Secret};
+use crate::value::{Calendar, Invalid, Secret};
 use std::cell::RefCell;
+use std::collections::{BTreeSet, HashSet};
 use std::str::FromStr;
 
-/// What is being read: the problems found so far.
+/// What is being read: the problems found so far, and what was learnt on the way.
 #[derive(Debug, Default)]
-pub struct Reading(RefCell<Report>);
+pub struct Reading {
+    report: RefCell<Report>,
+    open: RefCell<HashSet<Place>>,
+    asked: RefCell<BTreeSet<String>>,
+    calendars: RefCell<Vec<(Place, Calendar)>>,
+}
+
+/// What a reading leaves.
+pub struct Read {
+    /// The problems, in the order of their places.
+    pub report: Report,
+    /// Where the values stand that are certainly no secrets: names, numbers, booleans. All others may be.
+    pub open: HashSet<Place>,
+    /// The path of every key that was looked for, whether it was there or not; list items are `[]`.
+    pub asked: BTreeSet<String>,
+    /// Calendar expressions, of which only systemd knows whether it takes them.
+    pub calendars: Vec<(Place, Calendar)>,
+}
 
 impl Reading {
-    pub fn into_report(self) -> Report {
-        self.0.into_inner().sorted()
+    pub fn finish(self) -> Read {
+        Read {
+            report: self.report.into_inner().sorted(),
+            open: self.open.into_inner(),
+            asked: self.asked.into_inner(),
+            calendars: self.calendars.into_inner(),
+        }
     }
 
     pub fn error(&self, place: Place, message: impl Into<String>) {
-        self.0.borrow_mut().push(Diagnostic::error(place, message));
+        self.report.borrow_mut().push(Diagnostic::error(place, message));
     }
 
     pub fn warning(&self, place: Place, message: impl Into<String>) {
-        self.0.borrow_mut().push(Diagnostic::warning(place, message));
+        self.report.borrow_mut().push(Diagnostic::warning(place, message));
+    }
+
+    /// The value at this place is no secret and may be shown.
+    pub fn mark_open(&self, node: &Node) {
+        self.open.borrow_mut().insert(node.place);
+    }
+
+    /// A calendar expression that systemd has to judge.
+    pub fn ask_systemd(&self, place: Place, calendar: Calendar) {
+        self.calendars.borrow_mut().push((place, calendar));
     }
 
     /// The text of a scalar; numbers and booleans count by how they are written.
@@ -37,6 +70,7 @@ impl Reading {
 
     /// A text that is parsed into its checked type. The offending text is shown.
     pub fn checked<T: FromStr<Err = Invalid>>(&self, node: &Node, path: &str) -> Option<T> {
+        self.mark_open(node);
         let text = self.text(node, path)?;
         match text.trim().parse() {
             Ok(value) => Some(value),
@@ -65,6 +99,7 @@ impl Reading {
 
     /// A boolean as YAML 1.1 has them, plain or quoted, in any case.
     pub fn boolean(&self, node: &Node, path: &str) -> Option<bool> {
+        self.mark_open(node);
         let value = match &*node.kind {
             Kind::Scalar { text, .. } => parse_boolean(text),
             _ => None,
@@ -81,6 +116,7 @@ impl Reading {
 
     /// A whole number in a range.
     pub fn number(&self, node: &Node, path: &str, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
+        self.mark_open(node);
         let text = self.text(node, path)?;
         match text.parse::<i64>() {
             Ok(value) if range.contains(&value) => Some(value),
@@ -96,6 +132,13 @@ impl Reading {
     }
 }
 
+/// `a.files[3].path` as `a.files[].path`.
+fn without_indices(path: &str) -> String {
+    let mut parts = path.split('[');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |all, part| format!("{all}[]{}", part.split_once(']').map_or("", |(_, rest)| rest)))
+}
+
 /// YAML 1.1's words for true and false.
 pub fn parse_boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
@@ -106,7 +149,7 @@ pub fn parse_boolean(text: &str) -> Option<bool> {
 }
 
 /// Reads one value; `None` means a problem was reported.
-pub type Read<T> = fn(&Reading, &Node, &str) -> Option<T>;
+pub type Reader<T> = fn(&Reading, &Node, &str) -> Option<T>;
 
 /// A mapping whose keys are taken one by one; what is left at the end is unknown.
 pub struct Fields<'a> {
@@ -166,6 +209,7 @@ impl<'a> Fields<'a> {
     /// The value under a key, null included; marks the key as known.
     pub fn node(&self, key: &'static str) -> Option<&'a Node> {
         self.taken.borrow_mut().push(key);
+        self.reading.asked.borrow_mut().insert(without_indices(&self.path(key)));
         self.node.and_then(|node| node.get(key))
     }
 
@@ -174,12 +218,20 @@ impl<'a> Fields<'a> {
         self.node?.entries().iter().find(|(name, _)| name.text == key).map(|(name, _)| name.place)
     }
 
+    /// The place of an item in the list under a key.
+    pub fn item_place(&self, key: &str, index: usize) -> Option<Place> {
+        match &*self.node?.get(key)?.kind {
+            Kind::Sequence(items) => items.get(index).map(|item| item.place),
+            _ => None,
+        }
+    }
+
     /// The value under a key, unless it is missing or null.
     pub fn value(&self, key: &'static str) -> Option<&'a Node> {
         self.node(key).filter(|node| !node.is_null())
     }
 
-    pub fn get<T>(&self, key: &'static str, read: Read<T>) -> Option<T> {
+    pub fn get<T>(&self, key: &'static str, read: Reader<T>) -> Option<T> {
         self.value(key).and_then(|node| read(self.reading, node, &self.path(key)))
     }
 
@@ -200,7 +252,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A list; a single scalar counts as a list of one where `single` readers need it, so it does not here.
-    pub fn list<T>(&self, key: &'static str, read: Read<T>) -> Option<Vec<T>> {
+    pub fn list<T>(&self, key: &'static str, read: Reader<T>) -> Option<Vec<T>> {
         let node = self.value(key)?;
         let path = self.path(key);
         let Kind::Sequence(items) = &*node.kind else {
@@ -216,7 +268,7 @@ impl<'a> Fields<'a> {
         let node = self.value(key)?;
         if let Kind::Scalar { text, .. } = &*node.kind {
             let path = self.path(key);
-            let word = |word: &str| self.reading.checked(&Node::scalar(node.place, word.to_owned(), true), &path);
+            let word = |word: &str| self.reading.checked(&node.with_text(word), &path);
             return Some(text.split_whitespace().filter_map(word).collect());
         }
         self.list(key, |reading, node, path| reading.checked(node, path))

@@ -43,3 +43,64 @@ impl Host {
         Ok(answer.status().as_u16())
     }
 }
+
+/// What a small request got.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// The header that was asked for, where it is plain text.
+    pub header: Option<String>,
+    pub body: Vec<u8>,
+}
+
+/// A request to a metadata service.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    pub method: &'a str,
+    pub url: &'a str,
+    pub headers: &'a [(&'a str, &'a str)],
+    /// A header of the answer that the caller wants to see.
+    pub wanted: &'a str,
+    /// The most of the body that is read, in bytes; more is an error.
+    pub max: usize,
+}
+
+impl Host {
+    /// A plain request: no redirect is followed, no proxy asked. The caller sets the deadline around it.
+    ///
+    /// # Errors
+    /// No connection, or a body that is larger than allowed.
+    pub async fn request(&self, request: Request<'_>) -> Result<Answer> {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .pool_max_idle_per_host(0)
+            .build()
+            .context("could not make an HTTP client")?;
+        let method = reqwest::Method::from_bytes(request.method.as_bytes()).context("this is no HTTP method")?;
+        let mut asked = client.request(method, request.url);
+        for (name, value) in request.headers {
+            asked = asked.header(*name, *value);
+        }
+        let mut answer = asked.send().await.map_err(plainly)?;
+        let header = answer.headers().get(request.wanted).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let status = answer.status().as_u16();
+        let mut body = Vec::new();
+        while let Some(more) = answer.chunk().await.map_err(plainly)? {
+            if body.len() + more.len() > request.max {
+                anyhow::bail!("it sent more than {} bytes, the most that is read", request.max);
+            }
+            body.extend_from_slice(&more);
+        }
+        Ok(Answer { status, header, body })
+    }
+}
+
+/// The innermost reason: "Connection refused" says more than "error sending request".
+fn plainly(error: reqwest::Error) -> anyhow::Error {
+    let mut reason: &dyn std::error::Error = &error;
+    while let Some(inner) = reason.source() {
+        reason = inner;
+    }
+    anyhow::anyhow!("{reason}")
+}

@@ -3,6 +3,7 @@
 
 pub mod build;
 pub mod docker;
+mod drive;
 pub mod engine;
 pub mod exec;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod users;
 pub mod watch;
 
 pub use docker::Docker;
+pub use drive::Drive;
 pub use exec::{Cmd, Exec, Output};
 pub use files::{Dir, File, replace_block};
 pub use journal::{Entry, Journal, What};

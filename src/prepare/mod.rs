@@ -93,7 +93,7 @@ mod tests {
             test.host.ensure_dir(directory, &crate::host::Dir::plain()).expect("it can be made");
         }
         test.host.put("/etc/nginx/nginx.conf", b"include /etc/nginx/conf.d/*.conf;", 0o644).expect("it can be written");
-        (test, Env::parse(TEXT.as_bytes()).0.expect("the env is valid"))
+        (test, Env::parse(TEXT.as_bytes()).env.expect("the env is valid"))
     }
 
     async fn run(env: &Env, host: &Host, steps: &[Step]) -> Vec<String> {

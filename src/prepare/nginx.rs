@@ -212,7 +212,7 @@ mod tests {
 
     fn env(extra: &str) -> Env {
         let text = format!("appliance: {{domain: a.de{extra}}}\napp: {{name: x, git: {{source: /srv/x}}}}\n");
-        Env::parse(text.as_bytes()).0.expect("the env is valid")
+        Env::parse(text.as_bytes()).env.expect("the env is valid")
     }
 
     fn routes() -> Vec<Route> {

@@ -145,7 +145,7 @@ mod tests {
         let text = format!(
             "appliance: {{domain: a.de, allowed_hosts: '{hosts}'}}\napp: {{name: x, git: {{source: /srv/x}}}}\n"
         );
-        Env::parse(text.as_bytes()).0.expect("the env is valid")
+        Env::parse(text.as_bytes()).env.expect("the env is valid")
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
 
 /// The env; where the newest is broken, the one that is active since before goes on.
 async fn find(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<Box<Found>> {
-    match source::find(host, env_yml) {
+    match source::find(host, env_yml).await {
         Ok(Search::Found(found)) => Ok(found),
         Ok(Search::Nothing(tried)) => {
             let lines = tried.iter().map(|tried| format!("{}: {}", tried.place, tried.why)).collect();
@@ -78,7 +78,7 @@ async fn find(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<Box<F
             );
             Err(Halt::standby("No env.yml was found", text).into())
         }
-        Err(broken) => match source::read(host, source::ACTIVE) {
+        Err(broken) => match source::read(host, source::ACTIVE).await {
             Ok(Some(active)) => {
                 tracing::error!("the newest env is broken, so the active one goes on:\n{broken}");
                 board.describe(|status| status.warnings.push(format!("the newest env is broken: {broken}")));

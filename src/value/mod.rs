@@ -11,7 +11,8 @@ mod step;
 
 pub use git::{Commit, GitRef, GitUrl};
 pub use names::{
-    AbsPath, AppName, Calendar, DatabaseName, Domain, FileMode, HostPattern, Invalid, Owner, PackageName, ServiceName,
+    AbsPath, AppName, Calendar, DatabaseName, Domain, Email, FileMode, FileSystemType, HostPattern, Invalid, Owner,
+    PackageName, ServiceName, WebUrl,
 };
 pub use phase::{Event, Phase};
 pub use route::Route;

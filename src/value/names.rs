@@ -97,6 +97,55 @@ checked_text!(
     ServiceName, check_service
 );
 
+checked_text!(
+    /// An address on the web: `https://`, or `http://` for servers in one's own network; no user, no fragment.
+    WebUrl, check_web_url
+);
+checked_text!(
+    /// A mail address, as it goes to a certificate authority: something, `@`, a host name.
+    Email, check_email
+);
+checked_text!(
+    /// A kind of file system, as mount(8) takes it: `cifs`, `nfs4`, `fuse.sshfs`.
+    FileSystemType, check_file_system
+);
+
+fn check_web_url(text: &str) -> Result<String, Invalid> {
+    let good = reqwest::Url::parse(text).is_ok_and(|url| {
+        ["https", "http"].contains(&url.scheme())
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.fragment().is_none()
+    });
+    let plain = text.len() <= 2048 && text.bytes().all(|b| b.is_ascii_graphic());
+    if good && plain {
+        Ok(text.to_owned())
+    } else {
+        Err(Invalid::new("a web address, like 'https://ca.example.org/dir'"))
+    }
+}
+
+fn check_email(text: &str) -> Result<String, Invalid> {
+    let local_is_good = |local: &str| {
+        !local.is_empty()
+            && local.len() <= 64
+            && local.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&*+-/=?^_{|}~.".contains(&b))
+    };
+    match text.rsplit_once('@') {
+        Some((local, domain)) if local_is_good(local) && check_domain(domain).is_ok() => Ok(text.to_owned()),
+        _ => Err(Invalid::new("a mail address, like 'admin@example.org'")),
+    }
+}
+
+fn check_file_system(text: &str) -> Result<String, Invalid> {
+    let good = !text.is_empty()
+        && text.len() <= 32
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.".contains(&b))
+        && !text.starts_with('.');
+    if good { Ok(text.to_owned()) } else { Err(Invalid::new("a kind of file system, like 'nfs4' or 'cifs'")) }
+}
+
 fn check_domain(text: &str) -> Result<String, Invalid> {
     let right = "a host name: letters, digits, '-' and '.', at most 64 characters";
     let name = text.to_ascii_lowercase();
@@ -283,6 +332,12 @@ mod tests {
         takes::<Owner>(&["app", "app:adm", "1000:1000"], &["", "a:b:c", ":", "a b", "-x", "a\n"]);
         takes::<Calendar>(&["*-*-* 06:30:00", "Mon..Fri 02:00"], &["", "x\n[Timer]", "a=b", "\""]);
         takes::<ServiceName>(&["ecs.web", "redis_exporter"], &["", ".a", "a/b", "a b"]);
+        takes::<WebUrl>(
+            &["https://ca.example/dir", "http://127.0.0.1:14000/dir"],
+            &["", "ca.example", "ftp://x/", "https://", "https://u:p@h/", "https://h/#x", "https://h/a b"],
+        );
+        takes::<Email>(&["a.b+c@d.example"], &["", "a", "a@", "@b.de", "a b@c.de", "a@b c", "a;b@c.de"]);
+        takes::<FileSystemType>(&["cifs", "fuse.sshfs"], &["", "-o", "a b", "ext4,x"]);
         takes::<FileMode>(&["0640", "600", "0o644"], &["", "4755", "99", "0888", "rw", "+644"]);
     }
 

@@ -37,7 +37,7 @@ pub fn read(
     for name in missing {
         reading.warning(root.place, format!("the variable {name} is not set and counts as empty"));
     }
-    let report = reading.into_report();
+    let report = reading.finish().report;
     if report.has_errors() { (None, report) } else { (stack, report) }
 }
 

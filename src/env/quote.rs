@@ -1,0 +1,173 @@
+//! The line of a problem, fit to be printed: what may be a secret is left out. Values are shown only where the reading
+//! knows that they are none; of a text that could not be parsed only its structure is shown.
+
+use super::diagnostic::{Quote, Report};
+use super::document::{Kind, Node, Place};
+use std::collections::{BTreeMap, HashSet};
+
+/// What stands for a part that is left out.
+const LEFT_OUT: char = '…';
+/// The longest quote, in characters.
+const MAX_WIDTH: usize = 100;
+
+/// The parts of one line that must not be shown, and where its last value ends; columns from 0.
+#[derive(Default)]
+struct Line {
+    hidden: Vec<(usize, usize)>,
+    last: usize,
+}
+
+/// Gives every problem of a parsed file its quote. `open` are the places of values that are no secrets.
+pub fn quote_parsed(report: &mut Report, text: &str, root: &Node, open: &HashSet<Place>) {
+    let mut lines: BTreeMap<u32, Line> = report.all().iter().map(|found| (found.line, Line::default())).collect();
+    if lines.is_empty() {
+        return;
+    }
+    collect(root, open, &mut lines);
+    for found in report.all_mut() {
+        let (Some(raw), Some(line)) = (line_of(text, found.line), lines.get(&found.line)) else { continue };
+        found.quote = Some(quote_line(raw, line, found.column as usize - 1));
+    }
+}
+
+/// Gives the problem of a file that is no YAML its quote: letters and digits of everything but keys are hidden.
+pub fn quote_raw(report: &mut Report, bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    for found in report.all_mut() {
+        let Some(raw) = line_of(&text, found.line) else { continue };
+        let shown_until = key_end(raw);
+        let masked: String = raw
+            .chars()
+            .enumerate()
+            .map(|(at, c)| if at >= shown_until && c.is_alphanumeric() { 'x' } else { c })
+            .collect();
+        found.quote = Some(window(&masked, found.column as usize - 1));
+    }
+}
+
+/// The raw line of that number, without a byte order mark.
+fn line_of(text: &str, number: u32) -> Option<&str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    text.split('\n').nth(number as usize - 1).map(|line| line.trim_end_matches('\r'))
+}
+
+/// How many characters of a line are certainly structure: indentation, dashes, and a key with its colon.
+fn key_end(line: &str) -> usize {
+    let start = line.chars().take_while(|c| matches!(c, ' ' | '-' | '\t')).count();
+    let key = line.chars().skip(start).take_while(|c| c.is_ascii_alphanumeric() || *c == '_').count();
+    let rest: String = line.chars().skip(start + key).take(2).collect();
+    if key > 0 && (rest == ":" || rest == ": ") { start + key + 1 } else { start }
+}
+
+/// Every scalar that touches one of the lines.
+fn collect(node: &Node, open: &HashSet<Place>, lines: &mut BTreeMap<u32, Line>) {
+    match &*node.kind {
+        Kind::Scalar { .. } => {
+            for (number, line) in lines.range_mut(node.place.line..=node.end.line.max(node.place.line)) {
+                let from = if *number == node.place.line { node.place.column as usize - 1 } else { 0 };
+                let to = if *number == node.end.line { node.end.column as usize - 1 } else { usize::MAX };
+                if to <= from {
+                    continue;
+                }
+                line.last = line.last.max(to);
+                if !open.contains(&node.place) {
+                    line.hidden.push((from, to));
+                }
+            }
+        }
+        Kind::Sequence(items) => items.iter().for_each(|item| collect(item, open, lines)),
+        Kind::Mapping(entries) => entries.iter().for_each(|(_, value)| collect(value, open, lines)),
+    }
+}
+
+fn quote_line(raw: &str, line: &Line, column: usize) -> Quote {
+    let mut shown = String::new();
+    let (mut caret, mut in_hidden, mut before) = (None, false, ' ');
+    for (at, c) in raw.chars().enumerate() {
+        if at >= column && caret.is_none() && !in_hidden {
+            caret = Some(shown.chars().count());
+        }
+        // A comment behind the last value may be a commented-out secret.
+        if c == '#' && before.is_whitespace() && at >= line.last {
+            break;
+        }
+        before = c;
+        let hidden = line.hidden.iter().any(|(from, to)| (*from..*to).contains(&at));
+        if hidden && !in_hidden {
+            caret = caret.or((at >= column).then(|| shown.chars().count()));
+            shown.push(LEFT_OUT);
+        }
+        if !hidden {
+            shown.push(c);
+        }
+        in_hidden = hidden;
+    }
+    let end = shown.trim_end().chars().count();
+    window(shown.trim_end(), caret.unwrap_or(end))
+}
+
+/// The part of a line around the caret that fits, without control characters.
+fn window(line: &str, caret: usize) -> Quote {
+    let clean = |c: char| match c {
+        '\t' => '→',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
+    let characters: Vec<char> = line.chars().map(clean).collect();
+    let caret = caret.min(characters.len());
+    let start = if characters.len() <= MAX_WIDTH { 0 } else { caret.saturating_sub(MAX_WIDTH / 2) };
+    let mut text: String = characters.iter().skip(start).take(MAX_WIDTH).collect();
+    let mut caret = caret - start;
+    if start > 0 {
+        text.insert(0, LEFT_OUT);
+        caret += 1;
+    }
+    if characters.len() > start + MAX_WIDTH {
+        text.push(LEFT_OUT);
+    }
+    Quote { text, caret }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::env::Env;
+
+    fn quotes(text: &str) -> String {
+        Env::parse(text.as_bytes()).report.render_quoted("f")
+    }
+
+    #[test]
+    fn the_line_is_quoted_with_a_caret() {
+        let said = quotes("appliance:\n  domain: a.de\n  standby: maybe\napp: {name: x, git: {source: /srv/x}}\n");
+        assert!(said.ends_with("\n  3 |   standby: maybe\n    |            ^"), "{said}");
+    }
+
+    #[test]
+    fn secrets_on_the_line_are_left_out() {
+        let head = "appliance:\n  domain: a.de\n";
+        let tail = "app: {name: x, git: {source: /srv/x}}\n";
+        for text in [
+            format!("{head}  backup: {{url: 'sftp://me:hunter2@h/x', mount: {{source: hunter2}}}}\n{tail}"),
+            format!("{head}  sentry: {{dsn: hunter2}}\n{tail}"),
+            format!("{head}  standby: maybe # hunter2\n{tail}"),
+            format!("{head}  stan: hunter2\n{tail}"),
+            format!("{head}  backup: {{url: \"hunter2\n{tail}"),
+            format!("{head}  sentry: [hunter2, hunter2\n{tail}"),
+            format!("{head}{tail}hunter2: [\n"),
+            format!("{head}  dkim: {{key: [hunter2]}}\n{tail}"),
+            format!("{head}  stan: |\n    a\n    hunter2: y\n   hunter2\n{tail}"),
+        ] {
+            let said = quotes(&text);
+            assert!(said.contains(" | "), "nothing is quoted: {said}");
+            assert!(!said.replace("hunter2: [", "").contains("hunter2"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_caret() {
+        let text = format!("appliance: {{domain: a.de, allowed_hosts: [{}'a b']}}\napp: {{}}\n", "a.de, ".repeat(100));
+        let said = quotes(&text);
+        let quoted = said.lines().nth(1).expect("the line is quoted");
+        assert!(quoted.chars().count() < 120 && quoted.contains("'a b'"), "{said}");
+    }
+}

@@ -1,0 +1,162 @@
+//! The metadata services of clouds: EC2 (IMDSv2 first, then v1) and GCE. Asked only where something makes them plausible,
+//! each for a bounded time; whatever they send is bounded too.
+
+use super::Kind;
+use crate::env::MAX_BYTES;
+use crate::host::Host;
+use crate::host::http::{Answer, Request};
+use anyhow::Result;
+use std::time::Duration;
+
+/// What a source said.
+pub enum Said {
+    /// The text of an env, perhaps.
+    Text(Vec<u8>),
+    /// It is not there, or has nothing.
+    Nothing(String),
+    /// It should be there, but could not be asked.
+    Failed(String),
+}
+
+/// How long one service may take (spec/env.md, "Sources").
+const PATIENCE: Duration = Duration::from_secs(3);
+const ADDRESS: &str = "http://169.254.169.254";
+/// A session token is short; anything else is not one.
+const MAX_TOKEN: usize = 1024;
+
+/// Asks one service.
+pub async fn ask(host: &Host, kind: Kind) -> Result<Said> {
+    if !is_plausible(host, kind)? {
+        let text = "not asked: neither the machine's DMI data nor a route to 169.254.169.254 says that it is there";
+        return Ok(Said::Nothing(text.to_owned()));
+    }
+    let asking = async {
+        match kind {
+            Kind::Gce => ask_gce(host).await,
+            _ => ask_ec2(host).await,
+        }
+    };
+    Ok(match tokio::time::timeout(PATIENCE, asking).await {
+        Ok(Ok(said)) => said,
+        Ok(Err(error)) => Said::Failed(format!("{ADDRESS} did not answer: {error:#}")),
+        Err(_) => Said::Failed(format!("{ADDRESS} did not answer within {} s", PATIENCE.as_secs())),
+    })
+}
+
+/// IMDSv2 asks for a token first; a service that has no tokens is asked without.
+async fn ask_ec2(host: &Host) -> Result<Said> {
+    let url = format!("{ADDRESS}/latest/api/token");
+    let lifetime = [("X-aws-ec2-metadata-token-ttl-seconds", "60")];
+    let request = Request { method: "PUT", url: &url, headers: &lifetime, wanted: "Content-Type", max: MAX_TOKEN };
+    let token = match host.request(request).await {
+        Ok(Answer { status: 200, body, .. }) => String::from_utf8(body).ok().filter(|token| is_token(token)),
+        Ok(_) => None,
+        // A larger body is no token, but the service is there; without a connection there is nothing to go on with.
+        Err(error) if error.to_string().starts_with("it sent more") => None,
+        Err(error) => return Err(error),
+    };
+    let url = format!("{ADDRESS}/latest/user-data");
+    let headers: Vec<(&str, &str)> = token.iter().map(|token| ("X-aws-ec2-metadata-token", token.as_str())).collect();
+    let request =
+        Request { method: "GET", url: &url, headers: &headers, wanted: "Content-Type", max: MAX_BYTES as usize };
+    Ok(judge(host.request(request).await?))
+}
+
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+async fn ask_gce(host: &Host) -> Result<Said> {
+    let url = format!("{ADDRESS}/computeMetadata/v1/instance/attributes/user-data");
+    let flavor = [("Metadata-Flavor", "Google")];
+    let request =
+        Request { method: "GET", url: &url, headers: &flavor, wanted: "Metadata-Flavor", max: MAX_BYTES as usize };
+    let answer = host.request(request).await?;
+    // Google's own rule: what does not say so is not Google's service.
+    if answer.status == 200 && answer.header.as_deref() != Some("Google") {
+        return Ok(Said::Nothing("what answers is not GCE's metadata service".to_owned()));
+    }
+    Ok(judge(answer))
+}
+
+fn judge(answer: Answer) -> Said {
+    let is_page = answer.body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'<');
+    match answer.status {
+        200 if answer.body.is_empty() => Said::Nothing("it has no user-data".to_owned()),
+        200 if is_page => Said::Failed("it answered with a web page instead of user-data".to_owned()),
+        200 => Said::Text(answer.body),
+        404 => Said::Nothing("it has no user-data (404)".to_owned()),
+        300..400 => Said::Failed(format!("it answered {}; redirects are not followed", answer.status)),
+        status => Said::Failed(format!("it answered {status}")),
+    }
+}
+
+/// Whether the firmware names the cloud, or there is a route of its own to the service's address.
+fn is_plausible(host: &Host, kind: Kind) -> Result<bool> {
+    let names: &[&str] = match kind {
+        Kind::Gce => &["google"],
+        // OpenStack and others speak EC2's protocol too.
+        _ => &["amazon", "ec2", "openstack", "cloudstack", "alibaba", "exoscale", "apache"],
+    };
+    for file in ["sys_vendor", "product_name", "bios_vendor", "bios_version", "chassis_asset_tag", "product_uuid"] {
+        // Some of these only root may read; what cannot be read says nothing.
+        let text = host.read_start(&format!("/sys/class/dmi/id/{file}"), 256).ok().flatten().unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).to_lowercase();
+        let is_named = |name: &&str| match file {
+            "product_uuid" => text.starts_with(*name),
+            _ => text.contains(*name),
+        };
+        if names.iter().any(is_named) {
+            return Ok(true);
+        }
+    }
+    let routes = host.read_start("/proc/net/route", 1 << 20)?.unwrap_or_default();
+    Ok(has_link_local_route(&String::from_utf8_lossy(&routes)))
+}
+
+/// Whether a route other than the default one covers 169.254.169.254 (proc_net_route(5): addresses are in hexadecimal,
+/// in the byte order of the machine).
+fn has_link_local_route(table: &str) -> bool {
+    const SERVICE: u32 = u32::from_be_bytes([169, 254, 169, 254]);
+    table.lines().skip(1).any(|line| {
+        let field = |at: usize| line.split_whitespace().nth(at).and_then(|text| u32::from_str_radix(text, 16).ok());
+        match (field(1), field(7)) {
+            (Some(to), Some(mask)) => {
+                let (to, mask) = (u32::from_be_bytes(to.to_ne_bytes()), u32::from_be_bytes(mask.to_ne_bytes()));
+                // Not a route that merely leads everywhere.
+                mask.leading_ones() >= 16 && SERVICE & mask == to
+            }
+            _ => false,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
+
+    #[test]
+    fn only_a_link_local_route_makes_it_plausible() {
+        let route = |to: &str, mask: &str| {
+            has_link_local_route(&format!("{HEAD}eth0\t{to}\t00000000\t0001\t0\t0\t0\t{mask}\t0\t0\t0\n"))
+        };
+        assert!(route("0000FEA9", "0000FFFF"));
+        assert!(route("FEA9FEA9", "FFFFFFFF"));
+        assert!(!route("00000000", "00000000"));
+        assert!(!route("0000000A", "000000FF"));
+        assert!(!has_link_local_route("") && !has_link_local_route("nonsense\nx y z\n"));
+    }
+
+    #[test]
+    fn answers_that_are_no_user_data() {
+        let said = |status, body: &[u8]| judge(Answer { status, header: None, body: body.to_vec() });
+        assert!(matches!(said(200, b"#cloud-config\n"), Said::Text(_)));
+        assert!(matches!(said(200, b" \n<html>"), Said::Failed(_)));
+        assert!(matches!(said(200, b""), Said::Nothing(_)));
+        assert!(matches!(said(302, b"#cloud-config\n"), Said::Failed(why) if why.contains("redirect")));
+        assert!(matches!(said(404, b""), Said::Nothing(_)));
+        assert!(matches!(said(500, b"x"), Said::Failed(_)));
+    }
+}
