@@ -10,8 +10,9 @@
 //! | [`error`] | the error that ends a run | nothing |
 //! | [`env`] | env.yml as checked types, diagnostics, flat variables; the YAML reader | nothing |
 //! | [`host`] | the one door for effects: files, commands, units, Docker, PostgreSQL, HTTP | nothing |
-//! | [`source`] | finding env.yml | env, host |
-//! | [`state`] | ledger, failed flag, lock, status | host |
+//! | [`state`] | ledger, failed flag, lock, status, the envs that were active | host |
+//! | [`source`] | finding env.yml: files, drives, metadata services | env, host, state |
+//! | [`provision`] | making an env.yml, and what it travels in | env, host, source |
 //! | [`report`] | status page, Sentry | env, host, state |
 //! | [`prepare`] | the host's steps, one file each | env, host, state, report |
 //! | [`stack`] | compose file, difference to what runs, carrying it out | env, host, state |
@@ -25,6 +26,7 @@ pub mod env;
 pub mod error;
 pub mod host;
 pub mod prepare;
+pub mod provision;
 pub mod report;
 pub mod source;
 pub mod stack;

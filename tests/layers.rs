@@ -13,14 +13,15 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("error", ""),
         ("env", ""),
         ("host", ""),
-        ("source", "env host"),
+        ("source", "env host state"),
         ("state", "host"),
+        ("provision", "env host source"),
         ("report", "env host state"),
         ("prepare", "env host state report"),
         ("stack", "env host state"),
         ("update", "env host state report stack"),
         ("supervise", "env host source state report prepare stack update"),
-        ("cli", "env host source state report prepare stack update supervise"),
+        ("cli", "env host provision source state report prepare stack update supervise"),
     ];
     rows.into_iter().map(|(folder, may)| (folder, may.split_whitespace().collect())).collect()
 }

@@ -143,14 +143,9 @@ fn read_git(app: &Fields, is_ecs: bool, place: super::document::Place) -> Option
             fields.error(node.place, format!("'{}' is not carried out by this version; remove it", fields.path(key)));
         }
     }
-    let git = AppGit {
-        branch: fields.checked("branch").or_else(default_branch),
-        commitid: fields.checked("commitid"),
-        local,
-        source: source?,
-    };
+    let (branch, commitid) = (fields.checked("branch").or_else(default_branch), fields.checked("commitid"));
     fields.finish(Unknown::Warn);
-    Some(git)
+    Some(AppGit { branch, commitid, local, source: source? })
 }
 
 fn read_migrate(app: &Fields, is_ecs: bool) -> Option<Migrate> {

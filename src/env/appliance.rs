@@ -179,40 +179,37 @@ pub fn read(root: &Fields) -> Option<Appliance> {
     {
         allowed_hosts.insert(0, own);
     }
-    let appliance = (|| {
-        Some(Appliance {
-            standby,
-            domain: domain?,
-            allowed_hosts,
-            ssl: read_ssl(&fields),
-            sentry_dsn: {
-                let sentry = fields.fields("sentry");
-                let dsn = sentry.get("dsn", |reading, node, path| reading.checked_secretly(node, path));
-                sentry.finish(Unknown::Warn);
-                dsn
-            },
-            metric: read_metric(&fields),
-            extra_files: Vec::new(),
-            extra_packages: Vec::new(),
-            update: read_update(&fields),
-            storage: read_storage(&fields),
-            dkim_key: {
-                let dkim = fields.fields("dkim");
-                let key = dkim.secret("key");
-                dkim.finish(Unknown::Warn);
-                key
-            },
-            backup: read_backup(&fields),
-        })
-    })();
+    // Everything is read before anything is given up: all problems are told at once.
+    let (ssl, metric, update) = (read_ssl(&fields), read_metric(&fields), read_update(&fields));
+    let (storage, backup) = (read_storage(&fields), read_backup(&fields));
+    let sentry = fields.fields("sentry");
+    let sentry_dsn = sentry.get("dsn", |reading, node, path| reading.checked_secretly(node, path));
+    sentry.finish(Unknown::Warn);
+    let dkim = fields.fields("dkim");
+    let dkim_key = dkim.secret("key");
+    dkim.finish(Unknown::Warn);
+    let (extra_files, extra_packages) = read_extra(&fields);
+    read_old_git(&fields);
+    let appliance = domain.map(|domain| Appliance {
+        standby,
+        domain,
+        allowed_hosts,
+        ssl,
+        sentry_dsn,
+        metric,
+        extra_files,
+        extra_packages,
+        update,
+        storage,
+        dkim_key,
+        backup,
+    });
     if let Some(appliance) = &appliance {
         rules::certificates(&fields, appliance);
         rules::parts(&fields, appliance);
     }
-    let (extra_files, extra_packages) = read_extra(&fields);
-    read_old_git(&fields);
     fields.finish(Unknown::Warn);
-    appliance.map(|appliance| Appliance { extra_files, extra_packages, ..appliance })
+    appliance
 }
 
 fn read_ssl(appliance: &Fields) -> Ssl {
@@ -383,14 +380,8 @@ fn read_extra_file(reading: &Reading, node: &Node, path: &str) -> Option<ExtraFi
     if fields.value("contents").is_none() && fields.value("content").is_none() {
         fields.error(node.place, format!("'{path}.contents' is missing; say what is in the file"));
     }
-    let file = (|| {
-        Some(ExtraFile {
-            path: target?,
-            contents: contents?,
-            owner: fields.checked("owner"),
-            mode: fields.get("permissions", |reading, node, path| reading.checked(node, path)),
-        })
-    })();
+    let (owner, mode) = (fields.checked("owner"), fields.checked("permissions"));
+    let file = target.zip(contents).map(|(path, contents)| ExtraFile { path, contents, owner, mode });
     fields.finish(Unknown::Warn);
     file
 }

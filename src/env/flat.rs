@@ -5,23 +5,33 @@ use super::document::{Kind, Node};
 use super::reader::parse_boolean;
 use std::collections::BTreeMap;
 
-/// The most variables that are made; a tree of 600,000 nodes would drown a container's environment.
-const MAX_VARIABLES: usize = 20_000;
+/// The most that all variables together may take, in bytes: shared parts of a tree count each time.
+const MAX_BYTES: usize = 16 << 20;
 
-/// The variables of the named top-level trees (`appliance`, `app` or `ecs`), by name.
-pub fn variables(env: &Env, trees: &[&str]) -> BTreeMap<String, String> {
-    let mut variables = BTreeMap::new();
+/// The tree stands for more than can be handed to anybody.
+#[derive(Debug, thiserror::Error)]
+#[error("the env stands for more than {MAX_BYTES} bytes of variables; write less with aliases")]
+pub struct TooLarge;
+
+/// Variables by their names.
+pub type Variables = BTreeMap<String, String>;
+
+/// The variables of the named top-level trees (`appliance`, `app` or `ecs`), by name. Of two keys with the same name
+/// the last one counts.
+pub fn variables(env: &Env, trees: &[&str]) -> Result<Variables, TooLarge> {
+    let mut room = MAX_BYTES;
+    let mut variables = Variables::new();
     for tree in trees {
         if let Some(node) = env.root.get(tree) {
-            flatten(&name_part(tree), node, &mut variables);
+            flatten(&tree_name(tree), node, &mut variables, &mut room)?;
         }
     }
-    variables
+    Ok(variables)
 }
 
 /// The variables that the compose file sees: the appliance's and the app's, and the settings under the app's own name.
-pub fn for_stack(env: &Env) -> BTreeMap<String, String> {
-    let mut variables = variables(env, &["appliance", env.app.tree]);
+pub fn for_stack(env: &Env) -> Result<Variables, TooLarge> {
+    let mut variables = variables(env, &["appliance", env.app.tree])?;
     let prefix = env.app.name.variable_prefix();
     if let Some(settings) = &env.app.settings {
         variables.insert(format!("{prefix}_SETTINGS"), settings.expose().trim().to_owned());
@@ -32,36 +42,39 @@ pub fn for_stack(env: &Env) -> BTreeMap<String, String> {
     if allowed.is_empty() {
         *allowed = hosts.join(" ");
     }
-    variables
+    Ok(variables)
 }
 
-fn flatten(name: &str, node: &Node, into: &mut BTreeMap<String, String>) {
-    if into.len() >= MAX_VARIABLES {
-        return;
-    }
+fn flatten(name: &str, node: &Node, into: &mut Variables, room: &mut usize) -> Result<(), TooLarge> {
+    let mut insert = |name: String, value: String| {
+        *room = room.checked_sub(name.len() + value.len()).ok_or(TooLarge)?;
+        into.insert(name, value);
+        Ok(())
+    };
     match &*node.kind {
-        Kind::Scalar { .. } if node.is_null() => {
-            into.insert(name.to_owned(), String::new());
-        }
+        Kind::Scalar { .. } if node.is_null() => insert(name.to_owned(), String::new()),
         Kind::Scalar { text, plain } => {
             let value = match parse_boolean(text) {
                 Some(value) if *plain => value.to_string(),
                 _ => text.trim().to_owned(),
             };
-            into.insert(name.to_owned(), value);
+            insert(name.to_owned(), value)
         }
         Kind::Sequence(items) => {
-            into.insert(format!("{name}_LEN"), items.len().to_string());
-            for (index, item) in items.iter().enumerate() {
-                flatten(&format!("{name}_{index}"), item, into);
-            }
+            insert(format!("{name}_LEN"), items.len().to_string())?;
+            let mut each = items.iter().enumerate();
+            each.try_for_each(|(index, item)| flatten(&format!("{name}_{index}"), item, into, room))
         }
-        Kind::Mapping(entries) => {
-            for (key, value) in entries {
-                flatten(&format!("{name}_{}", name_part(&key.text)), value, into);
-            }
-        }
+        Kind::Mapping(entries) => entries
+            .iter()
+            .try_for_each(|(key, value)| flatten(&format!("{name}_{}", name_part(&key.text)), value, into, room)),
     }
+}
+
+/// A top-level key as the beginning of a name, which no shell lets begin with a digit.
+fn tree_name(key: &str) -> String {
+    let name = name_part(key);
+    if name.starts_with(|c: char| c.is_ascii_digit()) { format!("_{name}") } else { name }
 }
 
 /// A key as part of a variable's name: upper case, everything but letters and digits as `_`.
@@ -70,7 +83,7 @@ fn name_part(key: &str) -> String {
 }
 
 /// Lines for `eval` in any POSIX shell: `export NAME='value'`.
-pub fn as_export(variables: &BTreeMap<String, String>) -> String {
+pub fn as_export(variables: &Variables) -> String {
     variables.iter().map(|(name, value)| format!("export {name}='{}'\n", value.replace('\'', "'\\''"))).collect()
 }
 
@@ -84,7 +97,7 @@ mod tests {
         let text = "appliance:\n  domain: a.de\n  standby: No\n  x: [' 1 ', {y-z: ~}]\napp:\n  name: my-shop\n  git: {source: /srv/a}\n  settings: |\n    S='1'\n";
         let parsed = Env::parse(text.as_bytes());
         let env = parsed.env.unwrap_or_else(|| panic!("{}", parsed.report.render("t")));
-        let all = for_stack(&env);
+        let all = for_stack(&env).expect("it is small");
         let get = |name: &str| all.get(name).map(String::as_str);
         assert_eq!(get("APPLIANCE_STANDBY"), Some("false"));
         assert_eq!(get("APPLIANCE_X_LEN"), Some("2"));

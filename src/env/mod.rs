@@ -4,11 +4,13 @@
 mod app;
 mod appliance;
 pub mod diagnostic;
+pub mod diff;
 pub mod document;
 pub mod flat;
 mod quote;
 pub mod reader;
 mod rules;
+pub mod schema;
 
 pub use app::{App, AppGit, GitLocal, Migrate, split_words};
 pub use appliance::{Appliance, Backup, BackupMount, CertificateText, ExtraFile, Metric, Ssl, StorageWish, Update};
@@ -68,7 +70,7 @@ impl Env {
         let text = std::str::from_utf8(bytes).unwrap_or_default();
         quote::quote_parsed(&mut read.report, text, &root, &read.open);
         let env = env.filter(|_| !read.report.has_errors()).map(|env| Env {
-            digest: hex(&Sha256::digest(bytes)),
+            digest: digest(bytes),
             open: read.open,
             root,
             ..env
@@ -99,7 +101,21 @@ fn read(reading: &Reading, root: &Node) -> Option<Env> {
     })
 }
 
+/// What tells one env.yml from another: SHA-256, in hexadecimal.
+pub fn digest(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The path of every key that reading looks for in a text.
+#[cfg(test)]
+pub(crate) fn asked_for(text: &str) -> std::collections::BTreeSet<String> {
+    let root = document::parse(text.as_bytes(), MAX_BYTES).expect("the text is YAML");
+    let reading = Reading::default();
+    read(&reading, &root);
+    reading.finish().asked
 }

@@ -6,7 +6,7 @@ use crate::value::Secret;
 use anyhow::{Context, Result, bail};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 /// A command to run. Arguments are never parsed by a shell; secrets go into the environment.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub struct Cmd {
     ids: Option<(u32, u32)>,
     directory: Option<String>,
     deadline: Duration,
+    /// What the program reads on its standard input; nothing unless told otherwise.
+    input: Secret,
     /// Texts that must not appear in an error even if the program prints them.
     masked: Vec<Secret>,
 }
@@ -34,6 +36,7 @@ impl Cmd {
             ids: None,
             directory: None,
             deadline: Duration::from_secs(60),
+            input: Secret::new(""),
             masked: Vec::new(),
         }
     }
@@ -55,6 +58,11 @@ impl Cmd {
     /// How long the command may take; 60 s unless told otherwise.
     pub fn deadline(self, deadline: Duration) -> Cmd {
         Cmd { deadline, ..self }
+    }
+
+    /// Text for the program's standard input: the way for secrets.
+    pub fn input(self, input: impl Into<String>) -> Cmd {
+        Cmd { input: Secret::new(input), ..self }
     }
 
     pub fn mask(mut self, text: &str) -> Cmd {
@@ -100,7 +108,9 @@ impl Exec for SystemExec {
 
 async fn run(cmd: &Cmd) -> Result<Output> {
     let mut command = tokio::process::Command::new(&cmd.program);
-    command.args(&cmd.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let input = cmd.input.expose().as_bytes();
+    let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
+    command.args(&cmd.args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
         .env_clear()
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -115,9 +125,16 @@ async fn run(cmd: &Cmd) -> Result<Output> {
         command.current_dir(directory);
     }
     let mut child = command.spawn().with_context(|| format!("could not run {}", cmd.program))?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let work = async {
-        let (out, tail, status) = tokio::join!(head(stdout, MAX_OUTPUT), tail(stderr, MAX_TAIL), child.wait());
+        let feed = async {
+            if let Some(mut stdin) = stdin {
+                // A program that does not want to read it all says so with its exit code.
+                drop(stdin.write_all(input).await);
+            }
+        };
+        let (out, tail, ()) = tokio::join!(head(stdout, MAX_OUTPUT), tail(stderr, MAX_TAIL), feed);
+        let status = child.wait().await;
         let status = status.with_context(|| format!("could not wait for {}", cmd.program))?;
         anyhow::Ok(Output { code: status.code(), stdout: out, stderr: tail })
     };

@@ -125,6 +125,11 @@ impl Host {
         self.path(path).symlink_metadata().is_ok()
     }
 
+    /// Whether a directory is there, or a link that leads to one.
+    pub fn is_directory(&self, path: &str) -> bool {
+        self.path(path).is_dir()
+    }
+
     /// The names in a directory, sorted; none if it is missing. At most 10,000.
     pub fn names(&self, path: &str) -> Result<Vec<String>> {
         let entries = match fs::read_dir(self.path(path)) {
@@ -187,6 +192,34 @@ impl Host {
             write_atomically(&target, contents, mode, None).with_context(|| format!("could not write {path}"))?;
         }
         Ok(())
+    }
+
+    /// Writes a file that must not be there yet, unless it may be replaced; without a journal entry.
+    ///
+    /// # Errors
+    /// It is there already, or cannot be written.
+    pub fn write_new(&self, path: &str, contents: &[u8], mode: u32, replace: bool) -> Result<()> {
+        if replace {
+            return self.put(path, contents, mode);
+        }
+        if self.applies() {
+            let target = self.path(path);
+            let beside = beside(&target, contents, mode, None).with_context(|| format!("could not write {path}"))?;
+            beside.persist_noclobber(&target).map_err(|failed| match failed.error.kind() {
+                ErrorKind::AlreadyExists => anyhow!("{path} is there already"),
+                _ => anyhow!("could not write {path}: {}", failed.error),
+            })?;
+            sync_parent(&target).with_context(|| format!("could not sync the directory of {path}"))?;
+        }
+        Ok(())
+    }
+
+    /// A directory of one's own for the time of its life: only this user can enter it.
+    pub fn private_directory(&self) -> Result<PrivateDirectory> {
+        let directory =
+            tempfile::Builder::new().prefix("appliance-").tempdir().context("could not make a directory")?;
+        let path = directory.path().to_str().context("the temporary directory's path is not UTF-8 text")?.to_owned();
+        Ok(PrivateDirectory { path, _directory: directory })
     }
 
     /// Removes a file or link of the appliance's own state, without a journal entry.
@@ -287,8 +320,32 @@ impl Host {
     }
 }
 
+/// Removed with everything in it when it is dropped.
+pub struct PrivateDirectory {
+    path: String,
+    _directory: tempfile::TempDir,
+}
+
+impl PrivateDirectory {
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The path of a file in it.
+    pub fn file(&self, name: &str) -> String {
+        format!("{}/{name}", self.path)
+    }
+}
+
 /// Write beside, sync, rename, sync the directory. Owner and mode are set before the contents can be seen.
 pub(super) fn write_atomically(target: &Path, contents: &[u8], mode: u32, ids: Option<(u32, u32)>) -> Result<()> {
+    beside(target, contents, mode, ids)?.persist(target).map_err(|failed| failed.error)?;
+    sync_parent(target)?;
+    Ok(())
+}
+
+/// A synced file next to its target, to be renamed.
+fn beside(target: &Path, contents: &[u8], mode: u32, ids: Option<(u32, u32)>) -> Result<tempfile::NamedTempFile> {
     let parent = target.parent().context("a file needs a directory")?;
     let mut beside = tempfile::Builder::new().prefix(".appliance-").tempfile_in(parent)?;
     if let Some((uid, gid)) = ids {
@@ -297,9 +354,7 @@ pub(super) fn write_atomically(target: &Path, contents: &[u8], mode: u32, ids: O
     beside.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
     beside.write_all(contents)?;
     beside.as_file().sync_all()?;
-    beside.persist(target).map_err(|failed| failed.error)?;
-    sync_parent(target)?;
-    Ok(())
+    Ok(beside)
 }
 
 fn sync_parent(target: &Path) -> std::io::Result<()> {

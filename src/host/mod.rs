@@ -23,7 +23,7 @@ pub mod watch;
 pub use docker::Docker;
 pub use drive::Drive;
 pub use exec::{Cmd, Exec, Output};
-pub use files::{Dir, File, replace_block};
+pub use files::{Dir, File, PrivateDirectory, replace_block};
 pub use journal::{Entry, Journal, What};
 pub use postgres::{Login, quote_identifier, quote_literal, scram_verifier};
 pub use units::{Owed, UnitState, Units};

@@ -12,12 +12,10 @@ mod storage;
 mod tls;
 
 use crate::env::Env;
-use crate::host::{Changed, File, Host};
+use crate::host::{Changed, Host};
+use crate::state::history;
 use crate::value::Step;
 use anyhow::{Context, Result};
-
-/// Where the active env is written: the first step's file. `source` reads it back.
-const ACTIVE_ENV: &str = "/run/active-env.yml";
 
 /// The env and the text that it was read from.
 #[derive(Clone, Copy)]
@@ -42,12 +40,13 @@ pub async fn prepare(
         progress(step);
         let env = wanted.env;
         let done = match step {
-            Step::Env => activate(wanted, host),
+            Step::Env => history::activate(host, wanted.text, &env.digest),
             Step::Hostname => hostname::prepare(env, host).await,
             Step::Ssh => ssh::prepare(env, host),
             Step::Page => page::prepare(host).await,
             Step::Storage => storage::prepare(env, host).await,
-            Step::Files => files::prepare(env, host),
+            // Only now is there a place for it on a fresh host.
+            Step::Files => history::keep(host, wanted.text, &env.digest).and_then(|_| files::prepare(env, host)),
             Step::Postgres => postgres::prepare(host).await,
             Step::Database => database::prepare(env, host).await,
             Step::Tls => tls::prepare(env, host).map(|changed| certificate = changed),
@@ -65,12 +64,6 @@ pub async fn prepare(
 pub async fn admit_networks(env: &Env, host: &Host) -> Result<()> {
     host.begin(Step::Database);
     database::admit_networks(env, host).await
-}
-
-/// Writes the active env, which every other command reads.
-pub fn activate(wanted: Wanted<'_>, host: &Host) -> Result<()> {
-    let text = String::from_utf8(wanted.text.to_vec()).context("the env is not UTF-8 text")?;
-    host.ensure_file(ACTIVE_ENV, &File::secret(text)).map(drop)
 }
 
 #[cfg(test)]

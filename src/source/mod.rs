@@ -5,6 +5,7 @@ mod metadata;
 
 use crate::env::{BrokenFile, Diagnostic, Env, MAX_BYTES, Report, document::Place};
 use crate::host::{Cmd, Drive, Host};
+use crate::state::history::{self, ACTIVE};
 use crate::value::Calendar;
 use anyhow::{Context, Result};
 use metadata::Said;
@@ -13,8 +14,6 @@ use std::time::Duration;
 
 /// The local env.yml.
 pub const LOCAL: &str = "/app/env.yml";
-/// The active env: what every command but `run`, `prepare` and `plan` reads.
-pub const ACTIVE: &str = "/run/active-env.yml";
 
 /// Where an env comes from (spec/product.md, "Words").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +149,18 @@ pub async fn active(host: &Host) -> Result<Found> {
     read(host, ACTIVE)
         .await?
         .context("there is no active env; run: systemctl start appliance, or appliance env activate")
+}
+
+/// The last env that was good: the active one, or after a boot the newest that was active before it. An older one is not
+/// looked for: it would be another appliance.
+pub async fn last_good(host: &Host) -> Result<Option<Found>> {
+    if let Ok(Some(active)) = read(host, ACTIVE).await {
+        return Ok(Some(active));
+    }
+    match history::list(host)?.last() {
+        Some(newest) => read(host, &newest.path()).await,
+        None => Ok(None),
+    }
 }
 
 /// Whether a text begins as cloud-init asks for it: such a file serves as user-data too.

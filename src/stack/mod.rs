@@ -56,7 +56,7 @@ pub fn load(env: &Env, host: &Host) -> Result<Stack> {
     let path = compose_path(env, host)?;
     let directory = path.rsplit_once('/').map_or("/", |(directory, _)| directory).to_owned();
     let bytes = host.read(&path, MAX_BYTES)?.with_context(|| format!("{path} is missing"))?;
-    let mut variables = flat::for_stack(env);
+    let mut variables = flat::for_stack(env)?;
     if let Some(text) = host.read_text(&format!("{directory}/.env"), MAX_BYTES)? {
         for (name, value) in env_file::parse(&text).with_context(|| format!("{directory}/.env is broken"))? {
             variables.entry(name).or_insert(value);

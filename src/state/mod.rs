@@ -1,6 +1,7 @@
-//! What the appliance remembers: the failed flag, the lock, the ledger, its status. Each is one small file.
+//! What the appliance remembers: the failed flag, the lock, the envs that were active, the ledger, its status. Each is one small file.
 
 pub mod flags;
+pub mod history;
 pub mod ledger;
 pub mod lock;
 pub mod status;

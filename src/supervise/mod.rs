@@ -1,9 +1,10 @@
 //! The supervisor: from an env to a running app, and then whatever follows from its containers' deaths.
 //!
-//! `start.rs` brings the host and the stack up, `follow.rs` is the loop, `restarts.rs` the pure rules, `board.rs` tells
+//! `find.rs` chooses the env, `start.rs` brings the host and the stack up, `follow.rs` is the loop, `restarts.rs` the pure rules, `board.rs` tells
 //! everybody how things stand, `stop.rs` takes the stack down.
 
 mod board;
+mod find;
 mod follow;
 mod restarts;
 mod start;

@@ -1,13 +1,14 @@
 //! From nothing to a running app: flag, env, Docker, the host's steps, the release, its containers, the gate.
 
 use super::board::Board;
+use super::find::{Chosen, find};
 use crate::env::Env;
 use crate::error::Halt;
 use crate::host::Host;
 use crate::host::docker::is_away;
 use crate::prepare::{self, Wanted, prepare};
 use crate::report::{page, sentry};
-use crate::source::{self, Found, Search};
+use crate::source::Found;
 use crate::stack::actions::Action;
 use crate::stack::probe::{Gate, Rigour, wait_until_good};
 use crate::stack::{self, Stack, apply};
@@ -37,13 +38,17 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
         return Err(Halt::failed("The appliance had failed before", text).into());
     }
     let lock = Lock::take(host, "run", PATIENCE).await?;
-    let found = find(host, env_yml, board).await?;
+    let Chosen { found, trouble } = find(host, env_yml).await?;
     board.keep(sentry::start(&found.env));
+    if let Some(trouble) = &trouble {
+        tracing::error!("{trouble}");
+    }
     let env = &found.env;
     board.describe(|status| {
         status.app = Some(env.app.name.as_str().to_owned());
         status.url = Some(format!("https://{}/", env.appliance.domain));
         status.source = Some(found.origin.clone());
+        status.warnings.extend(trouble);
         status.warnings.extend(found.report.warnings().map(|warning| warning.render(&found.origin)));
     });
     if env.appliance.standby {
@@ -62,33 +67,6 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
             Err(error) => return Err(error),
             Ok((stack, release)) => return Ok(Running { env: found.env, stack, release }),
         }
-    }
-}
-
-/// The env; where the newest is broken, the one that is active since before goes on.
-async fn find(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<Box<Found>> {
-    match source::find(host, env_yml).await {
-        Ok(Search::Found(found)) => Ok(found),
-        Ok(Search::Nothing(tried)) => {
-            let lines = tried.iter().map(|tried| format!("{}: {}", tried.place, tried.why)).collect();
-            prepare::page::prepare_without_env(host, lines).await?;
-            let text = format!(
-                "put an env.yml in place, then run: systemctl start appliance\n{}",
-                source::render_tried(&tried)
-            );
-            Err(Halt::standby("No env.yml was found", text).into())
-        }
-        Err(broken) => match source::read(host, source::ACTIVE).await {
-            Ok(Some(active)) => {
-                tracing::error!("the newest env is broken, so the active one goes on:\n{broken}");
-                board.describe(|status| status.warnings.push(format!("the newest env is broken: {broken}")));
-                Ok(Box::new(active))
-            }
-            _ => {
-                prepare::page::prepare(host).await?;
-                Err(broken)
-            }
-        },
     }
 }
 

@@ -5,7 +5,7 @@ use crate::report::page::{self, View};
 use crate::source;
 use crate::stack::apply::STOP_BUDGET;
 use crate::stack::{self, Stack, apply};
-use crate::state::{Lock, Status};
+use crate::state::{Lock, Status, history};
 use crate::value::Phase;
 use anyhow::{Context, Result};
 use std::time::Duration;
@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Stops the active env's stack, in reverse dependency order. Without an active env there is nothing to stop.
 pub async fn stop_stack(host: &Host) -> Result<()> {
-    let Some(found) = source::read(host, source::ACTIVE).await.context("the active env cannot be read")? else {
+    let Some(found) = source::read(host, history::ACTIVE).await.context("the active env cannot be read")? else {
         return Ok(());
     };
     let stack = match stack::load(&found.env, host) {

@@ -1,0 +1,388 @@
+//! The JSON Schema of env.yml, for editors: keys, types and what they mean (spec/env.md, "Keys"). The appliance itself
+//! does not judge by it: `env check` knows more rules. A test holds that both know the same keys.
+#![allow(dead_code)] // These types are never made; they are only described.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use std::borrow::Cow;
+
+/// The schema as JSON text.
+///
+/// # Errors
+/// It cannot be rendered, which no input can bring about.
+pub fn text() -> serde_json::Result<String> {
+    Ok(format!("{}\n", serde_json::to_string_pretty(&schemars::schema_for!(EnvYml))?))
+}
+
+/// Declares a type that is nothing but its schema.
+macro_rules! described {
+    ($name:ident, $($schema:tt)*) => {
+        struct $name;
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($($schema)*)
+            }
+        }
+    };
+}
+
+described!(Boolean, {
+    "anyOf": [
+        { "type": "boolean" },
+        { "type": "string", "pattern": "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|[Yy][Ee][Ss]|[Nn][Oo]|[Oo][Nn]|[Oo][Ff][Ff])$" }
+    ]
+});
+described!(Text, { "type": ["string", "number", "boolean"] });
+described!(Words, { "type": ["string", "array"], "items": { "type": "string" } });
+described!(Path, { "type": "string", "pattern": "^/[^/]" });
+described!(DomainName, { "type": "string", "maxLength": 64, "pattern": "^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$" });
+described!(Pem, { "type": "string", "pattern": "^\\s*(-----BEGIN |/)" });
+described!(Mode, { "type": ["string", "integer"] });
+described!(Repository, { "type": "string", "pattern": "^(https?|ssh|git|file)://|^/|^[^@ ]+@[^: ]+:" });
+described!(CommitId, { "type": "string", "pattern": "^([0-9a-fA-F]{40}|[0-9a-fA-F]{64})$" });
+described!(Name, { "type": "string", "pattern": "^[a-z][a-z0-9-]{0,30}$" });
+described!(EcsName, { "const": "ecs" });
+described!(Local, { "enum": ["keep", "merge"] });
+described!(Command, { "type": ["string", "array"], "items": { "type": "string" } });
+described!(Probes, { "type": "array" });
+described!(Keys, { "type": ["string", "array"], "items": { "type": "string" } });
+described!(Setup, { "type": ["object", "string"] });
+
+/// One file that says what a host is to be. Other keys at the top level are cloud-init's.
+#[derive(JsonSchema)]
+#[schemars(title = "env.yml", extend("oneOf" = [{"required": ["app"]}, {"required": ["ecs"]}]))]
+struct EnvYml {
+    /// Public keys that may log in as root and app.
+    ssh_authorized_keys: Option<Vec<String>>,
+    /// Public keys that are taken out of root's and app's authorized_keys.
+    ssh_deprecated_keys: Option<Vec<String>>,
+    /// For cloud-init; the appliance expects that root can log in.
+    disable_root: Option<Boolean>,
+    /// The host.
+    appliance: Appliance,
+    /// The app that the host runs.
+    app: Option<App>,
+    /// The same as app, named ecs, with ECS's own defaults.
+    ecs: Option<Ecs>,
+}
+
+#[derive(JsonSchema)]
+struct Appliance {
+    /// Start nothing (default false).
+    standby: Option<Boolean>,
+    /// The host's name: certificate, nginx.
+    domain: DomainName,
+    /// Names that nginx answers for: separated by spaces, or a list (default: the domain).
+    allowed_hosts: Option<Words>,
+    ssl: Option<Ssl>,
+    sentry: Option<Sentry>,
+    metric: Option<Metric>,
+    /// Not used any more: the appliance comes as a package.
+    #[schemars(extend("deprecated" = true))]
+    git: Option<OldGit>,
+    extra: Option<Extra>,
+    update: Option<Update>,
+    storage: Option<Storage>,
+    dkim: Option<Dkim>,
+    backup: Option<Backup>,
+}
+
+/// Certificates.
+#[derive(JsonSchema)]
+struct Ssl {
+    letsencrypt: Option<LetsEncrypt>,
+    acme: Option<Acme>,
+    /// Only clients with a certificate get in (default false).
+    client_certs_mandatory: Option<Boolean>,
+    /// Key of a certificate of one's own: PEM text or an absolute path.
+    key: Option<Pem>,
+    /// A certificate of one's own, with its chain: PEM text or an absolute path.
+    cert: Option<Pem>,
+}
+
+#[derive(JsonSchema)]
+struct LetsEncrypt {
+    /// Get a certificate by ACME (default true).
+    enabled: Option<Boolean>,
+}
+
+/// Another certificate authority than Let's Encrypt.
+#[derive(JsonSchema)]
+struct Acme {
+    /// The address of its directory.
+    directory: Option<String>,
+    /// Its own root certificate: PEM text or an absolute path.
+    ca: Option<Pem>,
+    /// A contact for the authority.
+    email: Option<String>,
+    eab: Option<Binding>,
+}
+
+/// External account binding.
+#[derive(JsonSchema)]
+struct Binding {
+    kid: Option<Text>,
+    key: Option<Text>,
+}
+
+/// Where failures are reported.
+#[derive(JsonSchema)]
+struct Sentry {
+    dsn: Option<String>,
+}
+
+/// Parts that measure (all default false).
+#[derive(JsonSchema)]
+struct Metric {
+    exporter: Option<Boolean>,
+    server: Option<Boolean>,
+    gui: Option<Boolean>,
+    pghero: Option<Boolean>,
+}
+
+#[derive(JsonSchema)]
+struct OldGit {
+    source: Option<String>,
+    branch: Option<Text>,
+    commitid: Option<Text>,
+}
+
+#[derive(JsonSchema)]
+struct Extra {
+    /// Files to write.
+    files: Option<Vec<ExtraFile>>,
+    /// Debian packages to install.
+    packages: Option<Vec<String>>,
+    /// A Salt state: not run any more.
+    #[schemars(extend("deprecated" = true))]
+    states: Option<Text>,
+}
+
+#[derive(JsonSchema)]
+struct ExtraFile {
+    path: Path,
+    contents: Option<Text>,
+    /// The old name of contents.
+    #[schemars(extend("deprecated" = true))]
+    content: Option<Text>,
+    /// user or user:group (default root).
+    owner: Option<Text>,
+    /// Octal digits in quotes (default "0644").
+    permissions: Option<Mode>,
+}
+
+#[derive(JsonSchema)]
+struct Update {
+    /// Update by a timer (default true).
+    automatic: Option<Boolean>,
+    /// When, as systemd.time(7) has it (default "*-*-* 06:30:00").
+    oncalendar: Option<String>,
+    /// Whether an update may reboot the host (default true).
+    reboot: Option<Boolean>,
+}
+
+#[derive(JsonSchema)]
+struct Storage {
+    /// Partitions and file systems: a mapping, or a text holding one.
+    setup: Option<Setup>,
+    ignore: Option<Ignore>,
+    /// Grow the root partition on boot (default false).
+    grow_root: Option<Boolean>,
+    /// Not used any more.
+    #[schemars(extend("deprecated" = true))]
+    proxy_cache: Option<Text>,
+}
+
+/// File systems that are not asked for.
+#[derive(JsonSchema)]
+struct Ignore {
+    /// The one labelled ecs-volatile (default false).
+    volatile: Option<Boolean>,
+    /// The one labelled ecs-data (default false).
+    data: Option<Boolean>,
+}
+
+/// Mail signing.
+#[derive(JsonSchema)]
+struct Dkim {
+    /// An RSA key, PEM text.
+    key: Option<String>,
+}
+
+#[derive(JsonSchema)]
+struct Backup {
+    /// Where backups go: file:///…, sftp://…, rest:https://…, s3:…
+    url: Option<String>,
+    options: Option<Text>,
+    mount: Option<Mount>,
+    /// An OpenPGP key, armored.
+    encrypt: Option<String>,
+}
+
+/// Mounted before a backup, unmounted after it.
+#[derive(JsonSchema)]
+struct Mount {
+    #[schemars(rename = "type")]
+    kind: Option<String>,
+    source: String,
+    target: Path,
+    options: Option<Text>,
+}
+
+#[derive(JsonSchema)]
+struct App {
+    /// Names project, database and directory.
+    name: Name,
+    git: AppGit,
+    #[schemars(flatten)]
+    common: Common,
+}
+
+#[derive(JsonSchema)]
+struct Ecs {
+    name: Option<EcsName>,
+    git: Option<EcsGit>,
+    #[schemars(flatten)]
+    common: Common,
+}
+
+#[derive(JsonSchema)]
+struct Common {
+    /// Services whose crash loop fails the stack, beside those with a route.
+    critical: Option<Vec<String>>,
+    /// The database's name (default: the app's).
+    database: Option<String>,
+    /// The compose file (default: /app/etc/NAME/docker-compose.yml, else the repository's own).
+    compose: Option<Path>,
+    migrate: Option<Migrate>,
+    /// What must hold before a release is good.
+    gate: Option<Probes>,
+    /// Handed to the containers as NAME_SETTINGS.
+    settings: Option<Text>,
+    userswitcher: Option<UserSwitcher>,
+    vault_encrypt: Option<String>,
+    vault_sign: Option<String>,
+}
+
+#[derive(JsonSchema)]
+struct AppGit {
+    /// The repository.
+    source: Repository,
+    #[schemars(flatten)]
+    release: Release,
+}
+
+#[derive(JsonSchema)]
+struct EcsGit {
+    /// The repository (default: the public one of ECS).
+    source: Option<Repository>,
+    #[schemars(flatten)]
+    release: Release,
+}
+
+#[derive(JsonSchema)]
+struct Release {
+    /// The branch (default: the remote's HEAD; for ecs: master).
+    branch: Option<Text>,
+    /// Pins the release to one commit.
+    commitid: Option<CommitId>,
+    /// What happens to local commits in the checkout (default keep).
+    local: Option<Local>,
+    /// Keys that a commit must be signed by.
+    verify: Option<Keys>,
+    /// Known ssh host keys.
+    host_keys: Option<Keys>,
+}
+
+#[derive(JsonSchema)]
+struct Migrate {
+    /// Migrate without being asked (default true).
+    auto: Option<Boolean>,
+    /// The service in whose image the command runs.
+    service: Option<String>,
+    /// The command.
+    command: Option<Command>,
+    /// A glob of repository paths whose addition means that a migration is needed (default "**/migrations/*").
+    when: Option<String>,
+}
+
+#[derive(JsonSchema)]
+struct UserSwitcher {
+    enabled: Option<Boolean>,
+    parameter: Option<Text>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::asked_for;
+    use serde_json::Value;
+    use std::collections::BTreeSet;
+
+    fn schema() -> Value {
+        serde_json::to_value(schemars::schema_for!(EnvYml)).expect("the schema is JSON")
+    }
+
+    /// The paths of all properties, `[]` for the items of a list; mappings themselves are not counted.
+    fn paths(schema: &Value, root: &Value, path: &str, into: &mut BTreeSet<String>) {
+        let target =
+            |reference: &str| root.pointer(reference.trim_start_matches('#')).expect("references lead somewhere");
+        if let Some(reference) = schema["$ref"].as_str() {
+            return paths(target(reference), root, path, into);
+        }
+        for part in schema["anyOf"].as_array().into_iter().flatten() {
+            paths(part, root, path, into);
+        }
+        for (key, value) in schema["properties"].as_object().into_iter().flatten() {
+            let inner = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            into.insert(inner.clone());
+            paths(value, root, &inner, into);
+        }
+        if schema["items"].is_object() {
+            paths(&schema["items"], root, &format!("{path}[]"), into);
+        }
+    }
+
+    #[test]
+    fn schema_and_reader_know_the_same_keys() {
+        let mut described = BTreeSet::new();
+        let root = schema();
+        paths(&root, &root, "", &mut described);
+        let text = "appliance: {extra: {files: [{}]}, backup: {mount: {x: 1}}}\n";
+        let mut read = asked_for(&format!("{text}app: {{}}\n"));
+        read.extend(asked_for(&format!("{text}ecs: {{}}\n")));
+        assert_eq!(described.difference(&read).collect::<Vec<_>>(), Vec::<&String>::new(), "described, but not read");
+        assert_eq!(read.difference(&described).collect::<Vec<_>>(), Vec::<&String>::new(), "read, but not described");
+    }
+
+    #[test]
+    fn the_schema_judges_as_the_check_does() {
+        let judge = jsonschema::validator_for(&schema()).expect("the schema is one");
+        let value = |text: &str| serde_yaml::from_str::<Value>(text).expect("the text is YAML");
+        let app = "app: {name: shop, git: {source: 'git@h.de:x.git'}}\n";
+        for good in [
+            format!("appliance: {{domain: a.de, standby: No, allowed_hosts: a.de b.de}}\n{app}"),
+            format!("appliance: {{domain: a.de, allowed_hosts: [a.de], metric: ~}}\nusers: [x]\n{app}"),
+            "appliance: {domain: a.de, own: 1}\necs: {userswitcher: {enabled: 'off'}}\n".to_owned(),
+        ] {
+            assert!(judge.is_valid(&value(&good)), "{good}");
+            assert!(crate::env::Env::parse(good.as_bytes()).env.is_some(), "{good}");
+        }
+        for bad in [
+            format!("appliance: {{standby: no}}\n{app}"),
+            "appliance: {domain: a.de}\n".to_owned(),
+            format!("appliance: {{domain: a.de}}\necs: {{}}\n{app}"),
+            format!("appliance: {{domain: a.de, standby: maybe}}\n{app}"),
+            format!("appliance: {{domain: a.de, extra: {{files: [{{path: x, contents: y}}]}}}}\n{app}"),
+            "appliance: {domain: a.de}\napp: {name: Shop, git: {source: /srv/x}}\n".to_owned(),
+        ] {
+            assert!(!judge.is_valid(&value(&bad)), "{bad}");
+            assert!(crate::env::Env::parse(bad.as_bytes()).env.is_none(), "{bad}");
+        }
+    }
+}
