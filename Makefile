@@ -1,13 +1,15 @@
-# make demo | make test | make bench | make deb. Each installs by itself what it needs, and says so.
+# make demo | make test | make bench | make fuzz | make deb. Each installs by itself what it needs, and says so.
 
 # What building and testing need from Debian, beside the Rust toolchain.
-PACKAGES = ca-certificates curl dpkg-dev gcc iproute2 libc6-dev mmdebstrap procps systemd-container util-linux
+PACKAGES = bash ca-certificates curl dash dpkg-dev e2fsprogs g++ gcc genisoimage gpg gpg-agent iproute2 libc6-dev mmdebstrap openssl \
+  poppler-utils procps systemd systemd-container util-linux xfsprogs xorriso zbar-tools
 CARGO_DENY_VERSION = 0.20.2
+CARGO_FUZZ_VERSION = 0.13.2
 TOOLS = $(CURDIR)/target/tools
 SOURCES = $(shell find src -type f) Cargo.toml Cargo.lock
-PACKAGING = $(shell find units appliance-image/deb -type f)
+PACKAGING = $(shell find units appliance-image/deb env-template -type f)
 
-.PHONY: help demo demo-stop test bench deb packages tools lint clean-cache
+.PHONY: help demo demo-stop test bench fuzz deb packages tools lint clean-cache
 help:
 	@sed -n '1p' Makefile
 
@@ -52,6 +54,19 @@ test: tools target/deb/appliance-test.deb
 
 bench: packages target/deb/appliance.deb
 	@APPLIANCE_DEB=$(CURDIR)/target/deb/appliance.deb cargo run --quiet --locked --example bench
+
+# Looks for inputs that break the parser of env.yml, for SECONDS.
+SECONDS = 600
+JOBS = 2
+fuzz: packages
+	@if ! $(TOOLS)/bin/cargo-fuzz --version 2>/dev/null | grep -q ' $(CARGO_FUZZ_VERSION)$$'; then \
+	  echo "installing cargo-fuzz $(CARGO_FUZZ_VERSION) into target/tools"; \
+	  cargo install cargo-fuzz --locked --quiet --version $(CARGO_FUZZ_VERSION) --root $(TOOLS); \
+	fi
+	@mkdir -p fuzz/corpus/env && cp tests/broken/*.yml tests/old/*.yml env-template/*.yml fuzz/corpus/env/
+	@# The stable compiler can instrument code too; it only has to be told that it may.
+	RUSTC_BOOTSTRAP=1 PATH="$(TOOLS)/bin:$$PATH" cargo fuzz run --sanitizer none --target-dir target/fuzz env -- \
+	  -max_total_time=$(SECONDS) -timeout=5 -rss_limit_mb=1024 -max_len=65536 -dict=fuzz/env.dict -fork=$(JOBS)
 
 # The root file systems that tests boot from.
 clean-cache:

@@ -117,6 +117,10 @@ pub async fn execute(arguments: Arguments) -> u8 {
 fn complain(error: &anyhow::Error) -> u8 {
     if let Some(broken) = error.downcast_ref::<BrokenFile>() {
         eprintln!("{}", broken.report.render_quoted(&broken.file));
+        let what = error.to_string();
+        if what != broken.to_string() {
+            eprintln!("error: {what}");
+        }
         return 1;
     }
     eprintln!("error: {error:#}");

@@ -60,6 +60,12 @@ pub fn read(root: &Fields) -> Option<App> {
             None
         }
         (None, None) => {
+            let misspelt = root.misspelt("app").or_else(|| root.misspelt("ecs"));
+            // One of cloud-init's own.
+            if let Some((place, instead)) = misspelt.filter(|(_, name)| name != "apt") {
+                root.error(place, format!("'app' is missing; did you mean it by '{instead}'?"));
+                return None;
+            }
             root.error(root.place(), "'app' is missing; it says which app to run: name and git.source");
             None
         }

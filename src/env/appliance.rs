@@ -169,7 +169,9 @@ pub fn read(root: &Fields) -> Option<Appliance> {
     let fields = root.fields("appliance");
     let standby = fields.boolean("standby").unwrap_or(false);
     let domain: Option<Domain> = fields.checked("domain");
-    if fields.value("domain").is_none() {
+    if let (None, Some((place, instead))) = (root.key_place("appliance"), root.misspelt("appliance")) {
+        fields.error(place, format!("'appliance' is missing; did you mean it by '{instead}'?"));
+    } else if fields.value("domain").is_none() {
         let place = root.key_place("appliance").unwrap_or(root.place());
         fields.error(place, "'appliance.domain' is missing; set it to the host's name, like 'app.example.org'");
     }
@@ -249,7 +251,7 @@ fn read_acme(ssl: &Fields) -> Acme {
     }
     binding.finish(Unknown::Warn);
     let acme = Acme {
-        directory: fields.checked("directory"),
+        directory: fields.get("directory", |reading, node, path| reading.checked_secretly(node, path)),
         ca: fields.get("ca", |reading, node, path| reading.checked_secretly(node, path)),
         email: fields.checked("email"),
         eab: kid.zip(key),
@@ -322,7 +324,7 @@ fn read_setup(reading: &Reading, node: &Node) -> Option<Node> {
         Kind::Scalar { text, .. } => match document::parse(text.as_bytes(), super::MAX_BYTES) {
             Ok(inner) => inner,
             Err(problem) => {
-                let line = problem.line + node.place.line;
+                let line = (problem.line + node.place.line).min(node.end.line);
                 let place =
                     if node.end.line > node.place.line { Place { line, column: problem.column } } else { node.place };
                 reading.error(place, format!("the text of '{path}' cannot be read: {}", problem.message));

@@ -75,9 +75,24 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
+/// The lines of a text as YAML counts them: a carriage return alone ends one too (YAML 1.2.2, 5.4).
+pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let Some(end) = text.find(['\n', '\r']) else {
+            rest = None;
+            return Some(text);
+        };
+        let skip = if text[end..].starts_with("\r\n") { 2 } else { 1 };
+        rest = Some(&text[end + skip..]);
+        Some(&text[..end])
+    })
+}
+
 fn place_at_end(text: &str) -> Place {
-    let line_start = text.rfind('\n').map_or(0, |at| at + 1);
-    Place { line: count(text.matches('\n').count() + 1), column: count(text[line_start..].chars().count() + 1) }
+    let (number, last) = lines(text).enumerate().last().unwrap_or_default();
+    Place { line: count(number + 1), column: count(last.chars().count() + 1) }
 }
 
 fn at(marker: &saphyr_parser::Marker) -> Place {
@@ -106,7 +121,7 @@ impl<'a> Builder<'a> {
     /// A parser's words, with the remedy where the cause is a common one.
     fn explain<T>(&self, at: Place, info: &str) -> Result<T> {
         // The scanner stumbles over a tab in the line itself or at the end of the one before it.
-        for (index, line) in self.text.lines().enumerate().skip(at.line as usize - 1).take(2) {
+        for (index, line) in lines(self.text).enumerate().skip(at.line as usize - 1).take(2) {
             let indent = line.chars().take_while(|c| c.is_whitespace());
             if let Some(tab) = indent.clone().position(|c| c == '\t') {
                 let place = Place { line: count(index + 1), column: count(tab + 1) };

@@ -14,7 +14,7 @@ pub mod schema;
 
 pub use app::{App, AppGit, GitLocal, Migrate, split_words};
 pub use appliance::{Appliance, Backup, BackupMount, CertificateText, ExtraFile, Metric, Ssl, StorageWish, Update};
-pub use diagnostic::{BrokenFile, Diagnostic, Report, Severity};
+pub use diagnostic::{BrokenFile, Diagnostic, Quote, Report, Severity};
 
 use crate::value::{Calendar, SshKey};
 use document::{Node, Place};
@@ -48,7 +48,15 @@ pub struct Parsed {
     /// Every error and warning.
     pub report: Report,
     /// Calendar expressions in it, of which only systemd knows whether it takes them.
-    pub calendars: Vec<(Place, Calendar)>,
+    pub calendars: Vec<AskSystemd>,
+}
+
+/// A calendar expression, and its line, to be told where systemd does not take it.
+#[derive(Debug)]
+pub struct AskSystemd {
+    pub calendar: Calendar,
+    pub place: Place,
+    pub quote: Option<Quote>,
 }
 
 impl Env {
@@ -69,13 +77,17 @@ impl Env {
         // The document's parser has seen that it is text.
         let text = std::str::from_utf8(bytes).unwrap_or_default();
         quote::quote_parsed(&mut read.report, text, &root, &read.open);
+        let places: Vec<Place> = read.calendars.iter().map(|(place, _)| *place).collect();
+        let quotes = quote::quotes_of(&places, text, &root, &read.open);
+        let ask = |((place, calendar), quote)| AskSystemd { calendar, place, quote };
+        let calendars = read.calendars.into_iter().zip(quotes).map(ask).collect();
         let env = env.filter(|_| !read.report.has_errors()).map(|env| Env {
             digest: digest(bytes),
             open: read.open,
             root,
             ..env
         });
-        Parsed { env, report: read.report, calendars: read.calendars }
+        Parsed { env, report: read.report, calendars }
     }
 }
 

@@ -2,7 +2,7 @@
 //! knows that they are none; of a text that could not be parsed only its structure is shown.
 
 use super::diagnostic::{Quote, Report};
-use super::document::{Kind, Node, Place};
+use super::document::{Kind, Node, Place, lines};
 use std::collections::{BTreeMap, HashSet};
 
 /// What stands for a part that is left out.
@@ -17,16 +17,23 @@ struct Line {
     last: usize,
 }
 
-/// Gives every problem of a parsed file its quote. `open` are the places of values that are no secrets.
-pub fn quote_parsed(report: &mut Report, text: &str, root: &Node, open: &HashSet<Place>) {
-    let mut lines: BTreeMap<u32, Line> = report.all().iter().map(|found| (found.line, Line::default())).collect();
-    if lines.is_empty() {
-        return;
+/// The quotes of places in a parsed file. `open` are the places of values that are no secrets.
+pub fn quotes_of(places: &[Place], text: &str, root: &Node, open: &HashSet<Place>) -> Vec<Option<Quote>> {
+    let mut touched: BTreeMap<u32, Line> = places.iter().map(|place| (place.line, Line::default())).collect();
+    if !touched.is_empty() {
+        collect(root, open, &mut touched);
     }
-    collect(root, open, &mut lines);
-    for found in report.all_mut() {
-        let (Some(raw), Some(line)) = (line_of(text, found.line), lines.get(&found.line)) else { continue };
-        found.quote = Some(quote_line(raw, line, found.column as usize - 1));
+    let quote = |place: &Place| Some(quote_line(line_of(text, place.line)?, touched.get(&place.line)?, place.column));
+    places.iter().map(quote).collect()
+}
+
+/// Gives every problem of a parsed file its quote.
+pub fn quote_parsed(report: &mut Report, text: &str, root: &Node, open: &HashSet<Place>) {
+    let places: Vec<Place> =
+        report.all().iter().map(|found| Place { line: found.line, column: found.column }).collect();
+    let quotes = quotes_of(&places, text, root, open);
+    for (found, quote) in report.all_mut().iter_mut().zip(quotes) {
+        found.quote = quote;
     }
 }
 
@@ -48,7 +55,7 @@ pub fn quote_raw(report: &mut Report, bytes: &[u8]) {
 /// The raw line of that number, without a byte order mark.
 fn line_of(text: &str, number: u32) -> Option<&str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    text.split('\n').nth(number as usize - 1).map(|line| line.trim_end_matches('\r'))
+    lines(text).nth(number as usize - 1)
 }
 
 /// How many characters of a line are certainly structure: indentation, dashes, and a key with its colon.
@@ -80,7 +87,8 @@ fn collect(node: &Node, open: &HashSet<Place>, lines: &mut BTreeMap<u32, Line>) 
     }
 }
 
-fn quote_line(raw: &str, line: &Line, column: usize) -> Quote {
+fn quote_line(raw: &str, line: &Line, column: u32) -> Quote {
+    let column = column as usize - 1;
     let mut shown = String::new();
     let (mut caret, mut in_hidden, mut before) = (None, false, ' ');
     for (at, c) in raw.chars().enumerate() {

@@ -218,6 +218,13 @@ impl<'a> Fields<'a> {
         self.node?.entries().iter().find(|(name, _)| name.text == key).map(|(name, _)| name.place)
     }
 
+    /// A key that is there and was probably meant to be the one that is not.
+    pub fn misspelt(&self, key: &str) -> Option<(Place, String)> {
+        let entries = self.node?.entries().iter();
+        let near = |name: &str| name != key && nearest(name, [key]).is_some();
+        entries.map(|(name, _)| name).find(|name| near(&name.text)).map(|name| (name.place, shown(&name.text)))
+    }
+
     /// The place of an item in the list under a key.
     pub fn item_place(&self, key: &str, index: usize) -> Option<Place> {
         match &*self.node?.get(key)?.kind {

@@ -176,9 +176,9 @@ pub async fn check(host: &Host, kind: Kind, origin: &str, bytes: Vec<u8>) -> Res
     let bytes = if kind == Kind::File { bytes } else { unpacked(bytes) };
     let parsed = Env::parse(&bytes);
     let mut report = parsed.report;
-    for (place, calendar) in &parsed.calendars {
-        if let Some(diagnostic) = judge_calendar(host, *place, calendar).await {
-            report.push(diagnostic);
+    for asked in parsed.calendars {
+        if let Some(diagnostic) = judge_calendar(host, asked.place, &asked.calendar).await {
+            report.push(Diagnostic { quote: asked.quote, ..diagnostic });
         }
     }
     if kind != Kind::File && !is_user_data(&bytes) {

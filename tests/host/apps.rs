@@ -1,7 +1,6 @@
 //! The apps that run on a test host: the notes app as a git repository with its six versions, and a stand-in for ECS.
 
 use super::{Machine, Out, wait_for};
-use std::path::Path;
 use std::time::Duration;
 
 /// The secrets of the env below: none of them may be seen anywhere they do not belong.
@@ -25,13 +24,8 @@ pub fn env_yml(machine: &Machine, version: &str) -> String {
 
 /// The notes app's repository at /srv/notes.git, with branches v1 to v6: v1, v2 and v3 in a row, the broken ones on v3.
 pub fn install_notes(machine: &Machine) {
-    let versions = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/app");
-    let tar = std::env::temp_dir().join(format!("appliance-app-{}.tar", machine.address()));
-    super::rootfs::run("tar", &["-cf", &tar.display().to_string(), "-C", &versions.display().to_string(), "."]);
-    machine.put_file(&tar, "/root/app.tar");
-    std::fs::remove_file(&tar).expect("the app's tar can be removed");
-    machine.ok(
-        "set -e; mkdir -p /root/app && tar -xf /root/app.tar -C /root/app && mkdir -p /srv/work && cd /srv/work && git init -q -b v1 .
+    machine.put_directory(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/app"), "/root/app");
+    machine.ok("set -e; mkdir -p /srv/work && cd /srv/work && git init -q -b v1 .
          git config user.name Notes; git config user.email notes@example.test
          export GIT_AUTHOR_DATE='2026-01-01T00:00:00Z' GIT_COMMITTER_DATE='2026-01-01T00:00:00Z'
          put() { cp -r /root/app/$1/. . && git add -A && git commit -q -m $1; }
@@ -39,8 +33,7 @@ pub fn install_notes(machine: &Machine) {
          git checkout -q -b v2; put v2
          git checkout -q -b v3; put v3
          for v in v4 v5 v6; do git checkout -q -b $v v3; put $v; done
-         git checkout -q v1; git clone -q --bare /srv/work /srv/notes.git; chown -R app:app /srv/notes.git",
-    );
+         git checkout -q v1; git clone -q --bare /srv/work /srv/notes.git; chown -R app:app /srv/notes.git");
 }
 
 /// Puts the app and its env in place and starts the appliance.

@@ -236,6 +236,22 @@ impl Machine {
         assert!(status.success(), "could not copy {} to the host", from.display());
     }
 
+    /// Copies a directory of this machine to the host.
+    pub fn put_directory(&self, from: &str, to: &str) {
+        let tar = self.base.join("put.tar");
+        rootfs::run("tar", &["-cf", &tar.display().to_string(), "-C", from, "."]);
+        self.put_file(&tar, "/root/put.tar");
+        self.ok(&format!("mkdir -p '{to}' && tar -xf /root/put.tar -C '{to}' && rm /root/put.tar"));
+        fs::remove_file(&tar).expect("the tar can be removed");
+    }
+
+    /// Copies a file of the host to this machine.
+    pub fn fetch_file(&self, from: &str, to: &Path) {
+        let file = fs::File::create(to).unwrap_or_else(|error| panic!("{}: {error}", to.display()));
+        let status = self.command(COMMAND_S, &format!("cat '{from}'")).stdin(Stdio::null()).stdout(file).status();
+        assert!(status.expect("nsenter can be run").success(), "could not copy {from} from the host");
+    }
+
     /// Reads a file of the host.
     pub fn get(&self, path: &str) -> String {
         self.ok(&format!("cat '{path}'"))

@@ -1,0 +1,100 @@
+//! The envs that were active: a broken one at boot, what differs, the way back, and no secret on the way.
+
+use crate::host::apps::*;
+use crate::host::{Machine, wait_for};
+use std::time::Duration;
+
+fn no_secret(what: &str, text: &str) {
+    for secret in CANARIES {
+        assert!(!text.contains(secret), "{what} tells {secret}: {text}");
+    }
+}
+
+#[test]
+fn a_broken_env_at_boot_leaves_the_last_good_one_running_and_undo_leads_back() {
+    let machine = Machine::boot("history");
+    start_notes(&machine, "v1");
+    wait_for_phase(&machine, "running");
+    assert_eq!(
+        machine.ok("stat -L -c '%a %U' /app/etc/env-history /app/etc/env-history/*").lines().collect::<Vec<_>>(),
+        ["700 root", "600 root"]
+    );
+    let first = machine.get("/app/env.yml");
+
+    // Another one: it is told what would change, it is kept, and what was before it is not lost.
+    let changed = first
+        .replace("  allowed_hosts: ", "  allowed_hosts: other.example.test ")
+        .replace(CANARIES[0], "canary-settings-new");
+    machine.put("/app/env.yml", &changed, 0o600);
+    let diff = machine.sh("appliance env diff");
+    assert_eq!(diff.code, 2, "{}", diff.all());
+    let lines: Vec<&str> = diff.stdout.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (2, "~ app.settings: (secret) -> (secret)"), "{lines:?}");
+    assert!(
+        lines[1].starts_with("~ appliance.allowed_hosts: ") && lines[1].contains("-> other.example.test "),
+        "{lines:?}"
+    );
+    no_secret("diff", &diff.all());
+    machine.ok("systemctl restart appliance-supervisor");
+    wait_for_phase(&machine, "running");
+    let kept = machine.ok("appliance env history");
+    let states: Vec<&str> =
+        kept.lines().skip(1).map(|line| if line.ends_with("active") { "active" } else { "" }).collect();
+    assert_eq!(states, ["active", ""], "{kept}");
+    assert_eq!(machine.sh("appliance env diff").code, 0, "what is active is what the next start takes");
+    let old = machine.sh("appliance env diff 1 2");
+    assert!(old.code == 2 && old.stdout == diff.stdout, "{}", old.all());
+
+    // Broken at boot, with a secret in the broken line.
+    machine.put("/app/env.yml", format!("{changed}  settings: {}\n   x: [\n", CANARIES[2]), 0o600);
+    machine.reboot();
+    let mut reports = machine.spawn(
+        "while [ ! -e /root/enough ]; do printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\n{}' | \
+         busybox nc -l -p 9 -w 2 >> /root/reports; done",
+    );
+    wait_for_phase(&machine, "running");
+    machine.ok("systemctl restart appliance-supervisor");
+    wait_for_phase(&machine, "running");
+    let text = machine.ok("appliance status");
+    assert!(
+        text.contains("the newest env is broken, so the last good one goes on") && text.contains("/app/env.yml:"),
+        "{text}"
+    );
+    no_secret("status", &text);
+    assert_eq!(get(&machine, "/health").0, 200);
+    wait_for("the report of the broken env", Duration::from_secs(20), || {
+        let found = machine.sh("grep -ac 'the newest env is broken' /root/reports").stdout;
+        if found.trim().parse::<u32>().is_ok_and(|count| count > 0) { Ok(()) } else { Err(found) }
+    });
+    machine.ok("touch /root/enough");
+    drop(reports.wait());
+    no_secret("the journal", &machine.ok("journalctl --no-pager -o cat -u appliance-supervisor"));
+    let check = machine.sh("appliance env check");
+    assert!(check.code == 1, "{}", check.all());
+    no_secret("check", &check.all());
+
+    // Back: first to the last good one, then, that one being in place, to the one before it.
+    let broken = machine.get("/app/env.yml");
+    let out = machine.ok("appliance env undo");
+    assert_eq!(machine.get("/app/env.yml"), changed, "{out}");
+    let aside =
+        out.lines().find_map(|line| line.strip_prefix("what was there is ")).expect("it says where the old one is");
+    assert_eq!(machine.get(aside.trim()), broken);
+    machine.ok("appliance env undo");
+    assert_eq!(machine.get("/app/env.yml"), first);
+    let modes = machine.ok("stat -c %a /app/env.yml*");
+    assert!(modes.lines().all(|mode| mode == "600"), "{modes}");
+    let out = machine.sh("appliance env undo");
+    assert!(out.code == 1 && out.stderr.contains("no other env was active before"), "{}", out.all());
+    let out = machine.sh("ENV_YML=/app/env.yml appliance env undo");
+    assert!(out.code == 1 && out.stderr.contains("$ENV_YML"), "{}", out.all());
+    machine.ok("systemctl restart appliance-supervisor");
+    wait_for_phase(&machine, "running");
+    let text = machine.ok("appliance status");
+    assert!(!text.contains("broken"), "{text}");
+    let json = machine.ok("appliance env history --json");
+    let kept: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
+    assert_eq!(kept[0]["number"], 3, "{json}");
+    assert_eq!((&kept[0]["digest"], &kept[0]["active"]), (&kept[2]["digest"], &true.into()), "{json}");
+    no_secret("history", &json);
+}

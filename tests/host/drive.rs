@@ -1,0 +1,70 @@
+//! A drive for a test host: an image on a loop device of this machine, and its node on the host.
+
+use super::{Machine, rootfs};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::PathBuf;
+
+pub struct Drive {
+    image: PathBuf,
+    device: String,
+}
+
+impl Drive {
+    /// A file system of that kind (ext4, xfs) and label; `fill` is a script that runs in its root.
+    pub fn plug_in(machine: &Machine, kind: &str, label: &str, fill: &str) -> Drive {
+        let address = machine.address();
+        let image = std::env::temp_dir().join(format!("appliance-drive-{address}-{label}-{kind}.img"));
+        let path = image.display().to_string();
+        // The smallest that mkfs.xfs makes.
+        rootfs::run("truncate", &["--size=300M", &path]);
+        match kind {
+            "ext4" => drop(rootfs::run("mkfs.ext4", &["-q", "-F", "-L", label, &path])),
+            _ => drop(rootfs::run("mkfs.xfs", &["-q", "-f", "-L", label, &path])),
+        }
+        let device = rootfs::run("losetup", &["--find", "--show", &path]).trim().to_owned();
+        let mounted = std::env::temp_dir().join(format!("appliance-drive-{address}-{label}-{kind}"));
+        fs::create_dir_all(&mounted).expect("the mount point can be made");
+        rootfs::run("mount", &[&device, &mounted.display().to_string()]);
+        rootfs::run("sh", &["-ec", &format!("cd '{}'; {fill}", mounted.display())]);
+        rootfs::run("umount", &[&mounted.display().to_string()]);
+        let number = device.trim_start_matches("/dev/loop");
+        machine.ok(&format!("test -e {device} || mknod {device} b 7 {number}"));
+        Drive { image, device }
+    }
+
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// What is on the drive, to see whether somebody wrote to it.
+    pub fn digest(&self) -> Vec<u8> {
+        rootfs::run("sync", &[]);
+        Sha256::digest(fs::read(&self.image).expect("the image can be read")).to_vec()
+    }
+
+    /// Takes the drive away; fails while it is mounted anywhere.
+    pub fn unplug(self, machine: &Machine) {
+        super::wait_for("the drive to be free", std::time::Duration::from_secs(20), || {
+            let users = rootfs::run("losetup", &["--list", "--noheadings", "--output", "AUTOCLEAR", &self.device]);
+            let output = std::process::Command::new("losetup")
+                .args(["--detach", &self.device])
+                .output()
+                .expect("losetup can be run");
+            // Detaching a device in use succeeds at once and takes place when the last user goes.
+            let gone = !rootfs::run("losetup", &["--list", "--noheadings", "--output", "NAME"])
+                .lines()
+                .any(|name| name.trim() == self.device);
+            if gone { Ok(()) } else { Err(format!("autoclear {users}; {}", String::from_utf8_lossy(&output.stderr))) }
+        });
+        machine.ok(&format!("rm {}", self.device));
+    }
+}
+
+impl Drop for Drive {
+    fn drop(&mut self) {
+        // Gone already after `unplug`.
+        drop(std::process::Command::new("losetup").args(["--detach", &self.device]).output());
+        drop(fs::remove_file(&self.image));
+    }
+}
