@@ -1,8 +1,8 @@
 # make demo | make test | make bench | make fuzz | make deb. Each installs by itself what it needs, and says so.
 
 # What building and testing need from Debian, beside the Rust toolchain.
-PACKAGES = bash ca-certificates curl dash dpkg-dev e2fsprogs g++ gcc genisoimage gpg gpg-agent iproute2 libc6-dev mmdebstrap openssl \
-  poppler-utils procps systemd systemd-container util-linux xfsprogs xorriso zbar-tools
+PACKAGES = bash ca-certificates curl dash dosfstools dpkg-dev e2fsprogs g++ gcc genisoimage gpg gpg-agent iproute2 libc6-dev mmdebstrap mtools openssl \
+  poppler-utils procps qemu-system-x86 systemd systemd-container util-linux xfsprogs xorriso zbar-tools
 CARGO_DENY_VERSION = 0.20.2
 CARGO_FUZZ_VERSION = 0.13.2
 TOOLS = $(CURDIR)/target/tools

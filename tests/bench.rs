@@ -25,6 +25,7 @@ fn main() {
         );
         return;
     }
+    rows.extend(reading(&machine));
     let prepare = sorted((0..20).map(|_| milliseconds(&machine, "appliance prepare")).collect());
     rows.push(("no-op prepare, 20 runs", spread(&prepare), "aim: under 150 ms"));
     let plan = sorted((0..20).map(|_| milliseconds(&machine, "appliance plan")).collect());
@@ -68,6 +69,35 @@ fn main() {
         println!("{name:width$}  {value:40}  {remark}");
     }
     println!("\nthe trace at rest:\n{}", machine.ok("cut -c1-150 /root/trace | tail -20"));
+}
+
+/// Checking an env.yml of 1 MB beside what an ECS-Appliance read it with, and the memory that it takes.
+fn reading(machine: &Machine) -> Vec<(&'static str, String, &'static str)> {
+    let mut text = "#cloud-config\nappliance:\n  domain: a.example.test\n  extra:\n    files:\n".to_owned();
+    for file in 0.. {
+        text.push_str(&format!("    - path: /etc/app/{file}.conf\n      permissions: '0640'\n      contents: |\n"));
+        (0..20).for_each(|line| text.push_str(&format!("        line {line} with some text = 'value' # comment\n")));
+        if text.len() > 1_000_000 {
+            break;
+        }
+    }
+    text.push_str("app:\n  name: shop\n  git: {source: /srv/x.git}\n");
+    machine.put("/root/large.yml", text, 0o600);
+    let peer = "python3 -c 'import yaml; yaml.load(open(\"/root/large.yml\"), Loader=yaml.CSafeLoader)'";
+    let ours = sorted((0..20).map(|_| milliseconds(machine, "appliance env check /root/large.yml")).collect());
+    let python = sorted((0..5).map(|_| milliseconds(machine, peer)).collect());
+    let memory = "python3 -c 'import resource, subprocess; subprocess.run([\"appliance\", \"env\", \"check\", \"/root/large.yml\"], \
+                  stdout=subprocess.DEVNULL); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)'";
+    vec![
+        ("env check of 1 MB, 20 runs", spread(&ours), "aim: under 50 ms"),
+        ("PyYAML with libyaml, 5 runs", spread(&python), "loading the same file, nothing more"),
+        ("ratio of the medians", format!("{:.2}", median(&ours) / median(&python)), ""),
+        (
+            "memory of env check of 1 MB, peak",
+            format!("{:.1} MB", number(&machine.ok(memory))),
+            "the program itself included",
+        ),
+    ]
 }
 
 fn number(text: &str) -> f64 {

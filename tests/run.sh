@@ -40,6 +40,8 @@ check "clippy" cargo clippy --quiet --locked --all-targets -- -D warnings
 check "dependencies" "$tools/cargo-deny" --log-level error check bans licenses sources
 tests "units" cargo test --quiet --locked --lib
 tests "layers" cargo test --quiet --locked --test layers
+tests "golden files" cargo test --quiet --locked --test golden --test old_envs --test flat
+tests "virtual machine" cargo test --locked --test vm
 tests "booted hosts" cargo test --locked --test booted -- --test-threads=2
 
 echo "$passed passed, $failed failed, $skipped skipped"

@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(parsed.env.is_none(), parsed.report.has_errors());
     assert!(parsed.report.render_quoted("f").lines().count() <= 1 + 3 * parsed.report.all().len());
     let Some(env) = parsed.env else { return };
-    assert!(diff::diff(&env, &env).is_empty());
+    assert!(diff::diff(&env, &env).0.is_empty());
     let Ok(variables) = flat::for_stack(&env) else { return };
     for name in variables.keys() {
         assert!(name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_'), "{name:?}");

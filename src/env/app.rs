@@ -57,6 +57,8 @@ pub fn read(root: &Fields) -> Option<App> {
     match (app_place, ecs_place) {
         (Some(_), Some(place)) => {
             root.error(place, "'app' and 'ecs' are two names for one thing; keep one of them");
+            // Read all the same: all problems are told at once.
+            drop((read_app(root, app, false), read_app(root, ecs, true)));
             None
         }
         (None, None) => {
@@ -177,8 +179,8 @@ fn read_migrate(app: &Fields, is_ecs: bool) -> Option<Migrate> {
         fields.error(place, format!("'{}' must be a glob, like '**/migrations/*'", fields.path("when")));
     }
     for (key, other) in [("service", "command"), ("command", "service")] {
-        if let Some(place) = fields.key_place(key)
-            && fields.key_place(other).is_none()
+        if let Some(place) = fields.value(key).and_then(|_| fields.key_place(key))
+            && fields.value(other).is_none()
             && !is_ecs
         {
             fields.error(place, format!("'{}' needs '{}' beside it", fields.path(key), fields.path(other)));

@@ -1,12 +1,12 @@
 //! The keys under `appliance:` (spec/env.md, "Keys"), read into checked types. What follows from them is elsewhere.
 
 use super::diagnostic::nearest;
-use super::document::{self, Kind, Node, Place};
+use super::document::{self, Block, Kind, Node, Place};
 use super::reader::{Fields, Reading, Unknown};
 use super::rules;
 use crate::value::{
-    AbsPath, Calendar, Domain, Email, FileMode, FileSystemType, GitRef, GitUrl, HostPattern, Invalid, Owner,
-    PackageName, Secret, WebUrl,
+    AbsPath, Calendar, Domain, Email, FileMode, FileSystemType, HostPattern, Invalid, Owner, PackageName, Secret,
+    WebUrl,
 };
 use std::str::FromStr;
 
@@ -59,7 +59,9 @@ pub enum CertificateText {
 impl FromStr for CertificateText {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        if text.starts_with("-----BEGIN ") && text.contains("-----END ") {
+        // openssl writes lines of its own before the block.
+        let begins = text.starts_with("-----BEGIN ") || text.contains("\n-----BEGIN ");
+        if begins && text.contains("-----END ") {
             return Ok(CertificateText::Pem(Secret::new(format!("{}\n", text.trim()))));
         }
         text.parse()
@@ -127,10 +129,57 @@ pub struct Backup {
 #[derive(Debug, Clone)]
 pub struct BackupUrl(pub Secret);
 
-/// What may stand before the first colon of a backup URL.
-const BACKUP_SCHEMES: [&str; 25] = [
-    "file", "sftp", "rest", "s3", "b2", "azure", "gs", "swift", "rclone", "ftp", "ftps", "scp", "ssh", "rsync",
-    "webdav", "webdavs", "s3+http", "boto3+s3", "cf+http", "imap", "imaps", "mega", "tahoe", "onedrive", "pydrive",
+/// What may stand before the first colon of a backup URL, or before and behind a `+` in it.
+const BACKUP_SCHEMES: [&str; 49] = [
+    "acd",
+    "ad",
+    "azure",
+    "b2",
+    "boto",
+    "boto3",
+    "cf",
+    "copy",
+    "dpbx",
+    "file",
+    "fish",
+    "ftp",
+    "ftpes",
+    "ftps",
+    "gdocs",
+    "gdrive",
+    "gs",
+    "hsi",
+    "http",
+    "https",
+    "hubic",
+    "imap",
+    "imaps",
+    "jottacloud",
+    "lftp",
+    "mega",
+    "megav3",
+    "mf",
+    "multi",
+    "ncftp",
+    "onedrive",
+    "par2",
+    "paramiko",
+    "pca",
+    "pexpect",
+    "pydrive",
+    "rclone",
+    "rest",
+    "rsync",
+    "s3",
+    "scp",
+    "sftp",
+    "slate",
+    "ssh",
+    "swift",
+    "sx",
+    "tahoe",
+    "webdav",
+    "webdavs",
 ];
 
 impl FromStr for BackupUrl {
@@ -139,19 +188,16 @@ impl FromStr for BackupUrl {
         if text.starts_with('/') {
             return text.parse::<AbsPath>().map(|_| BackupUrl(Secret::new(text)));
         }
-        let scheme =
-            text.split_once(':').map(|(scheme, rest)| (scheme.to_ascii_lowercase(), rest.trim_start_matches('/')));
-        match scheme {
-            Some((scheme, rest)) if BACKUP_SCHEMES.contains(&scheme.as_str()) && !rest.is_empty() => {
-                Ok(BackupUrl(Secret::new(text)))
-            }
-            Some((scheme, _))
-                if nearest(&scheme, BACKUP_SCHEMES).is_some() && !BACKUP_SCHEMES.contains(&scheme.as_str()) =>
-            {
-                let near = nearest(&scheme, BACKUP_SCHEMES).unwrap_or_default();
-                Err(Invalid::new(format!("a backup URL of a known kind; did you mean '{near}:'?")))
-            }
-            _ => Err(Invalid::new("a backup URL: file:///…, sftp://…, rest:https://…, s3:…, or an absolute path")),
+        let right = "a backup URL: file:///…, sftp://…, rest:https://…, s3:…, or an absolute path";
+        let Some((scheme, rest)) = text.split_once(':') else { return Err(Invalid::new(right)) };
+        let scheme = scheme.to_ascii_lowercase();
+        match scheme.split('+').find(|part| !BACKUP_SCHEMES.contains(part)) {
+            None if !rest.trim_start_matches('/').is_empty() => Ok(BackupUrl(Secret::new(text))),
+            None => Err(Invalid::new(right)),
+            Some(stranger) => Err(Invalid::new(match nearest(stranger, BACKUP_SCHEMES) {
+                Some(near) => format!("a backup URL of a known kind; did you mean '{near}:'?"),
+                None => right.to_owned(),
+            })),
         }
     }
 }
@@ -175,7 +221,8 @@ pub fn read(root: &Fields) -> Option<Appliance> {
         let place = root.key_place("appliance").unwrap_or(root.place());
         fields.error(place, "'appliance.domain' is missing; set it to the host's name, like 'app.example.org'");
     }
-    let mut allowed_hosts: Vec<HostPattern> = fields.words("allowed_hosts").unwrap_or_default();
+    let named: Vec<HostPattern> = fields.words("allowed_hosts").unwrap_or_default();
+    let mut allowed_hosts: Vec<HostPattern> = named.iter().flat_map(HostPattern::spelled_out).collect();
     if let Some(own) = domain.as_ref().map(HostPattern::from)
         && !allowed_hosts.contains(&own)
     {
@@ -324,9 +371,13 @@ fn read_setup(reading: &Reading, node: &Node) -> Option<Node> {
         Kind::Scalar { text, .. } => match document::parse(text.as_bytes(), super::MAX_BYTES) {
             Ok(inner) => inner,
             Err(problem) => {
-                let line = (problem.line + node.place.line).min(node.end.line);
-                let place =
-                    if node.end.line > node.place.line { Place { line, column: problem.column } } else { node.place };
+                let place = match node.block {
+                    Block::Literal => Place {
+                        line: (node.place.line + problem.line - 1).min(node.end.line),
+                        column: node.place.column + problem.column - 1,
+                    },
+                    _ => node.place,
+                };
                 reading.error(place, format!("the text of '{path}' cannot be read: {}", problem.message));
                 return None;
             }
@@ -373,13 +424,15 @@ fn read_extra_file(reading: &Reading, node: &Node, path: &str) -> Option<ExtraFi
     if fields.value("path").is_none() {
         fields.error(node.place, format!("'{path}.path' is missing; say where the file goes"));
     }
-    let contents = fields.secret("contents");
-    let old = fields.secret("content");
+    // An empty file is a file.
+    let text =
+        |key| fields.node(key).filter(|node| !node.is_null()).and_then(|node| reading.secret(node, &fields.path(key)));
+    let (contents, old) = (text("contents"), text("content"));
     if let (Some(_), Some(_), Some(place)) = (&contents, &old, fields.key_place("content")) {
         fields.error(place, format!("'{path}.content' is the old name of 'contents'; keep one of them"));
     }
     let contents = contents.or(old);
-    if fields.value("contents").is_none() && fields.value("content").is_none() {
+    if contents.is_none() && fields.value("contents").is_none() && fields.value("content").is_none() {
         fields.error(node.place, format!("'{path}.contents' is missing; say what is in the file"));
     }
     let (owner, mode) = (fields.checked("owner"), fields.checked("permissions"));
@@ -398,7 +451,7 @@ fn read_backup(appliance: &Fields) -> Backup {
         let source = mount_fields.text("source");
         let target = mount_fields.checked("target");
         for (key, missing) in [("source", source.is_none()), ("target", target.is_none())] {
-            if missing && mount_fields.key_place(key).is_none() {
+            if missing && mount_fields.value(key).is_none() {
                 let place = mount_fields.place();
                 mount_fields.error(place, format!("'appliance.backup.mount.{key}' is missing"));
             }
@@ -424,8 +477,9 @@ fn read_old_git(appliance: &Fields) {
     if let Some(place) = appliance.key_place("git") {
         fields.warning(place, "'appliance.git' is not used any more: the appliance comes as a package");
     }
-    fields.get("source", |reading, node, path| reading.checked_secretly::<GitUrl>(node, path));
-    fields.checked::<GitRef>("branch");
-    fields.text("commitid");
+    // Not even looked at: an old env must not fail over what nobody reads.
+    for key in ["source", "branch", "commitid"] {
+        fields.node(key);
+    }
     fields.finish(Unknown::Warn);
 }

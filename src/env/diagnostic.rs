@@ -88,13 +88,26 @@ impl Report {
     pub fn push(&mut self, diagnostic: Diagnostic) {
         if self.found.len() < MAX_KEPT {
             self.found.push(diagnostic);
-        } else if diagnostic.severity == Severity::Error && !self.has_errors() {
-            // A file full of warnings must not hide its first error.
-            self.found[MAX_KEPT - 1] = diagnostic;
-            self.left_out += 1;
-        } else {
-            self.left_out += 1;
+            return;
         }
+        self.left_out += 1;
+        // A file full of warnings must not hide its errors.
+        if diagnostic.severity == Severity::Error
+            && let Some(last) = self.found.iter().rposition(|found| found.severity == Severity::Warning)
+        {
+            self.found.remove(last);
+            self.found.push(diagnostic);
+        }
+    }
+
+    /// How many problems are not among those that are told.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// Whether further warnings are only counted.
+    pub fn is_full(&self) -> bool {
+        self.found.len() >= MAX_KEPT
     }
 
     pub fn has_errors(&self) -> bool {

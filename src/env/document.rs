@@ -14,8 +14,20 @@ pub struct Node {
     /// Where its text ends (behind the last character); for lists and mappings, where they begin.
     pub end: Place,
     pub kind: Arc<Kind>,
+    /// Whether it is a block of text: one behind `|`, line by line, or one behind `>`.
+    pub block: Block,
     /// How much this one stands for once aliases are expanded; bounded by [`MAX_NODES`].
     size: u32,
+}
+
+/// How a scalar's text stands in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Block {
+    No,
+    /// Behind `|`: its first line is its place.
+    Literal,
+    /// Behind `>`.
+    Folded,
 }
 
 #[derive(Debug)]
@@ -165,7 +177,12 @@ impl<'a> Builder<'a> {
                     return error(at, "the value holds a NUL byte; remove it");
                 }
                 let plain = style == ScalarStyle::Plain && !forced_text;
-                (Node { end, ..Node::scalar(at, text.into_owned(), plain) }, anchor)
+                let block = match style {
+                    ScalarStyle::Literal => Block::Literal,
+                    ScalarStyle::Folded => Block::Folded,
+                    _ => Block::No,
+                };
+                (Node { end, block, ..Node::scalar(at, text.into_owned(), plain) }, anchor)
             }
             Event::SequenceStart(anchor, tag) => {
                 check_tag(tag.as_deref(), at, &["seq"])?;
@@ -176,7 +193,7 @@ impl<'a> Builder<'a> {
                 (self.mapping(at, depth)?, anchor)
             }
             Event::Alias(id) => match self.anchors.get(&id) {
-                Some(target) => (Node { place: at, end, ..target.clone() }, 0),
+                Some(target) => (Node { place: at, end, block: Block::No, ..target.clone() }, 0),
                 None => return error(at, "this alias stands inside the value it names"),
             },
             _ => return error(at, "unexpected end of a value"),
@@ -196,7 +213,7 @@ impl<'a> Builder<'a> {
         loop {
             let (event, span) = self.next()?;
             if event == Event::SequenceEnd {
-                return Ok(Node { place: at, end: at, kind: Arc::new(Kind::Sequence(items)), size });
+                return Ok(Node { place: at, end: at, kind: Arc::new(Kind::Sequence(items)), block: Block::No, size });
             }
             let item = self.node(event, span, depth + 1)?;
             size = self.grown(size, &item)?;
@@ -238,7 +255,7 @@ impl<'a> Builder<'a> {
         for source in merged {
             merge(&mut entries, &mut seen, &source)?;
         }
-        Ok(Node { place: at, end: at, kind: Arc::new(Kind::Mapping(entries)), size })
+        Ok(Node { place: at, end: at, kind: Arc::new(Kind::Mapping(entries)), block: Block::No, size })
     }
 
     fn grown(&self, size: u32, child: &Node) -> Result<u32> {
@@ -275,7 +292,11 @@ fn check_tag<'t>(tag: Option<&'t saphyr_parser::Tag>, at: Place, allowed: &[&str
     if tag.is_yaml_core_schema() && allowed.contains(&tag.suffix.as_str()) {
         return Ok(Some(&tag.suffix));
     }
-    error(at, format!("the tag '{}{}' is not supported here; remove it", shown(&tag.handle), shown(&tag.suffix)))
+    // Somebody's secret may begin with '!' and lack its quotes.
+    if tag.is_yaml_core_schema() {
+        return error(at, format!("the tag '!!{}' is not supported here; remove it", shown(&tag.suffix)));
+    }
+    error(at, "a tag is not supported here; remove it, or put the value in quotes if it begins with '!'")
 }
 
 /// A text from the file, cut and without control characters, to be shown in a message.
@@ -287,12 +308,25 @@ pub fn shown(text: &str) -> String {
 impl Node {
     pub fn scalar(place: Place, text: String, plain: bool) -> Node {
         let size = weight(&text);
-        Node { place, end: place, kind: Arc::new(Kind::Scalar { text, plain }), size }
+        Node { place, end: place, kind: Arc::new(Kind::Scalar { text, plain }), block: Block::No, size }
     }
 
-    /// A part of a scalar's text, at the scalar's place.
-    pub fn with_text(&self, text: &str) -> Node {
-        Node { end: self.end, ..Node::scalar(self.place, text.to_owned(), true) }
+    /// The words of a scalar, each at its own place where that is known: on one line and without escapes.
+    pub fn words(&self) -> Vec<Node> {
+        let Kind::Scalar { text, .. } = &*self.kind else { return Vec::new() };
+        let (length, wide) = (text.chars().count(), self.end.column.saturating_sub(self.place.column) as usize);
+        let in_quotes = match wide.checked_sub(length) {
+            Some(more @ (0 | 2)) if self.place.line == self.end.line => Some(more / 2),
+            _ => None,
+        };
+        let word = |word: &str| {
+            // A word is a part of its text.
+            let before = &text[..word.as_ptr() as usize - text.as_ptr() as usize];
+            let offset = in_quotes.map_or(0, |quote| quote + before.chars().count());
+            let place = Place { column: self.place.column + count(offset), ..self.place };
+            Node { end: self.end, ..Node::scalar(place, word.to_owned(), true) }
+        };
+        text.split_whitespace().map(word).collect()
     }
 
     /// The same place with other contents of the same shape.

@@ -71,7 +71,7 @@ impl Env {
                 return Parsed { env: None, report, calendars: Vec::new() };
             }
         };
-        let reading = Reading::default();
+        let reading = Reading::of_env();
         let env = read(&reading, &root);
         let mut read = reading.finish();
         // The document's parser has seen that it is text.
@@ -127,7 +127,7 @@ pub fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 pub(crate) fn asked_for(text: &str) -> std::collections::BTreeSet<String> {
     let root = document::parse(text.as_bytes(), MAX_BYTES).expect("the text is YAML");
-    let reading = Reading::default();
+    let reading = Reading::of_env();
     read(&reading, &root);
     reading.finish().asked
 }

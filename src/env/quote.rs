@@ -2,7 +2,7 @@
 //! knows that they are none; of a text that could not be parsed only its structure is shown.
 
 use super::diagnostic::{Quote, Report};
-use super::document::{Kind, Node, Place, lines};
+use super::document::{Block, Kind, Node, Place, lines};
 use std::collections::{BTreeMap, HashSet};
 
 /// What stands for a part that is left out.
@@ -23,7 +23,9 @@ pub fn quotes_of(places: &[Place], text: &str, root: &Node, open: &HashSet<Place
     if !touched.is_empty() {
         collect(root, open, &mut touched);
     }
-    let quote = |place: &Place| Some(quote_line(line_of(text, place.line)?, touched.get(&place.line)?, place.column));
+    touched.values_mut().for_each(|line| line.hidden.sort_unstable());
+    let raw = raw_lines(text, touched.keys().copied());
+    let quote = |place: &Place| Some(quote_line(raw.get(&place.line)?, touched.get(&place.line)?, place.column));
     places.iter().map(quote).collect()
 }
 
@@ -37,25 +39,25 @@ pub fn quote_parsed(report: &mut Report, text: &str, root: &Node, open: &HashSet
     }
 }
 
-/// Gives the problem of a file that is no YAML its quote: letters and digits of everything but keys are hidden.
+/// Gives the problem of a file that is no YAML its quote: everything but keys and what is at the caret is hidden.
 pub fn quote_raw(report: &mut Report, bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     for found in report.all_mut() {
-        let Some(raw) = line_of(&text, found.line) else { continue };
-        let shown_until = key_end(raw);
-        let masked: String = raw
-            .chars()
-            .enumerate()
-            .map(|(at, c)| if at >= shown_until && c.is_alphanumeric() { 'x' } else { c })
-            .collect();
-        found.quote = Some(window(&masked, found.column as usize - 1));
+        let raw = raw_lines(&text, [found.line].into_iter());
+        let Some(raw) = raw.get(&found.line) else { continue };
+        let (shown_until, caret) = (key_end(raw), found.column as usize - 1);
+        let is_shown =
+            |at: usize, c: char| at < shown_until || c.is_whitespace() || at == caret && !c.is_alphanumeric();
+        let masked: String = raw.chars().enumerate().map(|(at, c)| if is_shown(at, c) { c } else { 'x' }).collect();
+        found.quote = Some(window(&masked, caret));
     }
 }
 
-/// The raw line of that number, without a byte order mark.
-fn line_of(text: &str, number: u32) -> Option<&str> {
+/// The lines of those numbers, which come in order, without a byte order mark.
+fn raw_lines(text: &str, numbers: impl Iterator<Item = u32>) -> BTreeMap<u32, &str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    lines(text).nth(number as usize - 1)
+    let mut wanted = numbers.peekable();
+    (1..).zip(lines(text)).filter(|(number, _)| wanted.next_if_eq(number).is_some()).collect()
 }
 
 /// How many characters of a line are certainly structure: indentation, dashes, and a key with its colon.
@@ -70,9 +72,15 @@ fn key_end(line: &str) -> usize {
 fn collect(node: &Node, open: &HashSet<Place>, lines: &mut BTreeMap<u32, Line>) {
     match &*node.kind {
         Kind::Scalar { .. } => {
-            for (number, line) in lines.range_mut(node.place.line..=node.end.line.max(node.place.line)) {
+            // A block of text ends at the beginning of the line behind it.
+            let last = if node.block == Block::No { node.end.line } else { node.end.line.saturating_sub(1) };
+            for (number, line) in lines.range_mut(node.place.line..=last.max(node.place.line)) {
                 let from = if *number == node.place.line { node.place.column as usize - 1 } else { 0 };
-                let to = if *number == node.end.line { node.end.column as usize - 1 } else { usize::MAX };
+                let to = if *number == node.end.line && node.block == Block::No {
+                    node.end.column as usize - 1
+                } else {
+                    usize::MAX
+                };
                 if to <= from {
                     continue;
                 }
@@ -89,24 +97,36 @@ fn collect(node: &Node, open: &HashSet<Place>, lines: &mut BTreeMap<u32, Line>) 
 
 fn quote_line(raw: &str, line: &Line, column: u32) -> Quote {
     let column = column as usize - 1;
+    // What is far from the caret would be cut off anyway.
+    let start = column.saturating_sub(MAX_WIDTH);
     let mut shown = String::new();
+    let mut length = 0;
+    if start > 0 {
+        shown.push(LEFT_OUT);
+        length += 1;
+    }
+    let mut parts = line.hidden.iter().peekable();
     let (mut caret, mut in_hidden, mut before) = (None, false, ' ');
-    for (at, c) in raw.chars().enumerate() {
+    for (at, c) in raw.chars().enumerate().skip(start).take(3 * MAX_WIDTH) {
         if at >= column && caret.is_none() && !in_hidden {
-            caret = Some(shown.chars().count());
+            caret = Some(length);
         }
         // A comment behind the last value may be a commented-out secret.
         if c == '#' && before.is_whitespace() && at >= line.last {
             break;
         }
         before = c;
-        let hidden = line.hidden.iter().any(|(from, to)| (*from..*to).contains(&at));
+        // The parts are in order and do not overlap, but for aliases, which stand for one place.
+        while parts.next_if(|(_, to)| *to <= at).is_some() {}
+        let hidden = parts.peek().is_some_and(|(from, _)| *from <= at);
         if hidden && !in_hidden {
-            caret = caret.or((at >= column).then(|| shown.chars().count()));
+            caret = caret.or((at >= column).then_some(length));
             shown.push(LEFT_OUT);
+            length += 1;
         }
         if !hidden {
             shown.push(c);
+            length += 1;
         }
         in_hidden = hidden;
     }

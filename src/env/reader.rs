@@ -1,7 +1,7 @@
 //! From nodes to checked types, collecting every problem on the way. Shared by env.yml and compose files;
 //! the keys themselves are in their own files.
 
-use super::diagnostic::{Diagnostic, Report, nearest};
+use super::diagnostic::{Diagnostic, Report, Severity, nearest};
 use super::document::{Kind, Node, Place, shown};
 use crate::value::{Calendar, Invalid, Secret};
 use std::cell::RefCell;
@@ -11,6 +11,8 @@ use std::str::FromStr;
 /// What is being read: the problems found so far, and what was learnt on the way.
 #[derive(Debug, Default)]
 pub struct Reading {
+    /// Whether an empty text counts as nothing.
+    empty_is_unset: bool,
     report: RefCell<Report>,
     open: RefCell<HashSet<Place>>,
     asked: RefCell<BTreeSet<String>>,
@@ -30,6 +32,11 @@ pub struct Read {
 }
 
 impl Reading {
+    /// For an env.yml: an empty text counts as nothing there, since old ones have "default empty" values.
+    pub fn of_env() -> Reading {
+        Reading { empty_is_unset: true, ..Reading::default() }
+    }
+
     pub fn finish(self) -> Read {
         Read {
             report: self.report.into_inner().sorted(),
@@ -45,6 +52,12 @@ impl Reading {
 
     pub fn warning(&self, place: Place, message: impl Into<String>) {
         self.report.borrow_mut().push(Diagnostic::warning(place, message));
+    }
+
+    /// Whether so many problems were found, errors among them, that further ones would not be told.
+    pub fn is_lost(&self) -> bool {
+        let report = self.report.borrow();
+        report.is_full() && report.all().iter().all(|found| found.severity == Severity::Error)
     }
 
     /// The value at this place is no secret and may be shown.
@@ -101,12 +114,12 @@ impl Reading {
     pub fn boolean(&self, node: &Node, path: &str) -> Option<bool> {
         self.mark_open(node);
         let value = match &*node.kind {
-            Kind::Scalar { text, .. } => parse_boolean(text),
+            Kind::Scalar { text, .. } => parse_boolean(text.trim()),
             _ => None,
         };
         if value.is_none() {
             let what = match &*node.kind {
-                Kind::Scalar { text, .. } if !node.is_null() => format!("'{}'", shown(text)),
+                Kind::Scalar { text, .. } if !node.is_null() => format!("'{}'", shown(text.trim())),
                 _ => node.what().to_owned(),
             };
             self.error(node.place, format!("'{path}' is {what}, but must be true or false"));
@@ -222,7 +235,11 @@ impl<'a> Fields<'a> {
     pub fn misspelt(&self, key: &str) -> Option<(Place, String)> {
         let entries = self.node?.entries().iter();
         let near = |name: &str| name != key && nearest(name, [key]).is_some();
-        entries.map(|(name, _)| name).find(|name| near(&name.text)).map(|name| (name.place, shown(&name.text)))
+        entries
+            .take(1000)
+            .map(|(name, _)| name)
+            .find(|name| near(&name.text))
+            .map(|name| (name.place, shown(&name.text)))
     }
 
     /// The place of an item in the list under a key.
@@ -235,7 +252,8 @@ impl<'a> Fields<'a> {
 
     /// The value under a key, unless it is missing or null.
     pub fn value(&self, key: &'static str) -> Option<&'a Node> {
-        self.node(key).filter(|node| !node.is_null())
+        let is_empty = |node: &Node| matches!(&*node.kind, Kind::Scalar { text, .. } if text.trim().is_empty());
+        self.node(key).filter(|node| !(node.is_null() || self.reading.empty_is_unset && is_empty(node)))
     }
 
     pub fn get<T>(&self, key: &'static str, read: Reader<T>) -> Option<T> {
@@ -266,17 +284,22 @@ impl<'a> Fields<'a> {
             self.reading.error(node.place, format!("'{path}' must be a list, not {}", node.what()));
             return None;
         };
-        let each = items.iter().enumerate();
+        let each = items.iter().enumerate().take_while(|_| !self.reading.is_lost());
         Some(each.filter_map(|(index, item)| read(self.reading, item, &format!("{path}[{index}]"))).collect())
     }
 
     /// A space separated text, or a list.
     pub fn words<T: FromStr<Err = Invalid>>(&self, key: &'static str) -> Option<Vec<T>> {
         let node = self.value(key)?;
-        if let Kind::Scalar { text, .. } = &*node.kind {
+        if let Kind::Scalar { .. } = &*node.kind {
             let path = self.path(key);
-            let word = |word: &str| self.reading.checked(&node.with_text(word), &path);
-            return Some(text.split_whitespace().filter_map(word).collect());
+            self.reading.mark_open(node);
+            let words = node.words();
+            let read = words
+                .iter()
+                .take_while(|_| !self.reading.is_lost())
+                .filter_map(|word| self.reading.checked(word, &path));
+            return Some(read.collect());
         }
         self.list(key, |reading, node, path| reading.checked(node, path))
     }
@@ -308,7 +331,9 @@ impl<'a> Fields<'a> {
                 continue;
             }
             let path = self.path(&shown(&key.text));
-            let near = nearest(&key.text, taken.iter().copied());
+            // Beyond the problems that are told, looking for what was meant would only take time.
+            let room = !self.reading.report.borrow().is_full();
+            let near = room.then(|| nearest(&key.text, taken.iter().copied())).flatten();
             let hint = near.map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
             match unknown {
                 Unknown::Warn => self.reading.warning(key.place, format!("'{path}' is not a key that is known{hint}")),

@@ -4,12 +4,12 @@
 use super::appliance::{Appliance, ExtraFile};
 use super::reader::Fields;
 use crate::value::SshKey;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// A key that is both let in and shut out is shut out; whoever wrote that did not mean it.
 pub fn ssh_keys(root: &Fields, authorized: &[SshKey], deprecated: &[SshKey]) {
-    if let Some(index) =
-        deprecated.iter().position(|key| authorized.iter().any(|other| other.identity() == key.identity()))
+    let let_in: HashSet<&str> = authorized.iter().map(SshKey::identity).collect();
+    if let Some(index) = deprecated.iter().position(|key| let_in.contains(key.identity()))
         && let Some(place) = root.item_place("ssh_deprecated_keys", index)
     {
         root.warning(place, "this key is in 'ssh_authorized_keys' too; it is removed. Keep it in one of the two lists");

@@ -216,8 +216,11 @@ impl Host {
 
     /// A directory of one's own for the time of its life: only this user can enter it.
     pub fn private_directory(&self) -> Result<PrivateDirectory> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("appliance-private-");
+        // In memory where that can be had: what is in it is secret.
         let directory =
-            tempfile::Builder::new().prefix("appliance-").tempdir().context("could not make a directory")?;
+            builder.tempdir_in("/run").or_else(|_| builder.tempdir()).context("could not make a directory")?;
         let path = directory.path().to_str().context("the temporary directory's path is not UTF-8 text")?.to_owned();
         Ok(PrivateDirectory { path, _directory: directory })
     }

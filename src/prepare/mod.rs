@@ -32,6 +32,7 @@ pub async fn prepare(
     progress: &mut (dyn FnMut(Step) + Send),
 ) -> Result<()> {
     let mut certificate = Changed::No;
+    let has_history = history::has_place(host);
     for step in Step::ALL {
         if only.is_some_and(|only| only != step) {
             continue;
@@ -46,7 +47,10 @@ pub async fn prepare(
             Step::Page => page::prepare(host).await,
             Step::Storage => storage::prepare(env, host).await,
             // Only now is there a place for it on a fresh host.
-            Step::Files => history::keep(host, wanted.text, &env.digest).and_then(|_| files::prepare(env, host)),
+            Step::Files if !has_history => {
+                history::keep(host, wanted.text, &env.digest).and_then(|_| files::prepare(env, host))
+            }
+            Step::Files => files::prepare(env, host),
             Step::Postgres => postgres::prepare(host).await,
             Step::Database => database::prepare(env, host).await,
             Step::Tls => tls::prepare(env, host).map(|changed| certificate = changed),

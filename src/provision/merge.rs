@@ -2,6 +2,7 @@
 //! result is then compared with what a merge of the two trees gives: either it is exactly that, or it is refused.
 
 use crate::env::document::{self, Key, Kind, Node};
+use crate::env::reader::parse_boolean;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_yaml::{Mapping, Value};
 
@@ -13,67 +14,79 @@ const MAX_BYTES: u64 = 1 << 20;
 /// # Errors
 /// One of them is not a mapping, or the template is written so that its lines cannot be told apart.
 pub fn merge(template: &str, extra: &str) -> Result<String> {
-    let values: Value = serde_yaml::from_str(extra).context("it is not valid YAML")?;
-    let Value::Mapping(values) = values else { bail!("it must hold a mapping of keys") };
-    let root = document::parse(template.as_bytes(), MAX_BYTES)
-        .map_err(|problem| anyhow!("the template is not valid YAML: line {}: {}", problem.line, problem.message))?;
+    let values = parse(extra)?;
+    let root = parse(template).context("the template cannot be read")?;
     let mut lines: Vec<String> = template.lines().map(str::to_owned).collect();
     merge_mapping(&mut lines, &root, &values, 0)?;
     let text = format!("{}\n", lines.join("\n"));
-    let mut wanted: Value = serde_yaml::from_str(template).context("the template is not valid YAML")?;
-    merge_values(&mut wanted, Value::Mapping(values));
-    match serde_yaml::from_str::<Value>(&text) {
-        Ok(got) if got == wanted => Ok(text),
+    let wanted = merged(&root, &values);
+    match parse(&text) {
+        Ok(got) if value_of(&got) == value_of(&wanted) => Ok(text),
         _ => bail!("the template's lines cannot be told apart; write its mappings with one key per line"),
     }
 }
 
-/// What the trees give: mappings are merged, everything else is replaced.
-fn merge_values(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Mapping(into), Value::Mapping(from)) => {
-            for (key, value) in from {
-                match into.get_mut(&key) {
-                    Some(old) => merge_values(old, value),
-                    None => drop(into.insert(key, value)),
-                }
-            }
-        }
-        (into, from) => *into = from,
+fn parse(text: &str) -> Result<Node> {
+    let root = document::parse(text.as_bytes(), MAX_BYTES)
+        .map_err(|problem| anyhow!("line {}, column {}: {}", problem.line, problem.column, problem.message))?;
+    match &*root.kind {
+        Kind::Mapping(_) => Ok(root),
+        _ => bail!("it must hold a mapping of keys, not {}", root.what()),
     }
 }
 
-fn merge_mapping(lines: &mut Vec<String>, node: &Node, values: &Mapping, indent: usize) -> Result<()> {
-    let entries = node.entries();
-    let text_of = |key: &Value| key.as_str().map(str::to_owned).context("its keys must be plain words");
-    let mut missing = Vec::new();
-    let mut known: Vec<(&Key, &Node, &Value)> = Vec::new();
-    for (key, value) in values {
-        let name = text_of(key)?;
-        match entries.iter().find(|(known, _)| known.text == name) {
-            Some((key, node)) => known.push((key, node, value)),
-            None => missing.push((name, value)),
+/// What the trees give: mappings are merged, everything else is replaced.
+fn merged(old: &Node, new: &Node) -> Node {
+    let (Kind::Mapping(before), Kind::Mapping(over)) = (&*old.kind, &*new.kind) else { return new.clone() };
+    let mut entries = before.clone();
+    for (key, value) in over {
+        match entries.iter_mut().find(|(known, _)| known.text == key.text) {
+            Some((_, known)) => *known = merged(known, value),
+            None => entries.push((key.clone(), value.clone())),
         }
     }
-    // New keys go behind the last one; from the end to the beginning, so that line numbers stay true.
-    let end = match entries.last() {
-        Some((last, _)) => last_line(lines, last),
-        None => lines.len(),
-    };
-    for (name, value) in missing.into_iter().rev() {
-        insert(lines, end, &name, value, indent)?;
+    old.with_kind(Kind::Mapping(entries))
+}
+
+/// A tree as values that YAML's writer takes: booleans, whole numbers and nothing are told from texts.
+fn value_of(node: &Node) -> Value {
+    match &*node.kind {
+        Kind::Scalar { .. } if node.is_null() => Value::Null,
+        Kind::Scalar { text, plain: false } => Value::String(text.clone()),
+        Kind::Scalar { text, .. } => match (parse_boolean(text), text.parse::<i64>()) {
+            (Some(value), _) => Value::Bool(value),
+            // Not `0640`, which is a mode.
+            (_, Ok(number)) if number.to_string() == *text => Value::from(number),
+            _ => Value::String(text.clone()),
+        },
+        Kind::Sequence(items) => Value::Sequence(items.iter().map(value_of).collect()),
+        Kind::Mapping(entries) => Value::Mapping(
+            entries.iter().map(|(key, value)| (Value::from(key.text.as_str()), value_of(value))).collect(),
+        ),
     }
+}
+
+/// Changes the lines of one mapping.
+fn merge_mapping(lines: &mut Vec<String>, old: &Node, new: &Node, indent: usize) -> Result<()> {
+    let entries = old.entries();
+    let find = |name: &str| entries.iter().find(|(key, _)| key.text == name);
+    // New keys go behind the last one; from the end to the beginning, so that line numbers stay true.
+    let end =
+        entries.iter().max_by_key(|(key, _)| key.place.line).map_or(lines.len(), |(key, _)| last_line(lines, key));
+    for (key, value) in new.entries().iter().rev().filter(|(key, _)| find(&key.text).is_none()) {
+        insert(lines, end, &key.text, value, indent)?;
+    }
+    let mut known: Vec<(&Key, &Node, &Node)> =
+        new.entries().iter().filter_map(|(key, value)| find(&key.text).map(|(old, node)| (old, node, value))).collect();
     known.sort_by_key(|(key, ..)| std::cmp::Reverse(key.place.line));
     for (key, node, value) in known {
         let column = key.place.column as usize - 1;
-        match (&*node.kind, value) {
-            (Kind::Mapping(inner), Value::Mapping(values))
-                if inner.first().is_some_and(|(first, _)| first.place.line > key.place.line) =>
-            {
-                let indent = inner.first().map_or(column + 2, |(first, _)| first.place.column as usize - 1);
-                merge_mapping(lines, node, values, indent)?;
+        let first = node.entries().first().map(|(first, _)| first.place);
+        match (first, &*value.kind) {
+            (Some(first), Kind::Mapping(_)) if first.line > key.place.line => {
+                merge_mapping(lines, node, value, first.column as usize - 1)?;
             }
-            (Kind::Mapping(inner), Value::Mapping(_)) if !inner.is_empty() => {
+            (Some(_), Kind::Mapping(_)) => {
                 bail!("line {}: write the template's mappings with one key per line", key.place.line)
             }
             _ => {
@@ -105,14 +118,27 @@ fn last_line(lines: &[String], key: &Key) -> usize {
     end
 }
 
-fn insert(lines: &mut Vec<String>, at: usize, name: &str, value: &Value, indent: usize) -> Result<()> {
+fn insert(lines: &mut Vec<String>, at: usize, name: &str, value: &Node, indent: usize) -> Result<()> {
     let mut one = Mapping::new();
-    one.insert(Value::from(name), value.clone());
-    let text = serde_yaml::to_string(&one).context("a value cannot be written")?;
+    one.insert(Value::from(name), value_of(value));
+    // Empty lines at the end of a block could not be told from the template's own.
+    let text = if ends_in_blank_lines(value) {
+        format!("{}: {}", serde_json::to_string(name)?, serde_json::to_string(&one[name])?)
+    } else {
+        serde_yaml::to_string(&one).context("a value cannot be written")?
+    };
     let padding = " ".repeat(indent);
     let new = text.lines().map(|line| if line.is_empty() { String::new() } else { format!("{padding}{line}") });
     lines.splice(at..at, new);
     Ok(())
+}
+
+fn ends_in_blank_lines(node: &Node) -> bool {
+    match &*node.kind {
+        Kind::Scalar { text, .. } => text.ends_with("\n\n"),
+        Kind::Sequence(items) => items.iter().any(ends_in_blank_lines),
+        Kind::Mapping(entries) => entries.iter().any(|(_, value)| ends_in_blank_lines(value)),
+    }
 }
 
 #[cfg(test)]
@@ -123,13 +149,14 @@ mod tests {
 
     #[test]
     fn values_are_replaced_and_added_and_comments_stay() {
-        let extra = "appliance:\n  sub: {x: 2, y: [1]}\n  key: 'k'\n  new: {a: |\n    t\n\n    u\n  }\napp: {list: [c]}\nusers: ~\n";
-        let extra = extra.replace("{a: |\n    t\n\n    u\n  }", "{a: \"t\\n\\nu\\n\"}");
-        let text = merge(TEMPLATE, &extra).expect("it can be merged");
+        let extra = "appliance:\n  sub: {x: 2, y: [1]}\n  key: 'k'\n  new: {a: \"t\\n\\nu\\n\"}\n  more: [{mode: 0640}]\napp: {list: [c]}\nusers: ~\n";
+        let text = merge(TEMPLATE, extra).expect("it can be merged");
         for kept in ["# first", "  # a hint", "  domain: a.de # why", "    # a hint at the end", "  name: shop"] {
             assert!(text.lines().any(|line| line == kept), "{kept:?} is gone:\n{text}");
         }
         assert!(!text.contains("no comment"), "{text}");
+        merge(TEMPLATE, "appliance: {key: \"a\\n\\n\\n\", sub: {x: \"b\\n\\n\"}, new: [\"c\\n\\n\"]}\n")
+            .expect("blank lines are kept");
     }
 
     #[test]

@@ -96,7 +96,7 @@ async fn encrypted(files: &[(&str, &Vec<u8>)], keys: &str, host: &Host) -> Resul
     let recipients = import(&home, keys, host).await?;
     let packed = home.file("package.tar.gz");
     let sealed = home.file("package.tar.gz.gpg");
-    host.put(&packed, &archive(files).context("could not make the archive")?, 0o600)?;
+    host.put(&packed, &archive(files, host.now().as_second()).context("could not make the archive")?, 0o600)?;
     let mut args = vec!["--trust-model", "always", "--compress-algo", "none", "--output", &sealed];
     args.extend(recipients.iter().flat_map(|recipient| ["--recipient", recipient.as_str()]));
     args.extend(["--encrypt", &packed]);
@@ -146,13 +146,15 @@ fn fingerprints(list: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
-fn archive(files: &[(&str, &Vec<u8>)]) -> std::io::Result<Vec<u8>> {
+fn archive(files: &[(&str, &Vec<u8>)], now: i64) -> std::io::Result<Vec<u8>> {
     let packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     let mut tar = tar::Builder::new(packer);
     for (name, bytes) in files {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o600);
+        // Before 1970 there were no appliances.
+        header.set_mtime(u64::try_from(now).unwrap_or_default());
         tar.append_data(&mut header, name, bytes.as_slice())?;
     }
     tar.into_inner()?.finish()

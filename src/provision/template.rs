@@ -4,7 +4,7 @@ use super::{dns, keys, merge};
 use crate::host::Host;
 use crate::source::{self, Kind};
 use crate::value::{Domain, Secret};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;
 use minijinja::{Environment, UndefinedBehavior, Value};
 use std::collections::BTreeMap;
@@ -41,13 +41,22 @@ pub async fn create(wanted: &Wanted<'_>, host: &Host) -> Result<()> {
         return Err(anyhow!("{} is there already; --force replaces it, and its secrets are lost then", wanted.file));
     }
     let template = load(wanted.template, host)?;
-    let mut text = fill_in(&template, wanted.domain, host).await?;
+    let (mut text, dkim) = fill_in(&template, wanted.domain, host).await?;
     if let Some(extra) = wanted.extra {
         let values = host.read_text(extra, MAX_BYTES)?.with_context(|| format!("there is no file {extra}"))?;
         text = merge::merge(&text, &values).with_context(|| format!("could not put the values of {extra} in"))?;
     }
     let checked = source::check(host, Kind::File, wanted.file, text.into_bytes()).await;
     let found = checked.context("the new env.yml would not be valid, so nothing was written")?;
+    let has_other_key =
+        found.env.appliance.dkim_key.as_ref().is_some_and(|key| key.expose().trim() != dkim.expose().trim());
+    if found.env.appliance.domain != *wanted.domain || has_other_key {
+        bail!(
+            "the values set 'appliance.domain' or 'appliance.dkim.key', but the DNS records are for {} and its new key; \
+             give the domain on the command line, and put a key of your own in afterwards",
+            wanted.domain
+        );
+    }
     host.write_new(wanted.file, &found.bytes, 0o600, wanted.force)
 }
 
@@ -67,7 +76,7 @@ struct Asked {
     openpgp: Vec<String>,
 }
 
-async fn fill_in(template: &str, domain: &Domain, host: &Host) -> Result<String> {
+async fn fill_in(template: &str, domain: &Domain, host: &Host) -> Result<(String, Secret)> {
     let asked = Arc::new(Mutex::new(Asked::default()));
     render(template, domain, "-", "-", Keys::Ask(asked.clone()), host)?;
     let names = std::mem::take(&mut asked.lock().map_err(|_| anyhow!("the template's rendering panicked"))?.openpgp);
@@ -81,7 +90,8 @@ async fn fill_in(template: &str, domain: &Domain, host: &Host) -> Result<String>
         made.insert(name, key);
     }
     let records = dns::records(domain, &dkim.public);
-    render(template, domain, &records, dkim.pem.expose(), Keys::Made(Arc::new(made)), host)
+    let text = render(template, domain, &records, dkim.pem.expose(), Keys::Made(Arc::new(made)), host)?;
+    Ok((text, dkim.pem))
 }
 
 /// Where `openpgp(NAME)` gets its keys from.

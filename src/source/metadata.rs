@@ -20,6 +20,8 @@ pub enum Said {
 
 /// How long one service may take (spec/env.md, "Sources").
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How much of it may go to the session token.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(1);
 const ADDRESS: &str = "http://169.254.169.254";
 /// A session token is short; anything else is not one.
 const MAX_TOKEN: usize = 1024;
@@ -48,12 +50,10 @@ async fn ask_ec2(host: &Host) -> Result<Said> {
     let url = format!("{ADDRESS}/latest/api/token");
     let lifetime = [("X-aws-ec2-metadata-token-ttl-seconds", "60")];
     let request = Request { method: "PUT", url: &url, headers: &lifetime, wanted: "Content-Type", max: MAX_TOKEN };
-    let token = match host.request(request).await {
-        Ok(Answer { status: 200, body, .. }) => String::from_utf8(body).ok().filter(|token| is_token(token)),
-        Ok(_) => None,
-        // A larger body is no token, but the service is there; without a connection there is nothing to go on with.
-        Err(error) if error.to_string().starts_with("it sent more") => None,
-        Err(error) => return Err(error),
+    // What has no tokens may also not answer, or answer with something else; then it is asked without.
+    let token = match tokio::time::timeout(TOKEN_PATIENCE, host.request(request)).await {
+        Ok(Ok(Answer { status: 200, body, .. })) => String::from_utf8(body).ok().filter(|token| is_token(token)),
+        _ => None,
     };
     let url = format!("{ADDRESS}/latest/user-data");
     let headers: Vec<(&str, &str)> = token.iter().map(|token| ("X-aws-ec2-metadata-token", token.as_str())).collect();

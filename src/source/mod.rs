@@ -97,6 +97,8 @@ pub async fn find(host: &Host, env_yml: Option<&str>) -> Result<Search> {
         match ask_drive(host, &drives, label, path).await {
             Said::Text(bytes) => return check(host, kind, &format!("{}:{path}", kind.name()), bytes).await.map(found),
             Said::Nothing(why) => note(&place, why, false),
+            // A drive with this label is the source; what is wrong with it is not mended by asking another one.
+            Said::Failed(why) if drives.is_ok() => anyhow::bail!("{place} cannot be read: {why}"),
             Said::Failed(why) => note(&place, why, true),
         }
     }

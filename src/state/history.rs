@@ -48,9 +48,14 @@ pub fn activate(host: &Host, text: &[u8], digest: &str) -> Result<()> {
     host.ensure_file(ACTIVE, &File::secret(text)).map(drop)
 }
 
+/// Whether envs can be kept yet.
+pub fn has_place(host: &Host) -> bool {
+    host.is_directory(PARENT)
+}
+
 /// Keeps an env, unless it is the last one that was kept, or there is no place for it yet.
 pub fn keep(host: &Host, text: &[u8], digest: &str) -> Result<Changed> {
-    if !host.is_directory(PARENT) {
+    if !has_place(host) {
         return Ok(Changed::No);
     }
     let all = list(host)?;

@@ -22,13 +22,13 @@ pub async fn find(host: &Host, env_yml: Option<&str>) -> Result<Chosen> {
         Ok(Search::Nothing(tried)) => {
             // An env may be where it always was, and only its service be away: that must not take the app down.
             if tried.iter().any(|tried| tried.failed)
-                && let Some(chosen) = last_good(host, "no source gave an env", &source::render_tried(&tried)).await?
+                && let Some(chosen) = last_good(host, "no source gave an env", &source::render_tried(&tried)).await
             {
                 return Ok(chosen);
             }
             Err(nothing(host, &tried).await?.into())
         }
-        Err(broken) => match last_good(host, "the newest env is broken", &format!("{broken:#}")).await? {
+        Err(broken) => match last_good(host, "the newest env is broken", &format!("{broken:#}")).await {
             Some(chosen) => Ok(chosen),
             None => {
                 // Where it is broken is for the operator, not for visitors.
@@ -40,12 +40,18 @@ pub async fn find(host: &Host, env_yml: Option<&str>) -> Result<Chosen> {
     }
 }
 
-async fn last_good(host: &Host, what: &str, why: &str) -> Result<Option<Chosen>> {
-    let found = source::last_good(host).await?;
-    Ok(found.map(|found| {
-        let trouble = format!("{what}, so the last good one goes on ({}): {why}", found.origin);
-        Chosen { found: Box::new(found), trouble: Some(trouble) }
-    }))
+async fn last_good(host: &Host, what: &str, why: &str) -> Option<Chosen> {
+    match source::last_good(host).await {
+        Ok(found) => found.map(|found| {
+            let trouble = format!("{what}, so the last good one goes on ({}): {why}", found.origin);
+            Chosen { found: Box::new(found), trouble: Some(trouble) }
+        }),
+        // What is wrong with the newest one is what the operator has to know.
+        Err(error) => {
+            tracing::warn!("the last good env cannot be used either: {error:#}");
+            None
+        }
+    }
 }
 
 /// The page and the words of a host without an env.

@@ -163,16 +163,22 @@ fn check_host_pattern(text: &str) -> Result<String, Invalid> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.to_string());
     }
-    let (star, name) = match text.strip_prefix("*.") {
-        Some(rest) => ("*.", rest),
-        None => ("", text),
-    };
-    check_domain(name)
-        .map(|name| format!("{star}{name}"))
+    // nginx's own short form for a name and all below it is `.name`.
+    let prefix = ["*.", "."].into_iter().find(|prefix| text.starts_with(prefix)).unwrap_or("");
+    check_domain(&text[prefix.len()..])
+        .map(|name| format!("{prefix}{name}"))
         .map_err(|_| Invalid::new("a host name, '*.' and a host name, or an IP address"))
 }
 
 impl HostPattern {
+    /// `.name` as what it stands for: the name, and all below it.
+    pub fn spelled_out(&self) -> Vec<HostPattern> {
+        match self.0.strip_prefix('.') {
+            Some(name) => vec![HostPattern(name.to_owned()), HostPattern(format!("*.{name}"))],
+            None => vec![self.clone()],
+        }
+    }
+
     /// The address, where the pattern is one.
     pub fn address(&self) -> Option<IpAddr> {
         self.0.parse().ok()
@@ -324,7 +330,7 @@ mod tests {
     fn each_name_takes_only_what_it_is() {
         let long = "a".repeat(65);
         takes::<Domain>(&["localhost", "a.b-c.example"], &["", "a..b", "-a", "a-", "a_b", "ä.de", "a;b", "a b", &long]);
-        takes::<HostPattern>(&["*.a.de", "10.0.0.1", "::1"], &["*", "*.", "a.*.de", "*.*.de"]);
+        takes::<HostPattern>(&["*.a.de", ".a.de", "10.0.0.1", "::1"], &["*", "*.", ".", "..a.de", "a.*.de", "*.*.de"]);
         takes::<AppName>(&["ecs", "my-shop2"], &["", "Ecs", "2shop", "etc", "a_b", &"a".repeat(32)]);
         takes::<DatabaseName>(&["Shop Data\"x"], &["", "template1", "a\0b", &"a".repeat(64)]);
         takes::<AbsPath>(&["/app/x y"], &["", "/", "a/b", "/a/../b", "/a//b", "/a\nb", "/a/./b"]);

@@ -1,7 +1,11 @@
 //! `env create` and `env package` on a host, and what they made read back with real tools on this machine.
 
-use crate::host::{Machine, rootfs::run};
+use crate::host::{Machine, rootfs::run, wait_for};
 use std::path::Path;
+use std::time::Duration;
+
+/// Counts directories that hold secrets for a while.
+const LEFT: &str = "ls -d /tmp/appliance-private-* /run/appliance-private-* 2>/dev/null | wc -l";
 
 /// The bytes of a file of the host.
 fn fetch(machine: &Machine, path: &str, to: &Path) {
@@ -26,7 +30,7 @@ fn a_new_env_is_good_and_its_drive_paper_and_archive_hold_the_same_bytes() {
     assert!(again.code == 1 && again.stderr.contains("is there already"), "{}", again.all());
     assert_eq!(machine.get("/root/app.yml"), text, "it was overwritten");
     assert_eq!(machine.sh("pgrep gpg-agent").code, 1, "gpg's agent was left behind");
-    assert_eq!(machine.ok("ls -d /tmp/appliance-* 2>/dev/null | wc -l").trim(), "0", "keys were left behind");
+    assert_eq!(machine.ok(LEFT).trim(), "0", "keys were left behind");
 
     // The record in DNS is the key's own, and the keys are as strong as said.
     let private = block(&text, "-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----");
@@ -85,6 +89,19 @@ fn a_new_env_is_good_and_its_drive_paper_and_archive_hold_the_same_bytes() {
         assert!(out.code == 1 && !out.stderr.contains("panicked"), "{template}: {}", out.all());
     }
 
+    let out = machine.sh("printf 'appliance: {domain: other.example.test}' > /root/o.yml; appliance env create more.example.test /root/bad-env.yml --extra /root/o.yml");
+    assert!(out.code == 1 && out.stderr.contains("the DNS records are for more.example.test"), "{}", out.all());
+    // Interrupted in the middle, nothing secret stays: no file, no directory, no agent.
+    for delay in ["0.05", "0.2", "0.4", "0.7", "1.1"] {
+        machine
+            .sh(&format!("timeout -s INT {delay} appliance env create more.example.test /root/cut.yml --template ecs"));
+        assert_eq!(machine.ok(LEFT).trim(), "0", "keys were left behind after {delay} s");
+    }
+    wait_for("gpg's agents to go", Duration::from_secs(10), || {
+        let left = machine.sh("pgrep -a gpg-agent");
+        if left.code == 1 { Ok(()) } else { Err(left.all()) }
+    });
+
     // The package.
     run(
         "gpg",
@@ -116,7 +133,7 @@ fn a_new_env_is_good_and_its_drive_paper_and_archive_hold_the_same_bytes() {
         machine.ok("stat -c %a /root/kit/env-cidata.iso /root/kit/env.yml.pdf /root/kit/*.gpg"),
         "600\n600\n600\n"
     );
-    assert_eq!(machine.ok("ls -d /tmp/appliance-* 2>/dev/null | wc -l").trim(), "0", "secrets were left behind");
+    assert_eq!(machine.ok(LEFT).trim(), "0", "secrets were left behind");
     for (from, to) in
         [("/root/kit/env-cidata.iso", "seed.iso"), ("/root/kit/env.yml.pdf", "env.pdf"), (archive, "kit.gpg")]
     {

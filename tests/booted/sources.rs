@@ -56,7 +56,7 @@ fn a_drive_is_read_without_a_trace() {
     let (said, code, _) = check(&machine);
     assert!(code == 0 && said.contains("config-2:openstack/latest/user_data is fine"), "{said}");
 
-    let fill = format!("{}; chmod 600 user-data", write("user-data", &user_data("drive.example.test")));
+    let fill = format!("{}chmod 600 user-data", write("user-data", &user_data("drive.example.test")));
     let seed = Drive::plug_in(&machine, "ext4", "cidata", &fill);
     let first = seed.digest();
     let (said, code, _) = check(&machine);
@@ -78,12 +78,26 @@ fn a_drive_is_read_without_a_trace() {
         assert!(code == 1 && said.contains(said_of_it) && !said.contains("config-2"), "{said}");
         seed.unplug(&machine);
     }
-    // What does not answer is named, and the next one is asked; nothing leads out of the drive, and nothing blocks.
-    for fill in ["true", "ln -s /etc/hostname user-data", "mkfifo user-data", "mkdir user-data", ": > user-data"] {
+    // What is no file is not read, nothing leads out of the drive, nothing blocks, and nothing falls through either.
+    for (fill, why) in [
+        ("ln -s /etc/hostname user-data", "could not open user-data"),
+        ("mkfifo user-data", "is not a file"),
+        ("mkdir user-data", "is not a file"),
+    ] {
         let seed = Drive::plug_in(&machine, "ext4", "cidata", fill);
         let (said, code, took) = check(&machine);
-        assert!(code == 0 && said.contains("config-2:"), "{fill}: {said}");
+        assert!(
+            code == 1 && said.contains(why) && said.contains("a drive labelled cidata cannot be read"),
+            "{fill}: {said}"
+        );
         assert!(took < Duration::from_secs(5), "{fill}: {took:?}");
+        seed.unplug(&machine);
+    }
+    // A drive without the file says nothing, and the next one is asked.
+    for fill in ["true", ": > user-data"] {
+        let seed = Drive::plug_in(&machine, "ext4", "cidata", fill);
+        let (said, code, _) = check(&machine);
+        assert!(code == 0 && said.contains("config-2:"), "{fill}: {said}");
         seed.unplug(&machine);
     }
     config.unplug(&machine);

@@ -25,9 +25,9 @@ impl Drive {
         let device = rootfs::run("losetup", &["--find", "--show", &path]).trim().to_owned();
         let mounted = std::env::temp_dir().join(format!("appliance-drive-{address}-{label}-{kind}"));
         fs::create_dir_all(&mounted).expect("the mount point can be made");
-        rootfs::run("mount", &[&device, &mounted.display().to_string()]);
-        rootfs::run("sh", &["-ec", &format!("cd '{}'; {fill}", mounted.display())]);
-        rootfs::run("umount", &[&mounted.display().to_string()]);
+        let script =
+            format!("mount {device} '{0}'; trap \"cd /; umount '{0}'\" EXIT; cd '{0}'; {fill}", mounted.display());
+        rootfs::run("sh", &["-ec", &script]);
         let number = device.trim_start_matches("/dev/loop");
         machine.ok(&format!("test -e {device} || mknod {device} b 7 {number}"));
         Drive { image, device }

@@ -61,7 +61,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.hostile(mode):
             return
         token = self.headers.get("X-aws-ec2-metadata-token")
-        if method == "PUT" and self.path == "/latest/api/token" and mode in ("v2", "v2-gzip", "v2-bomb"):
+        if method == "PUT" and mode == "v1-hanging-token":
+            time.sleep(60)
+        elif method == "PUT" and self.path == "/latest/api/token" and mode in ("v2", "v2-gzip", "v2-bomb"):
             self.answer(200, TOKEN.encode() if self.headers.get("X-aws-ec2-metadata-token-ttl-seconds") else b"")
         elif method == "PUT" and mode == "bad-token":
             self.answer(200, b"line\nbreak: in a header")
@@ -72,7 +74,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.answer(200, gzip.compress(b"#" * (200 << 20)))
             else:
                 self.answer(200, gzip.compress(data) if mode == "v2-gzip" else data)
-        elif method == "GET" and self.path == "/latest/user-data" and mode in ("v1", "bad-token"):
+        elif method == "GET" and self.path == "/latest/user-data" and mode in ("v1", "v1-hanging-token", "bad-token"):
             self.answer(401 if token else 200, b"" if token else data)
         elif method == "GET" and self.path.startswith("/computeMetadata/v1/") and mode == "gce":
             if self.headers.get("Metadata-Flavor") != "Google":

@@ -1,13 +1,15 @@
 //! A booted Debian host to test on: systemd as PID 1 under systemd-nspawn, with real Docker, PostgreSQL and nginx.
 //!
 //! `rootfs.rs` builds what it boots from, `machine.rs` boots it and talks to it, `apps.rs` brings the apps that run on it,
-//! `drive.rs` drives with file systems, `metadata.py` a cloud's metadata service.
+//! `drive.rs` drives with file systems, `vm.rs` is a virtual machine for what
+//! needs a kernel of its own, `metadata.py` a cloud's metadata service.
 #![allow(dead_code)] // Shared by the tests, the bench and the demo, none of which uses all of it.
 
 pub mod apps;
 pub mod drive;
 pub mod machine;
 pub mod rootfs;
+pub mod vm;
 
 pub use machine::{Machine, Out};
 

@@ -9,7 +9,7 @@ use std::process::Command;
 /// Debian's packages of a host.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,iproute2,kmod,docker.io,postgresql,nginx-light,ca-certificates,\
 iptables,openssl,git,openssh-client,curl,procps,adduser,strace,locales,busybox-static,jq,inotify-tools,\
-gpg,gpg-agent,xorriso,python3";
+gpg,gpg-agent,xorriso,python3-yaml";
 /// The demo app's base image.
 const APP_PACKAGES: &str = "redis-server,memcached,python3-django,gunicorn,python3-celery,python3-redis,\
 python3-psycopg2,python3-pymemcache";
@@ -37,27 +37,34 @@ pub fn cache() -> PathBuf {
     std::env::var_os("APPLIANCE_TEST_CACHE").map_or_else(|| PathBuf::from("/var/cache/appliance-test"), PathBuf::from)
 }
 
-fn hash(recipe: &[&str]) -> String {
+pub(super) fn part_hash(recipe: &[&str]) -> String {
     let digest = Sha256::digest(recipe.join("\n"));
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The parts, built if they are not there. One process at a time builds; the others wait.
-pub fn parts() -> Parts {
+/// One process at a time builds; the others wait until this is dropped.
+pub(super) fn lock_cache() -> File {
     let cache = cache();
     fs::create_dir_all(&cache).expect("the cache directory can be made");
     let lock = File::create(cache.join("lock")).expect("the cache's lock can be made");
     lock.lock().expect("the cache's lock can be taken");
-    let rootfs_hash = hash(&[PACKAGES, CGROUPS_UNIT, "bookworm 1"]);
+    lock
+}
+
+/// The parts, built if they are not there.
+pub fn parts() -> Parts {
+    let _lock = lock_cache();
+    let cache = cache();
+    let rootfs_hash = part_hash(&[PACKAGES, CGROUPS_UNIT, "bookworm 1"]);
     let rootfs = cache.join(format!("rootfs-{rootfs_hash}"));
-    build(&rootfs, make_rootfs);
-    let docker = cache.join(format!("docker-{}", hash(&[&rootfs_hash, APP_PACKAGES, STUB, "5"])));
-    build(&docker, |target| make_docker(target, &rootfs));
+    build_part(&rootfs, make_rootfs);
+    let docker = cache.join(format!("docker-{}", part_hash(&[&rootfs_hash, APP_PACKAGES, STUB, "5"])));
+    build_part(&docker, |target| make_docker(target, &rootfs));
     Parts { rootfs, docker }
 }
 
 /// Builds beside and renames, so that a half-built part is never used.
-fn build(target: &Path, make: impl FnOnce(&Path)) {
+pub(super) fn build_part(target: &Path, make: impl FnOnce(&Path)) {
     if target.exists() {
         return;
     }
@@ -78,7 +85,7 @@ pub fn run(program: &str, args: &[&str]) -> String {
     stdout
 }
 
-fn mmdebstrap(variant: &str, packages: &str, target: &str) {
+pub(super) fn mmdebstrap(variant: &str, packages: &str, target: &str) {
     let variant = format!("--variant={variant}");
     let include = format!("--include={packages}");
     let slim = ["man/*", "doc/*", "locale/*"].map(|what| format!("--dpkgopt=path-exclude=/usr/share/{what}"));

@@ -36,14 +36,14 @@ pub async fn diff(arguments: DiffArguments) -> Result<u8> {
         Some(new) => pick(&host, new).await?,
         None => find(&host).await?,
     };
-    let changes = env_diff::diff(&old.env, &new.env);
+    let (changes, more) = env_diff::diff(&old.env, &new.env);
     if arguments.json.json {
-        let told = json!({ "old": old.origin, "new": new.origin, "changes": changes });
+        let told = json!({ "old": old.origin, "new": new.origin, "changes": changes, "left_out": more });
         print(&format!("{}\n", serde_json::to_string_pretty(&told)?))?;
     } else if changes.is_empty() {
         print("no key differs\n")?;
     } else {
-        print(&env_diff::render(&changes))?;
+        print(&env_diff::render(&changes, more))?;
     }
     Ok(if changes.is_empty() { 0 } else { 2 })
 }
@@ -91,13 +91,16 @@ pub async fn history(arguments: HistoryArguments) -> Result<u8> {
     Ok(0)
 }
 
+/// The largest file that is put aside, in bytes: one that is too large to be an env may be what is to be undone.
+const MAX_ASIDE: u64 = 64 << 20;
+
 /// Puts the env before the one in `/app/env.yml` there, and what it replaces beside it.
 pub async fn undo() -> Result<u8> {
     let host = Host::system(Mode::Apply);
     if env_yml().is_some_and(|path| !path.is_empty()) {
         bail!("$ENV_YML names the env; undo rewrites {} and nothing else, so unset it first", source::LOCAL);
     }
-    let Some(text) = host.read(source::LOCAL, crate::env::MAX_BYTES)? else {
+    let Some(text) = host.read(source::LOCAL, MAX_ASIDE)? else {
         let kind = find(&host).await.map_or(Kind::File, |found| found.kind);
         bail!(
             "there is no {} to go back in: the env comes from {}; change it there",
@@ -109,8 +112,14 @@ pub async fn undo() -> Result<u8> {
     let kept = history::before(&host, &text, &digest)?;
     let kept = kept.context("no other env was active before this one; see: appliance env history")?;
     let old = history::read(&host, &kept)?;
-    let aside = format!("{}.{}", source::LOCAL, host.now().strftime("%Y%m%dT%H%M%SZ"));
-    host.put(&aside, &text, 0o600)?;
+    let checked = source::check(&host, Kind::File, &kept.path(), old.clone()).await;
+    checked.with_context(|| {
+        format!("number {} of the history is not good any more, so nothing was changed", kept.number)
+    })?;
+    let when = host.now().strftime("%Y%m%dT%H%M%SZ");
+    let free = (1..100).map(|number| format!("{}.{when}-{number}", source::LOCAL)).find(|path| !host.exists(path));
+    let aside = free.context("there are a hundred files put aside this second already")?;
+    host.write_new(&aside, &text, 0o600, false)?;
     host.put(source::LOCAL, &old, 0o600)?;
     print(&format!(
         "{} is number {} of the history again, as it was activated at {}\nwhat was there is {aside}\n\

@@ -4,8 +4,10 @@ use super::super::print;
 use crate::host::{Host, Mode};
 use crate::provision;
 use crate::value::Domain;
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use std::future::Future;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Args)]
 pub struct CreateArguments {
@@ -35,6 +37,17 @@ fn absolute(path: &str) -> Result<String> {
     path.to_str().map(str::to_owned).ok_or_else(|| anyhow!("the path {} is not UTF-8 text", path.display()))
 }
 
+/// Told to end, the work is dropped, and with it the directories that hold secrets.
+async fn whole_or_not<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("could not listen for signals")?;
+    tokio::select! {
+        done = work => done,
+        _ = interrupt.recv() => bail!("interrupted; nothing was written"),
+        _ = terminate.recv() => bail!("told to end; nothing was written"),
+    }
+}
+
 pub async fn create(arguments: CreateArguments) -> Result<u8> {
     let host = Host::system(Mode::Apply);
     let file = absolute(&arguments.file)?;
@@ -46,14 +59,14 @@ pub async fn create(arguments: CreateArguments) -> Result<u8> {
         extra: extra.as_deref(),
         force: arguments.force,
     };
-    provision::create(&wanted, &host).await?;
+    whole_or_not(provision::create(&wanted, &host)).await?;
     print(&format!("{file} is made; what to change in it, and the DNS records to publish, stand at its beginning\n"))?;
     Ok(0)
 }
 
 pub async fn package(arguments: PackageArguments) -> Result<u8> {
     let host = Host::system(Mode::Apply);
-    let made = provision::package(&absolute(&arguments.file)?, &host).await?;
+    let made = whole_or_not(provision::package(&absolute(&arguments.file)?, &host)).await?;
     print(&format!("{}: a drive for cloud-init\n{}: for paper, {} QR codes\n", made.image, made.paper, made.codes))?;
     match made.archive {
         Some((path, recipients)) => print(&format!("{path}: encrypted to {}\n", recipients.join(", ")))?,

@@ -127,7 +127,8 @@ async fn check(arguments: CheckArguments) -> Result<u8> {
 }
 
 fn print_json(file: &str, report: &Report) -> Result<()> {
-    let told = serde_json::json!({ "file": file, "valid": !report.has_errors(), "problems": report.all() });
+    let told = serde_json::json!({ "file": file, "valid": !report.has_errors(), "problems": report.all(),
+        "left_out": report.left_out() });
     print(&format!("{}\n", serde_json::to_string_pretty(&told)?))
 }
 
