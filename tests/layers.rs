@@ -18,10 +18,11 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("provision", "env host source"),
         ("report", "env host state"),
         ("prepare", "env host state report"),
+        ("certificate", "env host state prepare"),
         ("stack", "env host state"),
         ("update", "env host state report stack"),
-        ("supervise", "env host source state report prepare stack update"),
-        ("cli", "env host provision source state report prepare stack update supervise"),
+        ("supervise", "env host source state report prepare certificate stack update"),
+        ("cli", "env host provision source state report prepare certificate stack update supervise"),
     ];
     rows.into_iter().map(|(folder, may)| (folder, may.split_whitespace().collect())).collect()
 }

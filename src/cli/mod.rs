@@ -1,5 +1,6 @@
 //! The command line: what can be said, and who answers it. One file per group of commands.
 
+mod cert;
 mod env;
 mod exec;
 mod host;
@@ -51,9 +52,12 @@ enum Command {
     /// Leave the failed state, after saying what failed
     #[command(after_help = "Example:\n  appliance recover --start")]
     Recover(host::RecoverArguments),
-    /// Check, show or activate env.yml
+    /// Make, check, show, activate or package env.yml
     #[command(subcommand)]
     Env(env::EnvCommand),
+    /// Show or renew the host's certificate
+    #[command(subcommand)]
+    Cert(cert::CertCommand),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  appliance completions bash > /etc/bash_completion.d/appliance")]
     Completions { shell: clap_complete::Shell },
@@ -106,6 +110,7 @@ pub async fn execute(arguments: Arguments) -> u8 {
         Command::Exec(exec) => exec::exec(exec).await,
         Command::Recover(recover) => host::recover(recover).await,
         Command::Env(command) => env::env(command).await,
+        Command::Cert(command) => cert::cert(command).await,
         Command::Completions { shell } => selfdoc::completions(shell),
         Command::Man => selfdoc::man(),
         Command::StopStack => host::stop_stack().await,

@@ -210,6 +210,14 @@ pub struct BackupMount {
     pub options: Option<Secret>,
 }
 
+impl Appliance {
+    /// Whether a public authority could know the domain at all.
+    pub fn has_public_domain(&self) -> bool {
+        let domain = self.domain.as_str();
+        domain.contains('.') && ![".local", ".localhost", ".internal"].iter().any(|end| domain.ends_with(end))
+    }
+}
+
 /// Reads `appliance:`; `None` means an error was reported.
 pub fn read(root: &Fields) -> Option<Appliance> {
     let fields = root.fields("appliance");
@@ -287,10 +295,6 @@ fn read_ssl(appliance: &Fields) -> Ssl {
 
 fn read_acme(ssl: &Fields) -> Acme {
     let fields = ssl.fields("acme");
-    if fields.is_present() {
-        fields
-            .warning(fields.place(), "'appliance.ssl.acme' is kept, but this version gets no certificates by ACME yet");
-    }
     let binding = fields.fields("eab");
     let (kid, key) = (binding.text("kid"), binding.secret("key"));
     if binding.is_present() && kid.is_some() != key.is_some() {

@@ -47,12 +47,11 @@ pub fn extra_files(extra: &Fields, files: &[(usize, ExtraFile)]) {
 /// A certificate by ACME needs public names, and each of them reachable by HTTP.
 pub fn certificates(fields: &Fields, appliance: &Appliance) {
     let ssl = &appliance.ssl;
-    if !ssl.letsencrypt || ssl.own.is_some() || ssl.acme.directory.is_some() {
+    if !ssl.letsencrypt || ssl.own.is_some() {
         return;
     }
     let Some(place) = fields.key_place("domain") else { return };
-    let domain = appliance.domain.as_str();
-    if !domain.contains('.') || [".local", ".localhost", ".internal"].iter().any(|end| domain.ends_with(end)) {
+    if ssl.acme.directory.is_none() && !appliance.has_public_domain() {
         let text = "no public authority gives a certificate for this name; set 'appliance.ssl.letsencrypt.enabled: false', \
                     or a certificate of your own in 'appliance.ssl.key' and '.cert'";
         fields.warning(place, text);

@@ -1,6 +1,7 @@
-//! The one door to the machine: files, commands, units, Docker, PostgreSQL, HTTP, the clock. Everything with an effect
+//! The one door to the machine: files, commands, units, Docker, PostgreSQL, HTTP, ACME, the clock. Everything with an effect
 //! goes through [`Host`], which does it or, in check mode, only notes it. What should be done is decided elsewhere.
 
+pub mod acme;
 pub mod build;
 pub mod docker;
 mod drive;

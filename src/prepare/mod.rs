@@ -9,7 +9,7 @@ pub mod page;
 mod postgres;
 mod ssh;
 mod storage;
-mod tls;
+pub mod tls;
 
 use crate::env::Env;
 use crate::host::{Changed, Host};

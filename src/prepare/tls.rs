@@ -1,9 +1,9 @@
-//! Step tls: a certificate that nginx can load: the env's own, else a self-signed one for all allowed hosts.
-//! ACME is not built yet.
+//! Step tls: a certificate that nginx can load: the env's own, else the one that `certificate/` got, else a self-signed one
+//! for all allowed hosts.
 
 use crate::env::{CertificateText, Env};
 use crate::host::{Changed, File, Host, Mode, Owed};
-use crate::value::HostPattern;
+use crate::value::{HostPattern, Secret};
 use anyhow::{Context, Result, anyhow, bail};
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use std::collections::BTreeSet;
@@ -39,8 +39,7 @@ pub fn prepare(env: &Env, host: &Host) -> Result<Changed> {
             None => self_signed(env, host)?,
         },
     };
-    let files =
-        [(CERTIFICATE, "cert.pem", File::text(pair.certificate).mode(0o644)), (KEY, "key.pem", File::secret(pair.key))];
+    let files = files(pair);
     // Killed between the switch and the reload, the next run makes up for it.
     if host.applies() && host.in_mode(Mode::Check).ensure_together(VERSIONS, &files)?.yes() {
         host.owe("nginx.service", Owed::Reload)?;
@@ -76,29 +75,77 @@ fn pem(host: &Host, text: &CertificateText) -> Result<String> {
     }
 }
 
-/// The self-signed pair that is there, if it still serves.
-fn kept(env: &Env, host: &Host) -> Result<Option<Pair>> {
-    let read = |path| host.read_text(path, MAX_PEM);
-    let (Some(certificate), Some(key)) = (read(CERTIFICATE)?, read(KEY)?) else { return Ok(None) };
-    let serves = serves(&certificate, &key, &env.appliance.allowed_hosts, host.now().as_second());
-    Ok(serves.then_some(Pair { certificate, key }))
+/// What a certificate says of itself.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    pub self_signed: bool,
+    pub names: BTreeSet<String>,
+    /// Seconds since the epoch.
+    pub not_before: i64,
+    pub not_after: i64,
+    pub issuer: String,
 }
 
-/// Whether a certificate is self-signed by this key, names exactly these hosts, and will live long enough.
-fn serves(certificate: &str, key: &str, hosts: &[HostPattern], now_s: i64) -> bool {
-    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()) else { return false };
-    let Ok((_, parsed)) = X509Certificate::from_der(&pem.contents) else { return false };
-    let Ok(pair) = KeyPair::from_pem(key) else { return false };
-    let names: BTreeSet<String> = match parsed.subject_alternative_name() {
-        Ok(Some(extension)) => extension.value.general_names.iter().filter_map(name_of).collect(),
-        _ => return false,
+/// The certificate in place and its chain, if it can be read and its key fits.
+pub fn current(host: &Host) -> Result<Option<(Facts, String)>> {
+    Ok(read_current(host)?.and_then(|pair| Some((facts(&pair)?, pair.certificate))))
+}
+
+/// Puts a pair from an authority in place. The reload is the caller's.
+///
+/// # Errors
+/// The two do not fit together; what was there stays.
+pub fn install(host: &Host, certificate: &str, key: &Secret) -> Result<Changed> {
+    let pair = Pair { certificate: certificate.to_owned(), key: key.expose().to_owned() };
+    check_own(&pair)?;
+    host.ensure_together(VERSIONS, &files(pair))
+}
+
+fn files(pair: Pair) -> [(&'static str, &'static str, File); 2] {
+    [(CERTIFICATE, "cert.pem", File::text(pair.certificate).mode(0o644)), (KEY, "key.pem", File::secret(pair.key))]
+}
+
+fn read_current(host: &Host) -> Result<Option<Pair>> {
+    let read = |path| host.read_text(path, MAX_PEM);
+    Ok(read(CERTIFICATE)?.zip(read(KEY)?).map(|(certificate, key)| Pair { certificate, key }))
+}
+
+/// The pair that is there, if it still serves: one of an authority while it is valid, a self-signed one for exactly these
+/// hosts.
+fn kept(env: &Env, host: &Host) -> Result<Option<Pair>> {
+    let Some(pair) = read_current(host)? else { return Ok(None) };
+    let Some(facts) = facts(&pair) else { return Ok(None) };
+    let now_s = host.now().as_second();
+    let serves = if facts.self_signed {
+        let wanted: BTreeSet<String> =
+            env.appliance.allowed_hosts.iter().map(|host| host.as_str().to_owned()).collect();
+        facts.names == wanted && facts.not_before <= now_s && facts.not_after > now_s + RENEW_BEFORE_S
+    } else {
+        // Names that it lacks are ordered soon; until then it is better than one that nobody trusts.
+        env.appliance.ssl.letsencrypt
+            && facts.names.contains(env.appliance.domain.as_str())
+            && facts.not_before <= now_s
+            && facts.not_after > now_s
     };
-    let wanted: BTreeSet<String> = hosts.iter().map(|host| host.as_str().to_owned()).collect();
-    parsed.issuer() == parsed.subject()
-        && parsed.public_key().raw == rcgen::PublicKeyData::subject_public_key_info(&pair)
-        && names == wanted
-        && parsed.validity().not_before.timestamp() <= now_s
-        && parsed.validity().not_after.timestamp() > now_s + RENEW_BEFORE_S
+    Ok(serves.then_some(pair))
+}
+
+/// What a pair's certificate says, if key and certificate belong together.
+fn facts(pair: &Pair) -> Option<Facts> {
+    check_own(pair).ok()?;
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pair.certificate.as_bytes()).ok()?;
+    let (_, parsed) = X509Certificate::from_der(&pem.contents).ok()?;
+    let names = match parsed.subject_alternative_name() {
+        Ok(Some(extension)) => extension.value.general_names.iter().filter_map(name_of).collect(),
+        _ => BTreeSet::new(),
+    };
+    Some(Facts {
+        self_signed: parsed.issuer() == parsed.subject(),
+        names,
+        not_before: parsed.validity().not_before.timestamp(),
+        not_after: parsed.validity().not_after.timestamp(),
+        issuer: parsed.issuer().to_string(),
+    })
 }
 
 fn name_of(name: &GeneralName<'_>) -> Option<String> {
@@ -180,17 +227,44 @@ mod tests {
         assert!(check_own(&Pair { certificate: broken, key: other.key }).is_err());
     }
 
+    /// A pair of an authority for some names, valid between two years.
+    fn authoritys(names: &[&str], from: i32, to: i32) -> Pair {
+        let root = KeyPair::generate().expect("a key can be made");
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "the authority");
+        let issuer = rcgen::Issuer::new(params, root);
+        let key = KeyPair::generate().expect("a key can be made");
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("the names are good");
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        let certificate = params.signed_by(&key, &issuer).expect("it can be signed");
+        Pair { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
     #[test]
-    fn key_and_certificate_match_and_expiry_is_seen() {
+    fn an_authoritys_certificate_stays_while_it_is_valid_and_then_a_self_signed_one_serves() {
         let test = TestHost::new();
         test.host.ensure_dir("/app/etc", &crate::host::Dir::plain()).expect("the directory can be made");
-        prepare(&env(""), &test.host).expect("the pair is made").yes();
-        let read = |path| test.host.read_text(path, MAX_PEM).expect("it can be read").expect("it is there");
-        let hosts = [HostPattern::from(&"a.de".parse().expect("a domain"))];
-        let now = test.host.now().as_second();
-        assert!(serves(&read(CERTIFICATE), &read(KEY), &hosts, now));
-        let other = KeyPair::generate().expect("a key can be made").serialize_pem();
-        assert!(!serves(&read(CERTIFICATE), &other, &hosts, now));
-        assert!(!serves(&read(CERTIFICATE), &read(KEY), &hosts, now + 11 * 366 * 24 * 3600));
+        let self_signed = || current(&test.host).expect("it can be read").expect("there is one").0.self_signed;
+        let put = |pair: &Pair| install(&test.host, &pair.certificate, &Secret::new(pair.key.as_str()));
+        prepare(&env("a.de"), &test.host).expect("the pair is made");
+        assert!(self_signed());
+        let good = authoritys(&["a.de"], 2020, 2100);
+        assert!(
+            put(&Pair { key: authoritys(&["a.de"], 2020, 2100).key, certificate: good.certificate.clone() }).is_err()
+        );
+        assert!(self_signed(), "a pair that does not match is not put in place");
+        put(&good).expect("it is put in place");
+        // A name that it lacks is ordered soon; nobody is served a self-signed one for that.
+        assert!(!prepare(&env("a.de b.de"), &test.host).expect("it is looked at").yes());
+        assert!(!self_signed());
+        for pair in
+            [authoritys(&["a.de"], 2000, 2001), authoritys(&["a.de"], 2099, 2100), authoritys(&["x.de"], 2020, 2100)]
+        {
+            put(&pair).expect("it is put in place");
+            assert!(prepare(&env("a.de"), &test.host).expect("it is looked at").yes());
+            assert!(self_signed());
+        }
     }
 }

@@ -12,6 +12,7 @@ mod stop;
 
 pub use stop::{announce, stop_stack};
 
+use crate::certificate;
 use crate::error::{Halt, Severity};
 use crate::host::{Host, notify};
 use crate::report::sentry;
@@ -58,7 +59,11 @@ async fn live(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<()> {
     let running = start::start(host, env_yml, board).await?;
     drop(extension);
     notify::ready();
-    follow::follow(host, board, &running).await
+    tokio::select! {
+        end = follow::follow(host, board, &running) => end,
+        // It ends with the other.
+        () = certificate::keep(&running.env, host) => Ok(()),
+    }
 }
 
 /// Everything that the end of a run asks for. Trouble on the way is said and does not stop the rest.

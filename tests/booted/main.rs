@@ -4,6 +4,7 @@
 #[path = "../host/mod.rs"]
 mod host;
 
+mod acme;
 mod broken_env;
 mod comes_up;
 mod commands;

@@ -9,7 +9,7 @@ use std::process::Command;
 /// Debian's packages of a host.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,iproute2,kmod,docker.io,postgresql,nginx-light,ca-certificates,\
 iptables,openssl,git,openssh-client,curl,procps,adduser,strace,locales,busybox-static,jq,inotify-tools,\
-gpg,gpg-agent,xorriso,python3-yaml";
+gpg,gpg-agent,xorriso,python3-yaml,pebble";
 /// The demo app's base image.
 const APP_PACKAGES: &str = "redis-server,memcached,python3-django,gunicorn,python3-celery,python3-redis,\
 python3-psycopg2,python3-pymemcache";

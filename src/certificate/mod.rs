@@ -1,0 +1,240 @@
+//! The host's certificate by ACME: when it is ordered is `decide.rs`, talking to the server is `host/acme.rs`, and putting
+//! key and certificate in place is the step tls. Nothing here ever takes away a certificate that serves.
+
+mod decide;
+
+use crate::env::{CertificateText, Env};
+use crate::host::acme::{Authority, Outcome};
+use crate::host::{Host, Owed};
+use crate::prepare::{nginx, tls};
+use crate::state::Lock;
+use anyhow::{Context, Result, bail};
+use decide::Seen;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// What is ordered from, unless the env says otherwise.
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+/// What was tried last, so that a restart does not try it again at once.
+const STATE: &str = "/app/etc/acme/state.json";
+const MAX_STATE: u64 = 1 << 20;
+/// The longest that an order may take, its validation included.
+const ORDERING: Duration = Duration::from_secs(300);
+/// How long the order waits for another command, once there is a certificate to put in place.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How long until the server is asked again whether it wants a certificate renewed early.
+const LOOK_AGAIN_S: i64 = 12 * 3600;
+/// Names that were left out are tried again after this.
+const LEFT_OUT_S: i64 = 24 * 3600;
+
+/// What the last tries gave. A different wish makes it void.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct State {
+    /// Directory and names.
+    wish: String,
+    failures: u32,
+    /// Not before this, in seconds since the epoch.
+    next_try: i64,
+    /// Names that could not be validated: why, and when.
+    left_out: BTreeMap<String, (String, i64)>,
+}
+
+/// What a look at the certificate gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Looked {
+    /// A new one is in place.
+    pub renewed: bool,
+    /// When to look again, in seconds since the epoch.
+    pub next: i64,
+    /// Names that it does not hold though they are wanted, and why.
+    pub left_out: Vec<String>,
+}
+
+/// Whether the env asks for a certificate by ACME.
+pub fn is_wanted(env: &Env) -> bool {
+    let ssl = &env.appliance.ssl;
+    ssl.letsencrypt && ssl.own.is_none() && (ssl.acme.directory.is_some() || env.appliance.has_public_domain())
+}
+
+/// Keeps the certificate good, for as long as it is polled. Failures are told and tried again, later each time.
+pub async fn keep(env: &Env, host: &Host) {
+    if !is_wanted(env) {
+        return std::future::pending().await;
+    }
+    loop {
+        let next = match look(env, host, false).await {
+            Ok(looked) => {
+                for why in &looked.left_out {
+                    tracing::warn!("left out of the certificate: {why}");
+                }
+                looked.next
+            }
+            Err(error) => {
+                tracing::warn!("no new certificate: {error:#}");
+                let known = read_state(host).unwrap_or_default();
+                known.next_try.max(host.now().as_second() + 60)
+            }
+        };
+        let wait = u64::try_from(next - host.now().as_second()).unwrap_or(0).max(1);
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+    }
+}
+
+/// Looks at the certificate, and orders a new one if it is due, or wanted by force.
+///
+/// # Errors
+/// The order failed; what was there stays.
+pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
+    let authority = authority(env, host)?;
+    let names = ordered_names(env);
+    if names.is_empty() {
+        bail!("no name of appliance.allowed_hosts can be ordered over HTTP");
+    }
+    let now = host.now().as_second();
+    // A clock that was never set would make every certificate look wrong.
+    if now < 1_704_067_200 {
+        bail!("the clock says it is before 2024; set it, a certificate cannot be judged otherwise");
+    }
+    let wish = format!("{} {}", authority.directory, names.join(" "));
+    let mut state = read_state(host)?;
+    if state.wish != wish {
+        state = State { wish, ..State::default() };
+    }
+    state.left_out.retain(|_, (_, since)| now - *since < LEFT_OUT_S);
+    let wanted: BTreeSet<String> = names.iter().filter(|name| !state.left_out.contains_key(*name)).cloned().collect();
+    let seen = tls::current(host)?;
+    let (facts, chain) = match &seen {
+        Some((facts, chain)) => (Some(facts), Some(chain.as_str())),
+        None => (None, None),
+    };
+    let facts = facts.map(|facts| Seen {
+        self_signed: facts.self_signed,
+        names: facts.names.clone(),
+        not_before: facts.not_before,
+        not_after: facts.not_after,
+    });
+    let is_ours = facts.as_ref().is_some_and(|facts| !facts.self_signed);
+    let window = match chain.filter(|_| is_ours && !force) {
+        // The server's wish is a help, not a need.
+        Some(chain) => match within(host.acme_window(&authority, chain)).await {
+            Ok(window) => window.map(|(window, _)| window),
+            Err(error) => {
+                tracing::info!("{error:#}");
+                None
+            }
+        },
+        None => None,
+    };
+    let due = decide::due(facts.as_ref(), &wanted, window, decide::jitter_of(env.appliance.domain.as_str()));
+    let left_out = |state: &State| state.left_out.iter().map(|(name, (why, _))| format!("{name}: {why}")).collect();
+    if !force && now < due {
+        return Ok(Looked { renewed: false, next: due.min(now + LOOK_AGAIN_S), left_out: left_out(&state) });
+    }
+    if !force && now < state.next_try {
+        return Ok(Looked { renewed: false, next: state.next_try, left_out: left_out(&state) });
+    }
+    let done = order(&authority, wanted, chain.filter(|_| is_ours), env, host, &mut state).await;
+    match done {
+        Ok(()) => {
+            state.failures = 0;
+            state.next_try = 0;
+            write_state(host, &state)?;
+            Ok(Looked { renewed: true, next: host.now().as_second() + 60, left_out: left_out(&state) })
+        }
+        Err(error) => {
+            state.failures = state.failures.saturating_add(1);
+            let pause = i64::try_from(decide::pause(state.failures).as_secs()).unwrap_or(i64::MAX);
+            state.next_try = host.now().as_second().saturating_add(pause);
+            write_state(host, &state)?;
+            Err(error)
+        }
+    }
+}
+
+/// Orders, leaving out names that cannot be validated, and puts the result in place.
+async fn order(
+    authority: &Authority,
+    mut names: BTreeSet<String>,
+    replaces: Option<&str>,
+    env: &Env,
+    host: &Host,
+    state: &mut State,
+) -> Result<()> {
+    let domain = env.appliance.domain.as_str();
+    // Each round loses a name, or is the last.
+    for _ in 0..=names.len() {
+        // The domain first: it becomes the certificate's common name.
+        let mut ordered: Vec<String> = names.iter().cloned().collect();
+        ordered.sort_by_key(|name| name != domain);
+        match within(host.acme_order(authority, &ordered, replaces)).await? {
+            Outcome::Issued { key, chain } => {
+                let _lock = Lock::take(host, "cert", PATIENCE).await?;
+                host.owe(nginx::UNIT, Owed::Reload)?;
+                tls::install(host, &chain, &key).context("the new certificate was not put in place")?;
+                return nginx::reload(host).await;
+            }
+            Outcome::Refused(bad) => {
+                if let Some(why) = bad.get(domain) {
+                    bail!("{domain} could not be validated: {why}");
+                }
+                let now = host.now().as_second();
+                for (name, why) in bad {
+                    names.remove(&name);
+                    state.left_out.insert(name, (why, now));
+                }
+            }
+        }
+        if names.is_empty() {
+            bail!("none of the names could be validated");
+        }
+    }
+    bail!("the server refuses a different name each time")
+}
+
+async fn within<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(ORDERING, work).await {
+        Ok(done) => done,
+        Err(_) => bail!("the ACME server took longer than {} s", ORDERING.as_secs()),
+    }
+}
+
+/// The names that can be validated over HTTP: no wildcards, no addresses.
+fn ordered_names(env: &Env) -> Vec<String> {
+    let hosts = env.appliance.allowed_hosts.iter();
+    let names: BTreeSet<String> = hosts
+        .filter(|host| host.address().is_none() && !host.as_str().starts_with("*."))
+        .map(|host| host.as_str().to_owned())
+        .collect();
+    names.into_iter().collect()
+}
+
+fn authority(env: &Env, host: &Host) -> Result<Authority> {
+    let acme = &env.appliance.ssl.acme;
+    let ca = match &acme.ca {
+        Some(CertificateText::Pem(pem)) => Some(pem.expose().to_owned()),
+        Some(CertificateText::Path(path)) => {
+            let text = host.read_text(path.as_str(), 1 << 20)?;
+            Some(text.with_context(|| format!("{path}, named in 'appliance.ssl.acme.ca', does not exist"))?)
+        }
+        None => None,
+    };
+    Ok(Authority {
+        directory: acme.directory.as_ref().map_or(LETS_ENCRYPT, |url| url.as_str()).to_owned(),
+        ca,
+        email: acme.email.as_ref().map(|email| email.as_str().to_owned()),
+        eab: acme.eab.clone(),
+    })
+}
+
+fn read_state(host: &Host) -> Result<State> {
+    match host.read(STATE, MAX_STATE)? {
+        // A broken memory of failures is as good as none.
+        Some(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
+        None => Ok(State::default()),
+    }
+}
+
+fn write_state(host: &Host, state: &State) -> Result<()> {
+    host.put(STATE, &serde_json::to_vec(state).context("the state cannot be written")?, 0o600)
+}

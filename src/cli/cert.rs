@@ -1,0 +1,70 @@
+//! `appliance cert …`: the host's certificate.
+
+use super::{JsonArgument, print};
+use crate::certificate;
+use crate::host::{Host, Mode};
+use crate::prepare::tls;
+use crate::source;
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+#[derive(Debug, Subcommand)]
+pub enum CertCommand {
+    /// Show the certificate that nginx has (exit 0 there is one, 1 there is none)
+    #[command(after_help = "Example:\n  appliance cert show --json | jq .expires")]
+    Show(ShowArguments),
+    /// Order a new certificate now, due or not; an authority takes only so many orders a week
+    #[command(after_help = "Example:\n  appliance cert renew")]
+    Renew,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArguments {
+    #[command(flatten)]
+    json: JsonArgument,
+}
+
+pub async fn cert(command: CertCommand) -> Result<u8> {
+    match command {
+        CertCommand::Show(arguments) => show(&arguments),
+        CertCommand::Renew => renew().await,
+    }
+}
+
+fn show(arguments: &ShowArguments) -> Result<u8> {
+    let Some((facts, _)) = tls::current(&Host::system(Mode::Check))? else {
+        bail!("there is no certificate yet; the step tls makes one: appliance prepare --step tls");
+    };
+    let time = |seconds| jiff::Timestamp::from_second(seconds).map_or("?".to_owned(), |time| time.to_string());
+    let names: Vec<&str> = facts.names.iter().map(String::as_str).collect();
+    if arguments.json.json {
+        let told = json!({
+            "names": names,
+            "issuer": facts.issuer,
+            "self_signed": facts.self_signed,
+            "issued": time(facts.not_before),
+            "expires": time(facts.not_after),
+        });
+        print(&format!("{}\n", serde_json::to_string_pretty(&told)?))?;
+    } else {
+        let issuer = if facts.self_signed { "itself" } else { &facts.issuer };
+        let (names, expires) = (names.join(" "), time(facts.not_after));
+        print(&format!("names    {names}\nissuer   {issuer}\nexpires  {expires}\n"))?;
+    }
+    Ok(0)
+}
+
+async fn renew() -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    let found = source::active(&host).await?;
+    if !certificate::is_wanted(&found.env) {
+        bail!("the env asks for no certificate by ACME; see 'appliance.ssl' in it");
+    }
+    let looked = certificate::look(&found.env, &host, true).await?;
+    for why in &looked.left_out {
+        eprintln!("left out: {why}");
+    }
+    print("a new certificate is in place\n")?;
+    Ok(0)
+}

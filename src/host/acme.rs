@@ -1,0 +1,258 @@
+//! Talking to an ACME server (RFC 8555): the account, an order over HTTP-01, and when the server would renew (RFC 9773).
+//! When to order, and what becomes of the result, is `certificate/`.
+
+use super::Host;
+use crate::value::Secret;
+use anyhow::{Context, Result, anyhow, bail};
+use base64::Engine;
+use instant_acme::{
+    Account, AccountCredentials, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, ExternalAccountKey,
+    Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Where nginx serves challenges from.
+pub const CHALLENGES: &str = "/var/lib/appliance/acme";
+/// Where accounts are kept, one per server.
+const ACCOUNTS: &str = "/app/etc/acme";
+const MAX_ACCOUNT: u64 = 64 << 10;
+/// How long a server may take to validate, and to issue.
+const POLL: RetryPolicy = RetryPolicy::new().initial_delay(Duration::from_millis(200)).timeout(Duration::from_secs(60));
+/// How often one step is tried again when the server did not like its nonce; the library itself tries three times.
+const NONCE_TRIES: u32 = 8;
+
+/// A certificate authority and who we are to it.
+#[derive(Debug, Clone)]
+pub struct Authority {
+    pub directory: String,
+    /// Its own root certificate, PEM.
+    pub ca: Option<String>,
+    pub email: Option<String>,
+    /// External account binding: key id, and key in base64url.
+    pub eab: Option<(String, Secret)>,
+}
+
+/// How an order ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Key and chain, both PEM.
+    Issued { key: Secret, chain: String },
+    /// Names that could not be validated, and why.
+    Refused(BTreeMap<String, String>),
+}
+
+/// When the server would renew a certificate, in seconds since the epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    pub start: i64,
+    pub end: i64,
+}
+
+/// Tries a step again while the server refuses its nonce.
+macro_rules! with_nonce {
+    ($step:expr) => {{
+        let mut tries = 0;
+        loop {
+            match $step {
+                Err(error) if is_kind(&error, "badNonce") && tries < NONCE_TRIES => tries += 1,
+                other => break other,
+            }
+        }
+    }};
+}
+
+fn is_kind(error: &Error, kind: &str) -> bool {
+    let Error::Api(problem) = error else { return false };
+    problem.r#type.as_deref().is_some_and(|text| text.rsplit(':').next() == Some(kind))
+}
+
+impl Host {
+    /// Orders a certificate for some names. The challenges lie below [`CHALLENGES`] while they are needed.
+    ///
+    /// # Errors
+    /// The server cannot be talked to, or refuses the order as a whole.
+    pub async fn acme_order(&self, authority: &Authority, names: &[String], replaces: Option<&str>) -> Result<Outcome> {
+        // What a killed run left.
+        for name in self.names(CHALLENGES)? {
+            self.discard(&format!("{CHALLENGES}/{name}"))?;
+        }
+        let account = self.account(authority).await?;
+        let mut published = Vec::new();
+        let outcome = self.order(&account, names, replaces, &mut published).await;
+        for path in published {
+            self.discard(&path)?;
+        }
+        match outcome {
+            // The server forgot us: the next try makes a new account.
+            Err(error) if error.downcast_ref().is_some_and(|error| is_kind(error, "accountDoesNotExist")) => {
+                self.discard(&account_path(authority))?;
+                Err(error.context("the server does not know our account any more; a new one is made at the next try"))
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn order(
+        &self,
+        account: &Account,
+        names: &[String],
+        replaces: Option<&str>,
+        published: &mut Vec<String>,
+    ) -> Result<Outcome> {
+        let identifiers: Vec<Identifier> = names.iter().map(|name| Identifier::Dns(name.clone())).collect();
+        let old = replaces.and_then(|chain| CertificateDer::from_pem_slice(chain.as_bytes()).ok());
+        let id = old.as_ref().and_then(|der| CertificateIdentifier::try_from(der).ok());
+        let wanted = NewOrder::new(&identifiers);
+        let with_id = match id {
+            Some(id) => NewOrder::new(&identifiers).replaces(id),
+            None => NewOrder::new(&identifiers),
+        };
+        let mut order = match with_nonce!(account.new_order(&with_id).await) {
+            Ok(order) => order,
+            // A server may refuse to replace what it does not know, or has replaced already.
+            Err(Error::Api(problem)) if replaces.is_some() => {
+                tracing::info!("the order is made as a new one: {problem}");
+                with_nonce!(account.new_order(&wanted).await).map_err(Refusal::of)?
+            }
+            // One without renewal information takes no such wish.
+            Err(Error::Unsupported(_)) => with_nonce!(account.new_order(&wanted).await).map_err(Refusal::of)?,
+            Err(error) => return Err(Refusal::of(error)),
+        };
+        let mut tries = 0;
+        while let Err(error) = self.answer(&mut order, published).await {
+            let again = error.downcast_ref().is_some_and(|error| is_kind(error, "badNonce")) && tries < NONCE_TRIES;
+            if !again {
+                return Err(error);
+            }
+            tries += 1;
+        }
+        let status = with_nonce!(order.poll_ready(&POLL).await).context("the server did not validate in time")?;
+        if status == OrderStatus::Invalid {
+            return refused(&mut order).await;
+        }
+        let key = with_nonce!(order.finalize().await).map_err(Refusal::of)?;
+        let chain = with_nonce!(order.poll_certificate(&POLL).await).context("the server did not issue in time")?;
+        Ok(Outcome::Issued { key: Secret::new(key), chain })
+    }
+
+    /// Publishes what the server will look for, and tells it to look.
+    async fn answer(&self, order: &mut Order, published: &mut Vec<String>) -> Result<()> {
+        let mut authorizations = order.authorizations();
+        while let Some(authorization) = authorizations.next().await {
+            let mut authorization = authorization?;
+            if authorization.status != AuthorizationStatus::Pending {
+                continue;
+            }
+            let mut challenge = authorization
+                .challenge(ChallengeType::Http01)
+                .ok_or_else(|| anyhow!("the server does not offer to validate over HTTP"))?;
+            let token = challenge.token.clone();
+            // It becomes the name of a file.
+            if token.is_empty()
+                || token.len() > 256
+                || !token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+            {
+                bail!("the server sent a token that is none (RFC 8555, 8.3)");
+            }
+            let path = format!("{CHALLENGES}/{token}");
+            self.put(&path, challenge.key_authorization().as_str().as_bytes(), 0o644)?;
+            published.push(path);
+            challenge.set_ready().await?;
+        }
+        Ok(())
+    }
+
+    /// When the server would have this certificate renewed, and how long that answer holds; none where it does not say.
+    pub async fn acme_window(&self, authority: &Authority, chain: &str) -> Result<Option<(Window, Duration)>> {
+        let der = CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|error| anyhow!("{error}"))?;
+        let Ok(id) = CertificateIdentifier::try_from(&der) else { return Ok(None) };
+        let account = self.account(authority).await?;
+        match account.renewal_info(&id).await {
+            Ok((info, again)) => {
+                let (start, end) = (info.suggested_window.start, info.suggested_window.end);
+                Ok(Some((Window { start: start.unix_timestamp(), end: end.unix_timestamp() }, again)))
+            }
+            Err(Error::Unsupported(_)) => Ok(None),
+            Err(error) => Err(error).context("the server's renewal information could not be had"),
+        }
+    }
+
+    /// Our account with this server: the one that is kept, or a new one, which is kept before it is used.
+    async fn account(&self, authority: &Authority) -> Result<Account> {
+        let path = account_path(authority);
+        let builder = match &authority.ca {
+            Some(pem) => {
+                let root = self.private_directory()?;
+                self.put(&root.file("root.pem"), pem.as_bytes(), 0o600)?;
+                Account::builder_with_root(root.file("root.pem"))
+            }
+            None => Account::builder(),
+        };
+        let builder = builder.context("could not make an ACME client")?;
+        let talk = || format!("could not talk to the ACME server {}", authority.directory);
+        if let Some(text) = self.read(&path, MAX_ACCOUNT)? {
+            let credentials: AccountCredentials =
+                serde_json::from_slice(&text).with_context(|| format!("{path} is broken; remove it"))?;
+            return builder.from_credentials(credentials).await.with_context(talk);
+        }
+        let eab = match &authority.eab {
+            Some((kid, key)) => {
+                let key =
+                    base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(key.expose().trim().trim_end_matches('='));
+                let key = key.ok().context("'appliance.ssl.acme.eab.key' is not base64url")?;
+                Some(ExternalAccountKey::new(kid.clone(), &key))
+            }
+            None => None,
+        };
+        let contact = authority.email.as_ref().map(|email| format!("mailto:{email}"));
+        let contacts: Vec<&str> = contact.iter().map(String::as_str).collect();
+        let wanted = NewAccount { contact: &contacts, terms_of_service_agreed: true, only_return_existing: false };
+        let made = builder.create(&wanted, authority.directory.clone(), eab.as_ref()).await;
+        let (account, credentials) = made.with_context(talk)?;
+        let text = serde_json::to_vec(&credentials).context("the account cannot be written")?;
+        self.put(&path, &text, 0o600)?;
+        Ok(account)
+    }
+}
+
+fn account_path(authority: &Authority) -> String {
+    let digest = Sha256::digest(&authority.directory);
+    let digest: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    format!("{ACCOUNTS}/account-{digest}.json")
+}
+
+/// The library's error, kept whole for those who look for its kind.
+struct Refusal;
+
+impl Refusal {
+    fn of(error: Error) -> anyhow::Error {
+        anyhow::Error::new(error)
+    }
+}
+
+/// Which names the server could not validate.
+async fn refused(order: &mut Order) -> Result<Outcome> {
+    let mut bad = BTreeMap::new();
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let mut authorization = authorization?;
+        if authorization.status == AuthorizationStatus::Valid {
+            continue;
+        }
+        let state = authorization.refresh().await?;
+        if state.status != AuthorizationStatus::Invalid {
+            continue;
+        }
+        let why = state.challenges.iter().find_map(|challenge| challenge.error.as_ref()).map(ToString::to_string);
+        let name = state.identifier().to_string();
+        bad.insert(name, why.unwrap_or_else(|| "it gave no reason".to_owned()));
+    }
+    if bad.is_empty() {
+        bail!("the server refused the order and names no reason");
+    }
+    Ok(Outcome::Refused(bad))
+}
