@@ -62,6 +62,9 @@ pub async fn keep(env: &Env, host: &Host) {
     if !is_wanted(env) {
         return std::future::pending().await;
     }
+    if let Err(error) = host.acme_tidy() {
+        tracing::warn!("{error:#}");
+    }
     loop {
         let next = match look(env, host, false).await {
             Ok(looked) => {

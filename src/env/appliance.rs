@@ -1,13 +1,12 @@
 //! The keys under `appliance:` (spec/env.md, "Keys"), read into checked types. What follows from them is elsewhere.
 
-use super::diagnostic::nearest;
-use super::document::{self, Block, Kind, Node, Place};
+use super::backup::{Backup, read_backup};
+use super::document::Node;
 use super::reader::{Fields, Reading, Unknown};
 use super::rules;
-use crate::value::{
-    AbsPath, Calendar, Domain, Email, FileMode, FileSystemType, HostPattern, Invalid, Owner, PackageName, Secret,
-    WebUrl,
-};
+use super::setup::read_setup;
+use super::ssl::{Ssl, read_ssl};
+use crate::value::{AbsPath, Calendar, Domain, FileMode, HostPattern, Invalid, Owner, PackageName, Secret};
 use std::str::FromStr;
 
 /// Everything under `appliance:`.
@@ -27,47 +26,6 @@ pub struct Appliance {
     pub storage: StorageWish,
     pub dkim_key: Option<Secret>,
     pub backup: Backup,
-}
-
-#[derive(Debug, Clone)]
-pub struct Ssl {
-    pub letsencrypt: bool,
-    pub acme: Acme,
-    pub client_certs_mandatory: bool,
-    /// A key and certificate chain of one's own: both or neither.
-    pub own: Option<(CertificateText, CertificateText)>,
-}
-
-/// Another certificate authority than the default one.
-#[derive(Debug, Clone, Default)]
-pub struct Acme {
-    pub directory: Option<WebUrl>,
-    /// The authority's own root certificate, where the system does not know it.
-    pub ca: Option<CertificateText>,
-    pub email: Option<Email>,
-    /// External account binding (RFC 8555, 7.3.4): key id and key, base64url.
-    pub eab: Option<(String, Secret)>,
-}
-
-/// PEM text, or where it lies.
-#[derive(Debug, Clone)]
-pub enum CertificateText {
-    Pem(Secret),
-    Path(AbsPath),
-}
-
-impl FromStr for CertificateText {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        // openssl writes lines of its own before the block.
-        let begins = text.starts_with("-----BEGIN ") || text.contains("\n-----BEGIN ");
-        if begins && text.contains("-----END ") {
-            return Ok(CertificateText::Pem(Secret::new(format!("{}\n", text.trim()))));
-        }
-        text.parse()
-            .map(CertificateText::Path)
-            .map_err(|_| Invalid::new("PEM text ('-----BEGIN …') or an absolute path"))
-    }
 }
 
 /// A Sentry DSN: `https://PUBLIC_KEY@HOST/PROJECT`.
@@ -115,99 +73,6 @@ pub struct StorageWish {
     pub ignore_volatile: bool,
     pub ignore_data: bool,
     pub grow_root: bool,
-}
-
-#[derive(Debug, Clone, Default)]
-pub struct Backup {
-    pub url: Option<BackupUrl>,
-    pub options: Option<Secret>,
-    pub mount: Option<BackupMount>,
-    pub encrypt: Option<Secret>,
-}
-
-/// Where backups go: restic's forms, and the URLs that duplicity took on an ECS-Appliance.
-#[derive(Debug, Clone)]
-pub struct BackupUrl(pub Secret);
-
-/// What may stand before the first colon of a backup URL, or before and behind a `+` in it.
-const BACKUP_SCHEMES: [&str; 49] = [
-    "acd",
-    "ad",
-    "azure",
-    "b2",
-    "boto",
-    "boto3",
-    "cf",
-    "copy",
-    "dpbx",
-    "file",
-    "fish",
-    "ftp",
-    "ftpes",
-    "ftps",
-    "gdocs",
-    "gdrive",
-    "gs",
-    "hsi",
-    "http",
-    "https",
-    "hubic",
-    "imap",
-    "imaps",
-    "jottacloud",
-    "lftp",
-    "mega",
-    "megav3",
-    "mf",
-    "multi",
-    "ncftp",
-    "onedrive",
-    "par2",
-    "paramiko",
-    "pca",
-    "pexpect",
-    "pydrive",
-    "rclone",
-    "rest",
-    "rsync",
-    "s3",
-    "scp",
-    "sftp",
-    "slate",
-    "ssh",
-    "swift",
-    "sx",
-    "tahoe",
-    "webdav",
-    "webdavs",
-];
-
-impl FromStr for BackupUrl {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        if text.starts_with('/') {
-            return text.parse::<AbsPath>().map(|_| BackupUrl(Secret::new(text)));
-        }
-        let right = "a backup URL: file:///…, sftp://…, rest:https://…, s3:…, or an absolute path";
-        let Some((scheme, rest)) = text.split_once(':') else { return Err(Invalid::new(right)) };
-        let scheme = scheme.to_ascii_lowercase();
-        match scheme.split('+').find(|part| !BACKUP_SCHEMES.contains(part)) {
-            None if !rest.trim_start_matches('/').is_empty() => Ok(BackupUrl(Secret::new(text))),
-            None => Err(Invalid::new(right)),
-            Some(stranger) => Err(Invalid::new(match nearest(stranger, BACKUP_SCHEMES) {
-                Some(near) => format!("a backup URL of a known kind; did you mean '{near}:'?"),
-                None => right.to_owned(),
-            })),
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub struct BackupMount {
-    pub kind: Option<FileSystemType>,
-    pub source: String,
-    pub target: AbsPath,
-    pub options: Option<Secret>,
 }
 
 impl Appliance {
@@ -269,48 +134,6 @@ pub fn read(root: &Fields) -> Option<Appliance> {
     appliance
 }
 
-fn read_ssl(appliance: &Fields) -> Ssl {
-    let fields = appliance.fields("ssl");
-    let secretly = |reading: &Reading, node: &Node, path: &str| reading.checked_secretly::<CertificateText>(node, path);
-    let key_place = fields.key_place("key").or(fields.key_place("cert"));
-    let (key, cert) = (fields.get("key", secretly), fields.get("cert", secretly));
-    if key.is_some() != cert.is_some()
-        && fields.value("key").is_some() != fields.value("cert").is_some()
-        && let Some(place) = key_place
-    {
-        fields.error(place, "'appliance.ssl.key' and 'appliance.ssl.cert' go together; set both or neither");
-    }
-    let letsencrypt = fields.fields("letsencrypt");
-    let enabled = letsencrypt.boolean("enabled").unwrap_or(true);
-    letsencrypt.finish(Unknown::Warn);
-    let ssl = Ssl {
-        letsencrypt: enabled,
-        acme: read_acme(&fields),
-        client_certs_mandatory: fields.boolean("client_certs_mandatory").unwrap_or(false),
-        own: key.zip(cert),
-    };
-    fields.finish(Unknown::Warn);
-    ssl
-}
-
-fn read_acme(ssl: &Fields) -> Acme {
-    let fields = ssl.fields("acme");
-    let binding = fields.fields("eab");
-    let (kid, key) = (binding.text("kid"), binding.secret("key"));
-    if binding.is_present() && kid.is_some() != key.is_some() {
-        binding.error(binding.place(), "'appliance.ssl.acme.eab' needs both 'kid' and 'key'");
-    }
-    binding.finish(Unknown::Warn);
-    let acme = Acme {
-        directory: fields.get("directory", |reading, node, path| reading.checked_secretly(node, path)),
-        ca: fields.get("ca", |reading, node, path| reading.checked_secretly(node, path)),
-        email: fields.checked("email"),
-        eab: kid.zip(key),
-    };
-    fields.finish(Unknown::Warn);
-    acme
-}
-
 fn read_metric(appliance: &Fields) -> Metric {
     let fields = appliance.fields("metric");
     let flag = |key| fields.boolean(key).unwrap_or(false);
@@ -363,47 +186,6 @@ fn read_storage(appliance: &Fields) -> StorageWish {
     wish
 }
 
-/// What `storage.setup` may hold (spec/prepare.md, "Storage").
-const SETUP_KEYS: [&str; 7] = ["parted", "mdadm", "crypt", "lvm", "format", "mount", "swap"];
-
-/// A mapping, or a text holding one, as an ECS-Appliance had it. Places inside of a block of text are counted from where
-/// the block stands.
-fn read_setup(reading: &Reading, node: &Node) -> Option<Node> {
-    let path = "appliance.storage.setup";
-    let inner = match &*node.kind {
-        Kind::Scalar { text, .. } if text.trim().is_empty() => return None,
-        Kind::Scalar { text, .. } => match document::parse(text.as_bytes(), super::MAX_BYTES) {
-            Ok(inner) => inner,
-            Err(problem) => {
-                let place = match node.block {
-                    Block::Literal => Place {
-                        line: (node.place.line + problem.line - 1).min(node.end.line),
-                        column: node.place.column + problem.column - 1,
-                    },
-                    _ => node.place,
-                };
-                reading.error(place, format!("the text of '{path}' cannot be read: {}", problem.message));
-                return None;
-            }
-        },
-        _ => node.clone(),
-    };
-    if !matches!(&*inner.kind, Kind::Mapping(_)) {
-        reading.error(node.place, format!("'{path}' must be a mapping, or a text holding one, not {}", inner.what()));
-        return None;
-    }
-    for (key, _) in inner.entries() {
-        if !SETUP_KEYS.contains(&key.text.as_str()) {
-            let hint =
-                nearest(&key.text, SETUP_KEYS).map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
-            let from_text = matches!(&*node.kind, Kind::Scalar { .. });
-            let place = if from_text { node.place } else { key.place };
-            reading.warning(place, format!("'{path}.{}' is not a key that is known{hint}", document::shown(&key.text)));
-        }
-    }
-    Some(inner)
-}
-
 fn read_extra(appliance: &Fields) -> (Vec<ExtraFile>, Vec<PackageName>) {
     let fields = appliance.fields("extra");
     let files =
@@ -443,36 +225,6 @@ fn read_extra_file(reading: &Reading, node: &Node, path: &str) -> Option<ExtraFi
     let file = target.zip(contents).map(|(path, contents)| ExtraFile { path, contents, owner, mode });
     fields.finish(Unknown::Warn);
     file
-}
-
-fn read_backup(appliance: &Fields) -> Backup {
-    let fields = appliance.fields("backup");
-    let mount_fields = fields.fields("mount");
-    let mount = (|| {
-        if !mount_fields.is_present() {
-            return None;
-        }
-        let source = mount_fields.text("source");
-        let target = mount_fields.checked("target");
-        for (key, missing) in [("source", source.is_none()), ("target", target.is_none())] {
-            if missing && mount_fields.value(key).is_none() {
-                let place = mount_fields.place();
-                mount_fields.error(place, format!("'appliance.backup.mount.{key}' is missing"));
-            }
-        }
-        let kind = mount_fields.checked("type");
-        let options = mount_fields.secret("options");
-        Some(BackupMount { kind, source: source?, target: target?, options })
-    })();
-    mount_fields.finish(Unknown::Warn);
-    let backup = Backup {
-        url: fields.get("url", |reading, node, path| reading.checked_secretly(node, path)),
-        options: fields.secret("options"),
-        mount,
-        encrypt: fields.secret("encrypt"),
-    };
-    fields.finish(Unknown::Warn);
-    backup
 }
 
 /// `appliance.git`: where old installs got the appliance itself from.

@@ -3,6 +3,7 @@
 
 mod app;
 mod appliance;
+mod backup;
 pub mod diagnostic;
 pub mod diff;
 pub mod document;
@@ -11,10 +12,15 @@ mod quote;
 pub mod reader;
 mod rules;
 pub mod schema;
+mod setup;
+mod ssl;
 
 pub use app::{App, AppGit, GitLocal, Migrate, split_words};
-pub use appliance::{Appliance, Backup, BackupMount, CertificateText, ExtraFile, Metric, Ssl, StorageWish, Update};
+pub use appliance::{Appliance, ExtraFile, Metric, StorageWish, Update};
+pub use backup::{Backup, BackupMount};
 pub use diagnostic::{BrokenFile, Diagnostic, Quote, Report, Severity};
+
+pub use ssl::{CertificateText, Ssl};
 
 use crate::value::{Calendar, SshKey};
 use document::{Node, Place};

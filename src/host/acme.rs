@@ -71,15 +71,16 @@ fn is_kind(error: &Error, kind: &str) -> bool {
 }
 
 impl Host {
+    /// Takes away the challenges that a killed run left.
+    pub fn acme_tidy(&self) -> Result<()> {
+        self.names(CHALLENGES)?.iter().try_for_each(|name| self.discard(&format!("{CHALLENGES}/{name}")))
+    }
+
     /// Orders a certificate for some names. The challenges lie below [`CHALLENGES`] while they are needed.
     ///
     /// # Errors
     /// The server cannot be talked to, or refuses the order as a whole.
     pub async fn acme_order(&self, authority: &Authority, names: &[String], replaces: Option<&str>) -> Result<Outcome> {
-        // What a killed run left.
-        for name in self.names(CHALLENGES)? {
-            self.discard(&format!("{CHALLENGES}/{name}"))?;
-        }
         let account = self.account(authority).await?;
         let mut published = Vec::new();
         let outcome = self.order(&account, names, replaces, &mut published).await;
@@ -116,11 +117,11 @@ impl Host {
             // A server may refuse to replace what it does not know, or has replaced already.
             Err(Error::Api(problem)) if replaces.is_some() => {
                 tracing::info!("the order is made as a new one: {problem}");
-                with_nonce!(account.new_order(&wanted).await).map_err(Refusal::of)?
+                with_nonce!(account.new_order(&wanted).await)?
             }
             // One without renewal information takes no such wish.
-            Err(Error::Unsupported(_)) => with_nonce!(account.new_order(&wanted).await).map_err(Refusal::of)?,
-            Err(error) => return Err(Refusal::of(error)),
+            Err(Error::Unsupported(_)) => with_nonce!(account.new_order(&wanted).await)?,
+            Err(error) => return Err(error.into()),
         };
         let mut tries = 0;
         while let Err(error) = self.answer(&mut order, published).await {
@@ -130,11 +131,13 @@ impl Host {
             }
             tries += 1;
         }
-        let status = with_nonce!(order.poll_ready(&POLL).await).context("the server did not validate in time")?;
-        if status == OrderStatus::Invalid {
-            return refused(&mut order).await;
+        match with_nonce!(order.poll_ready(&POLL).await) {
+            Ok(OrderStatus::Invalid) => return refused(&mut order, "it names no reason".to_owned()).await,
+            // The order's own error; its authorizations say which name it is about.
+            Err(Error::Api(problem)) => return refused(&mut order, problem.to_string()).await,
+            other => drop(other.context("the server did not validate in time")?),
         }
-        let key = with_nonce!(order.finalize().await).map_err(Refusal::of)?;
+        let key = with_nonce!(order.finalize().await)?;
         let chain = with_nonce!(order.poll_certificate(&POLL).await).context("the server did not issue in time")?;
         Ok(Outcome::Issued { key: Secret::new(key), chain })
     }
@@ -212,7 +215,8 @@ impl Host {
         let contacts: Vec<&str> = contact.iter().map(String::as_str).collect();
         let wanted = NewAccount { contact: &contacts, terms_of_service_agreed: true, only_return_existing: false };
         let made = builder.create(&wanted, authority.directory.clone(), eab.as_ref()).await;
-        let (account, credentials) = made.with_context(talk)?;
+        let (account, credentials) =
+            made.with_context(|| format!("could get no account at the ACME server {}", authority.directory))?;
         let text = serde_json::to_vec(&credentials).context("the account cannot be written")?;
         self.put(&path, &text, 0o600)?;
         Ok(account)
@@ -225,17 +229,8 @@ fn account_path(authority: &Authority) -> String {
     format!("{ACCOUNTS}/account-{digest}.json")
 }
 
-/// The library's error, kept whole for those who look for its kind.
-struct Refusal;
-
-impl Refusal {
-    fn of(error: Error) -> anyhow::Error {
-        anyhow::Error::new(error)
-    }
-}
-
 /// Which names the server could not validate.
-async fn refused(order: &mut Order) -> Result<Outcome> {
+async fn refused(order: &mut Order, why: String) -> Result<Outcome> {
     let mut bad = BTreeMap::new();
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
@@ -252,7 +247,7 @@ async fn refused(order: &mut Order) -> Result<Outcome> {
         bad.insert(name, why.unwrap_or_else(|| "it gave no reason".to_owned()));
     }
     if bad.is_empty() {
-        bail!("the server refused the order and names no reason");
+        bail!("the server refused the order: {why}");
     }
     Ok(Outcome::Refused(bad))
 }

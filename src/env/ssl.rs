@@ -1,0 +1,89 @@
+//! The keys under `appliance.ssl:`: a certificate of one's own, or an authority's.
+
+use super::document::Node;
+use super::reader::{Fields, Reading, Unknown};
+use crate::value::{AbsPath, Email, Invalid, Secret, WebUrl};
+use std::str::FromStr;
+
+#[derive(Debug, Clone)]
+pub struct Ssl {
+    pub letsencrypt: bool,
+    pub acme: Acme,
+    pub client_certs_mandatory: bool,
+    /// A key and certificate chain of one's own: both or neither.
+    pub own: Option<(CertificateText, CertificateText)>,
+}
+
+/// Another certificate authority than the default one.
+#[derive(Debug, Clone, Default)]
+pub struct Acme {
+    pub directory: Option<WebUrl>,
+    /// The authority's own root certificate, where the system does not know it.
+    pub ca: Option<CertificateText>,
+    pub email: Option<Email>,
+    /// External account binding (RFC 8555, 7.3.4): key id and key, base64url.
+    pub eab: Option<(String, Secret)>,
+}
+
+/// PEM text, or where it lies.
+#[derive(Debug, Clone)]
+pub enum CertificateText {
+    Pem(Secret),
+    Path(AbsPath),
+}
+
+impl FromStr for CertificateText {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        // openssl writes lines of its own before the block.
+        let begins = text.starts_with("-----BEGIN ") || text.contains("\n-----BEGIN ");
+        if begins && text.contains("-----END ") {
+            return Ok(CertificateText::Pem(Secret::new(format!("{}\n", text.trim()))));
+        }
+        text.parse()
+            .map(CertificateText::Path)
+            .map_err(|_| Invalid::new("PEM text ('-----BEGIN …') or an absolute path"))
+    }
+}
+
+pub(super) fn read_ssl(appliance: &Fields) -> Ssl {
+    let fields = appliance.fields("ssl");
+    let secretly = |reading: &Reading, node: &Node, path: &str| reading.checked_secretly::<CertificateText>(node, path);
+    let key_place = fields.key_place("key").or(fields.key_place("cert"));
+    let (key, cert) = (fields.get("key", secretly), fields.get("cert", secretly));
+    if key.is_some() != cert.is_some()
+        && fields.value("key").is_some() != fields.value("cert").is_some()
+        && let Some(place) = key_place
+    {
+        fields.error(place, "'appliance.ssl.key' and 'appliance.ssl.cert' go together; set both or neither");
+    }
+    let letsencrypt = fields.fields("letsencrypt");
+    let enabled = letsencrypt.boolean("enabled").unwrap_or(true);
+    letsencrypt.finish(Unknown::Warn);
+    let ssl = Ssl {
+        letsencrypt: enabled,
+        acme: read_acme(&fields),
+        client_certs_mandatory: fields.boolean("client_certs_mandatory").unwrap_or(false),
+        own: key.zip(cert),
+    };
+    fields.finish(Unknown::Warn);
+    ssl
+}
+
+fn read_acme(ssl: &Fields) -> Acme {
+    let fields = ssl.fields("acme");
+    let binding = fields.fields("eab");
+    let (kid, key) = (binding.text("kid"), binding.secret("key"));
+    if binding.is_present() && kid.is_some() != key.is_some() {
+        binding.error(binding.place(), "'appliance.ssl.acme.eab' needs both 'kid' and 'key'");
+    }
+    binding.finish(Unknown::Warn);
+    let acme = Acme {
+        directory: fields.get("directory", |reading, node, path| reading.checked_secretly(node, path)),
+        ca: fields.get("ca", |reading, node, path| reading.checked_secretly(node, path)),
+        email: fields.checked("email"),
+        eab: kid.zip(key),
+    };
+    fields.finish(Unknown::Warn);
+    acme
+}
