@@ -4,7 +4,7 @@
 mod decide;
 
 use crate::env::{CertificateText, Env};
-use crate::host::acme::{Authority, Outcome};
+use crate::host::acme::{Authority, Outcome, Window};
 use crate::host::{Host, Owed};
 use crate::prepare::{nginx, tls};
 use crate::state::Lock;
@@ -25,6 +25,8 @@ const ORDERING: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long until the server is asked again whether it wants a certificate renewed early.
 const LOOK_AGAIN_S: i64 = 12 * 3600;
+/// The longest pause after failures.
+const LONGEST_PAUSE_S: i64 = 6 * 3600;
 /// Names that were left out are tried again after this.
 const LEFT_OUT_S: i64 = 24 * 3600;
 
@@ -57,33 +59,6 @@ pub fn is_wanted(env: &Env) -> bool {
     ssl.letsencrypt && ssl.own.is_none() && (ssl.acme.directory.is_some() || env.appliance.has_public_domain())
 }
 
-/// Keeps the certificate good, for as long as it is polled. Failures are told and tried again, later each time.
-pub async fn keep(env: &Env, host: &Host) {
-    if !is_wanted(env) {
-        return std::future::pending().await;
-    }
-    if let Err(error) = host.acme_tidy() {
-        tracing::warn!("{error:#}");
-    }
-    loop {
-        let next = match look(env, host, false).await {
-            Ok(looked) => {
-                for why in &looked.left_out {
-                    tracing::warn!("left out of the certificate: {why}");
-                }
-                looked.next
-            }
-            Err(error) => {
-                tracing::warn!("no new certificate: {error:#}");
-                let known = read_state(host).unwrap_or_default();
-                known.next_try.max(host.now().as_second() + 60)
-            }
-        };
-        let wait = u64::try_from(next - host.now().as_second()).unwrap_or(0).max(1);
-        tokio::time::sleep(Duration::from_secs(wait)).await;
-    }
-}
-
 /// Looks at the certificate, and orders a new one if it is due, or wanted by force.
 ///
 /// # Errors
@@ -100,23 +75,29 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
         bail!("the clock says it is before 2024; set it, a certificate cannot be judged otherwise");
     }
     let wish = format!("{} {}", authority.directory, names.join(" "));
+    // One at a time: two orders would take away each other's challenges.
+    let _order = Lock::take_order(host, "cert", ORDERING).await?;
+    if host.owed(nginx::UNIT)?.is_some() {
+        // A run that was killed between the certificate and its reload.
+        let _lock = Lock::take(host, "cert", PATIENCE).await?;
+        nginx::load(host).await?;
+    }
     let mut state = read_state(host)?;
     if state.wish != wish {
         state = State { wish, ..State::default() };
     }
-    state.left_out.retain(|_, (_, since)| now - *since < LEFT_OUT_S);
+    state.left_out.retain(|_, (_, since)| !force && (0..LEFT_OUT_S).contains(&(now - *since)));
+    // Written when the clock was wrong.
+    if state.next_try > now + LONGEST_PAUSE_S {
+        state.next_try = 0;
+    }
     let wanted: BTreeSet<String> = names.iter().filter(|name| !state.left_out.contains_key(*name)).cloned().collect();
     let seen = tls::current(host)?;
     let (facts, chain) = match &seen {
         Some((facts, chain)) => (Some(facts), Some(chain.as_str())),
         None => (None, None),
     };
-    let facts = facts.map(|facts| Seen {
-        self_signed: facts.self_signed,
-        names: facts.names.clone(),
-        not_before: facts.not_before,
-        not_after: facts.not_after,
-    });
+    let facts = facts.map(seen_of);
     let is_ours = facts.as_ref().is_some_and(|facts| !facts.self_signed);
     let window = match chain.filter(|_| is_ours && !force) {
         // The server's wish is a help, not a need.
@@ -137,21 +118,51 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     if !force && now < state.next_try {
         return Ok(Looked { renewed: false, next: state.next_try, left_out: left_out(&state) });
     }
-    let done = order(&authority, wanted, chain.filter(|_| is_ours), env, host, &mut state).await;
-    match done {
-        Ok(()) => {
-            state.failures = 0;
-            state.next_try = 0;
-            write_state(host, &state)?;
-            Ok(Looked { renewed: true, next: host.now().as_second() + 60, left_out: left_out(&state) })
-        }
-        Err(error) => {
-            state.failures = state.failures.saturating_add(1);
-            let pause = i64::try_from(decide::pause(state.failures).as_secs()).unwrap_or(i64::MAX);
-            state.next_try = host.now().as_second().saturating_add(pause);
-            write_state(host, &state)?;
-            Err(error)
-        }
+    // Written before it is tried: neither a kill nor a full disk makes this a loop without a pause.
+    state.failures = state.failures.saturating_add(1);
+    let pause = i64::try_from(decide::pause(state.failures).as_secs()).unwrap_or(LONGEST_PAUSE_S);
+    state.next_try = now.saturating_add(pause);
+    write_state(host, &state)?;
+    let judge = Judge { facts: facts.clone(), window, domain: env.appliance.domain.as_str().to_owned(), force };
+    let done = order(&authority, wanted, chain.filter(|_| is_ours), &judge, host, &mut state).await;
+    // Names that were found bad are remembered whatever came of the rest.
+    write_state(host, &state)?;
+    let renewed = done?;
+    let seen = tls::current(host)?.map(|(facts, _)| seen_of(&facts));
+    let wanted = names.iter().filter(|name| !state.left_out.contains_key(*name)).cloned().collect();
+    let due = decide::due(seen.as_ref(), &wanted, None, judge.jitter());
+    if due > host.now().as_second() {
+        state.failures = 0;
+        state.next_try = 0;
+        write_state(host, &state)?;
+    } else {
+        // A clock that is far ahead, or a server that issues something else than was ordered.
+        tracing::warn!("the new certificate would have to be renewed at once; the next try waits {pause} s");
+    }
+    let next = due.min(now + LOOK_AGAIN_S).max(state.next_try).max(now + 60);
+    Ok(Looked { renewed, next, left_out: left_out(&state) })
+}
+
+/// What says whether an order is due for some names.
+struct Judge {
+    facts: Option<Seen>,
+    window: Option<Window>,
+    domain: String,
+    force: bool,
+}
+
+impl Judge {
+    fn jitter(&self) -> f64 {
+        decide::jitter_of(&self.domain)
+    }
+}
+
+fn seen_of(facts: &tls::Facts) -> Seen {
+    Seen {
+        self_signed: facts.self_signed,
+        names: facts.names.clone(),
+        not_before: facts.not_before,
+        not_after: facts.not_after,
     }
 }
 
@@ -160,39 +171,50 @@ async fn order(
     authority: &Authority,
     mut names: BTreeSet<String>,
     replaces: Option<&str>,
-    env: &Env,
+    judge: &Judge,
     host: &Host,
     state: &mut State,
-) -> Result<()> {
-    let domain = env.appliance.domain.as_str();
+) -> Result<bool> {
+    let domain = judge.domain.as_str();
+    let before = host.read_text(tls::CERTIFICATE, 1 << 20)?;
     // Each round loses a name, or is the last.
-    for _ in 0..=names.len() {
+    loop {
         // The domain first: it becomes the certificate's common name.
         let mut ordered: Vec<String> = names.iter().cloned().collect();
         ordered.sort_by_key(|name| name != domain);
         match within(host.acme_order(authority, &ordered, replaces)).await? {
             Outcome::Issued { key, chain } => {
                 let _lock = Lock::take(host, "cert", PATIENCE).await?;
+                if host.read_text(tls::CERTIFICATE, 1 << 20)? != before {
+                    bail!("another certificate was put in place meanwhile; it stays");
+                }
                 host.owe(nginx::UNIT, Owed::Reload)?;
                 tls::install(host, &chain, &key).context("the new certificate was not put in place")?;
-                return nginx::reload(host).await;
+                nginx::load(host).await?;
+                return Ok(true);
             }
             Outcome::Refused(bad) => {
+                let now = host.now().as_second();
+                let before = names.len();
+                for (name, why) in &bad {
+                    if names.remove(name) && name != domain {
+                        state.left_out.insert(name.clone(), (why.clone(), now));
+                    }
+                }
                 if let Some(why) = bad.get(domain) {
                     bail!("{domain} could not be validated: {why}");
                 }
-                let now = host.now().as_second();
-                for (name, why) in bad {
-                    names.remove(&name);
-                    state.left_out.insert(name, (why, now));
+                if names.len() == before || names.is_empty() {
+                    bail!("the server refuses names that were not ordered, or all of them");
+                }
+                // A bad name alone is no reason to issue once more what is there already.
+                let due = decide::due(judge.facts.as_ref(), &names, judge.window, judge.jitter());
+                if !judge.force && due > now {
+                    return Ok(false);
                 }
             }
         }
-        if names.is_empty() {
-            bail!("none of the names could be validated");
-        }
     }
-    bail!("the server refuses a different name each time")
 }
 
 async fn within<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -205,8 +227,11 @@ async fn within<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 /// The names that can be validated over HTTP: no wildcards, no addresses.
 fn ordered_names(env: &Env) -> Vec<String> {
     let hosts = env.appliance.allowed_hosts.iter();
+    let own = env.appliance.ssl.acme.directory.is_some();
     let names: BTreeSet<String> = hosts
         .filter(|host| host.address().is_none() && !host.as_str().starts_with("*."))
+        // A public authority refuses the whole order over one of these.
+        .filter(|host| own || crate::env::is_public_name(host.as_str()))
         .map(|host| host.as_str().to_owned())
         .collect();
     names.into_iter().collect()

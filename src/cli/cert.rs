@@ -65,6 +65,6 @@ async fn renew() -> Result<u8> {
     for why in &looked.left_out {
         eprintln!("left out: {why}");
     }
-    print("a new certificate is in place\n")?;
+    print(if looked.renewed { "a new certificate is in place\n" } else { "nothing was ordered\n" })?;
     Ok(0)
 }

@@ -75,11 +75,15 @@ pub struct StorageWish {
     pub grow_root: bool,
 }
 
+/// Whether a public authority could know a name at all (RFC 6761, RFC 6762, and ICANN's `internal`).
+pub fn is_public_name(name: &str) -> bool {
+    name.contains('.') && ![".local", ".localhost", ".internal"].iter().any(|end| name.ends_with(end))
+}
+
 impl Appliance {
     /// Whether a public authority could know the domain at all.
     pub fn has_public_domain(&self) -> bool {
-        let domain = self.domain.as_str();
-        domain.contains('.') && ![".local", ".localhost", ".internal"].iter().any(|end| domain.ends_with(end))
+        is_public_name(self.domain.as_str())
     }
 }
 

@@ -16,7 +16,7 @@ mod setup;
 mod ssl;
 
 pub use app::{App, AppGit, GitLocal, Migrate, split_words};
-pub use appliance::{Appliance, ExtraFile, Metric, StorageWish, Update};
+pub use appliance::{Appliance, ExtraFile, Metric, StorageWish, Update, is_public_name};
 pub use backup::{Backup, BackupMount};
 pub use diagnostic::{BrokenFile, Diagnostic, Quote, Report, Severity};
 

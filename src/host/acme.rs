@@ -70,6 +70,29 @@ fn is_kind(error: &Error, kind: &str) -> bool {
     problem.r#type.as_deref().is_some_and(|text| text.rsplit(':').next() == Some(kind))
 }
 
+/// Errors that asking again at once would only make worse.
+fn is_final(error: &Error) -> bool {
+    ["rateLimited", "serverInternal", "accountDoesNotExist", "unauthorized", "badNonce"]
+        .iter()
+        .any(|kind| is_kind(error, kind))
+}
+
+/// The names that an error is about, where it says that the server would never issue for them.
+fn rejected(error: &Error, names: &[String]) -> Option<BTreeMap<String, String>> {
+    let Error::Api(problem) = error else { return None };
+    if !["rejectedIdentifier", "caa", "dns"].iter().any(|kind| is_kind(error, kind)) {
+        return None;
+    }
+    let about = |name: &&String| {
+        let mut parts = problem.subproblems.iter().filter_map(|part| part.identifier.as_ref());
+        parts.any(|identifier| format!("{identifier:?}").contains(&format!("\"{name}\"")))
+            || problem.detail.as_ref().is_some_and(|detail| detail.contains(&format!("\"{name}\"")))
+    };
+    let bad: BTreeMap<String, String> =
+        names.iter().filter(about).map(|name| (name.clone(), problem.to_string())).collect();
+    Some(bad).filter(|bad| !bad.is_empty())
+}
+
 impl Host {
     /// Takes away the challenges that a killed run left.
     pub fn acme_tidy(&self) -> Result<()> {
@@ -85,7 +108,10 @@ impl Host {
         let mut published = Vec::new();
         let outcome = self.order(&account, names, replaces, &mut published).await;
         for path in published {
-            self.discard(&path)?;
+            // What was issued must not be lost over this; the next start tidies up.
+            if let Err(error) = self.discard(&path) {
+                tracing::warn!("{error:#}");
+            }
         }
         match outcome {
             // The server forgot us: the next try makes a new account.
@@ -114,22 +140,23 @@ impl Host {
         };
         let mut order = match with_nonce!(account.new_order(&with_id).await) {
             Ok(order) => order,
-            // A server may refuse to replace what it does not know, or has replaced already.
-            Err(Error::Api(problem)) if replaces.is_some() => {
-                tracing::info!("the order is made as a new one: {problem}");
-                with_nonce!(account.new_order(&wanted).await)?
-            }
-            // One without renewal information takes no such wish.
-            Err(Error::Unsupported(_)) => with_nonce!(account.new_order(&wanted).await)?,
-            Err(error) => return Err(error.into()),
+            Err(error) => match rejected(&error, names) {
+                Some(bad) => return Ok(Outcome::Refused(bad)),
+                // A server may not know what is to be replaced, or not know of replacing at all.
+                None if replaces.is_some() && !is_final(&error) => {
+                    tracing::info!("the order is made as a new one: {error}");
+                    with_nonce!(account.new_order(&wanted).await)?
+                }
+                None => return Err(error.into()),
+            },
         };
         let mut tries = 0;
         while let Err(error) = self.answer(&mut order, published).await {
-            let again = error.downcast_ref().is_some_and(|error| is_kind(error, "badNonce")) && tries < NONCE_TRIES;
-            if !again {
-                return Err(error);
+            match error.downcast_ref() {
+                Some(error) if is_kind(error, "badNonce") && tries < NONCE_TRIES => tries += 1,
+                Some(Error::Api(problem)) => return refused(&mut order, problem.to_string()).await,
+                _ => return Err(error),
             }
-            tries += 1;
         }
         match with_nonce!(order.poll_ready(&POLL).await) {
             Ok(OrderStatus::Invalid) => return refused(&mut order, "it names no reason".to_owned()).await,
@@ -147,7 +174,8 @@ impl Host {
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization?;
-            if authorization.status != AuthorizationStatus::Pending {
+            // Asked anew: a try before this one may have answered it already.
+            if authorization.refresh().await?.status != AuthorizationStatus::Pending {
                 continue;
             }
             let mut challenge = authorization
@@ -162,9 +190,12 @@ impl Host {
                 bail!("the server sent a token that is none (RFC 8555, 8.3)");
             }
             let path = format!("{CHALLENGES}/{token}");
+            if published.contains(&path) {
+                continue;
+            }
             self.put(&path, challenge.key_authorization().as_str().as_bytes(), 0o644)?;
-            published.push(path);
             challenge.set_ready().await?;
+            published.push(path);
         }
         Ok(())
     }

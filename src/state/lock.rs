@@ -19,6 +19,8 @@ pub struct Lock {
 }
 
 const NAME: &str = "lock";
+/// Whoever orders a certificate holds this one; that can take minutes and must not stop anything else.
+const ORDER: &str = "order.lock";
 
 impl Lock {
     /// Takes the lock, or waits for it.
@@ -26,13 +28,25 @@ impl Lock {
     /// # Errors
     /// Somebody else still holds it after `patience`; the message says who.
     pub async fn take(host: &Host, verb: &str, patience: Duration) -> Result<Lock> {
+        Lock::take_named(host, NAME, verb, patience).await
+    }
+
+    /// Takes the lock of those who order a certificate.
+    ///
+    /// # Errors
+    /// As [`Lock::take`].
+    pub async fn take_order(host: &Host, verb: &str, patience: Duration) -> Result<Lock> {
+        Lock::take_named(host, ORDER, verb, patience).await
+    }
+
+    async fn take_named(host: &Host, name: &str, verb: &str, patience: Duration) -> Result<Lock> {
         let made = host.in_mode(crate::host::Mode::Apply).ensure_dir(RUN, &Dir::plain());
         made.context("could not make the directory of the lock")?;
         // Watched before it is tried, so that its release in between is not missed.
-        let mut watch = host.watch(RUN, &[NAME])?;
+        let mut watch = host.watch(RUN, &[name])?;
         let wait = async {
             loop {
-                if let Some(lock) = Lock::try_take(host, verb)? {
+                if let Some(lock) = Lock::try_take_named(host, name, verb)? {
                     return anyhow::Ok(lock);
                 }
                 watch.changed().await?;
@@ -40,13 +54,17 @@ impl Lock {
         };
         match tokio::time::timeout(patience, wait).await {
             Ok(lock) => lock,
-            Err(_) => bail!("{} holds the lock; try again when it is done", holder(host)),
+            Err(_) => bail!("{} holds the lock; try again when it is done", holder(host, name)),
         }
     }
 
     /// Takes the lock if it is free.
     pub fn try_take(host: &Host, verb: &str) -> Result<Option<Lock>> {
-        let path = host.path(&format!("{RUN}/{NAME}"));
+        Lock::try_take_named(host, NAME, verb)
+    }
+
+    fn try_take_named(host: &Host, name: &str, verb: &str) -> Result<Option<Lock>> {
+        let path = host.path(&format!("{RUN}/{name}"));
         if !path.exists() {
             // For root alone: whoever can open it can hold it.
             let make = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
@@ -67,10 +85,10 @@ impl Lock {
     }
 }
 
-fn holder(host: &Host) -> String {
+fn holder(host: &Host, name: &str) -> String {
     let mut text = String::new();
     let read =
-        File::open(host.path(&format!("{RUN}/{NAME}"))).and_then(|file| file.take(200).read_to_string(&mut text));
+        File::open(host.path(&format!("{RUN}/{name}"))).and_then(|file| file.take(200).read_to_string(&mut text));
     match read {
         Ok(1..) => text,
         _ => "another appliance command".to_owned(),

@@ -1,18 +1,18 @@
 //! The supervisor: from an env to a running app, and then whatever follows from its containers' deaths.
 //!
-//! `find.rs` chooses the env, `start.rs` brings the host and the stack up, `follow.rs` is the loop, `restarts.rs` the pure rules, `board.rs` tells
+//! `find.rs` chooses the env, `start.rs` brings the host and the stack up, `follow.rs` is the loop, `keeper.rs` the certificate beside it, `restarts.rs` the pure rules, `board.rs` tells
 //! everybody how things stand, `stop.rs` takes the stack down.
 
 mod board;
 mod find;
 mod follow;
+mod keeper;
 mod restarts;
 mod start;
 mod stop;
 
 pub use stop::{announce, stop_stack};
 
-use crate::certificate;
 use crate::error::{Halt, Severity};
 use crate::host::{Host, notify};
 use crate::report::sentry;
@@ -62,7 +62,7 @@ async fn live(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<()> {
     tokio::select! {
         end = follow::follow(host, board, &running) => end,
         // It ends with the other.
-        () = certificate::keep(&running.env, host) => Ok(()),
+        () = keeper::keep(host) => Ok(()),
     }
 }
 

@@ -4,6 +4,21 @@ use crate::host::apps::*;
 use crate::host::{Machine, wait_for};
 use std::time::Duration;
 
+/// What is sent to Sentry's address, as it arrives.
+const SINK: &str = "import http.server
+class Sink(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get('Content-Length', 0)))
+        open('/root/reports', 'ab').write(body + b'\\n')
+        self.send_response(200)
+        self.send_header('Content-Length', '2')
+        self.end_headers()
+        self.wfile.write(b'{}')
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer(('127.0.0.1', 9), Sink).serve_forever()
+";
+
 fn no_secret(what: &str, text: &str) {
     for secret in CANARIES {
         assert!(!text.contains(secret), "{what} tells {secret}: {text}");
@@ -48,10 +63,12 @@ fn a_broken_env_at_boot_leaves_the_last_good_one_running_and_undo_leads_back() {
     // Broken at boot, with a secret in the broken line.
     machine.put("/app/env.yml", format!("{changed}  settings: {}\n   x: [\n", CANARIES[2]), 0o600);
     machine.reboot();
-    let mut reports = machine.spawn(
-        "while [ ! -e /root/enough ]; do printf 'HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\n{}' | \
-         busybox nc -l -p 9 -w 2 >> /root/reports; done",
-    );
+    machine.put("/root/sink.py", SINK, 0o600);
+    let mut reports = machine.spawn("exec python3 /root/sink.py");
+    wait_for("the reports' address", Duration::from_secs(20), || {
+        let out = machine.sh("curl -s -d probe http://127.0.0.1:9/");
+        if out.stdout == "{}" { Ok(()) } else { Err(out.all()) }
+    });
     wait_for_phase(&machine, "running");
     machine.ok("systemctl restart appliance-supervisor");
     wait_for_phase(&machine, "running");
@@ -66,7 +83,8 @@ fn a_broken_env_at_boot_leaves_the_last_good_one_running_and_undo_leads_back() {
         let found = machine.sh("grep -ac 'the newest env is broken' /root/reports").stdout;
         if found.trim().parse::<u32>().is_ok_and(|count| count > 0) { Ok(()) } else { Err(found) }
     });
-    machine.ok("touch /root/enough");
+    no_secret("a report", &machine.ok("grep -av -e sentry_key -e '\"dsn\"' /root/reports"));
+    drop(reports.kill());
     drop(reports.wait());
     no_secret("the journal", &machine.ok("journalctl --no-pager -o cat -u appliance-supervisor"));
     let check = machine.sh("appliance env check");
@@ -97,4 +115,22 @@ fn a_broken_env_at_boot_leaves_the_last_good_one_running_and_undo_leads_back() {
     assert_eq!(kept[0]["number"], 3, "{json}");
     assert_eq!((&kept[0]["digest"], &kept[0]["active"]), (&kept[2]["digest"], &true.into()), "{json}");
     no_secret("history", &json);
+
+    // A file that is too large to be an env can be undone as well.
+    machine.ok("head -c 3000000 /dev/zero | tr '\\0' '#' > /app/env.yml && appliance env undo");
+    assert_eq!(machine.get("/app/env.yml"), first);
+
+    // Where the last good one cannot be used either, what is wrong with the newest one is what is said.
+    machine.ok("echo 'appliance: [' > /app/env.yml; for f in /app/etc/env-history/*; do echo broken > $f; done; rm /run/active-env.yml");
+    machine.ok("systemctl restart appliance-supervisor || true");
+    wait_for("the end of the run", Duration::from_secs(60), || {
+        if supervisor_is_gone(&machine) { Ok(()) } else { Err("it runs".to_owned()) }
+    });
+    let text = machine.sh("appliance status").all();
+    assert!(text.contains("env.yml is broken"), "{text}");
+    let journal = machine.ok("journalctl --no-pager -o cat -u appliance-supervisor -n 30");
+    assert!(
+        journal.contains("/app/env.yml:2:1: error:") && journal.contains("the last good env cannot be used either"),
+        "{journal}"
+    );
 }

@@ -24,6 +24,16 @@ fn a_new_env_is_good_and_its_drive_paper_and_archive_hold_the_same_bytes() {
         let out = machine.sh(&format!("appliance env check /root/{template}.yml"));
         assert!(out.code == 0 && out.stderr.is_empty(), "{}", out.all());
         assert_eq!(machine.ok(&format!("stat -c %a /root/{template}.yml")).trim(), "600");
+        // The schema for editors takes it too.
+        let schema = serde_json::from_str(&machine.ok("appliance env schema")).expect("the schema is JSON");
+        let judge = jsonschema::validator_for(&schema).expect("the schema is one");
+        let made: serde_json::Value =
+            serde_yaml::from_str(&machine.get(&format!("/root/{template}.yml"))).expect("the file is YAML");
+        assert!(
+            judge.is_valid(&made),
+            "{:?}",
+            judge.iter_errors(&made).map(|error| error.to_string()).collect::<Vec<_>>()
+        );
     }
     let text = machine.get("/root/app.yml");
     let again = machine.sh("appliance env create new.example.test /root/app.yml");
