@@ -18,12 +18,12 @@ const LEADING: f32 = 10.0;
 const COLUMNS: usize = 100;
 const LINES: usize = 72;
 /// How many characters of base64 one code carries: few enough to be read from paper.
-const PER_CODE: usize = 696;
+const PER_CODE: usize = 400;
 /// The most codes: their numbers have three digits.
 const MAX_CODES: usize = 999;
 /// Codes stand on a page in two columns and three rows; this is a cell's side, and a code's.
 const CELL: f32 = 248.0;
-const CODE: f32 = 220.0;
+const CODE: f32 = 208.0;
 const PER_PAGE: usize = 6;
 
 /// The file as a PDF, and how many codes are in it.
@@ -72,7 +72,7 @@ fn introduction(domain: &str, digest: &str, codes: usize) -> Vec<String> {
         "  sha256sum env.yml".to_owned(),
         String::new(),
         "Each code is a line of its number, the number of codes, and a part of the file: gzip, then base64.".to_owned(),
-        "From a PDF, pdftoppm -r 200 -png env.yml.pdf p makes the pictures.".to_owned(),
+        "From a PDF, pdftoppm -r 300 -png env.yml.pdf p makes the pictures.".to_owned(),
         String::new(),
     ]
     .into()
@@ -117,7 +117,8 @@ fn code_page(codes: &[String], first: usize, total: usize) -> Result<Content> {
         let (left, top) = (MARGIN + column * CELL, HEIGHT - MARGIN - row * CELL);
         content.begin_text().set_font(Name(b"F"), FONT_SIZE).next_line(left, top);
         content.show(Str(format!("{} / {total}", first + at + 1).as_bytes())).end_text();
-        draw(&mut content, &code, left, top - 8.0);
+        // Four modules around a code must stay white (ISO/IEC 18004, 5.3.8).
+        draw(&mut content, &code, left, top - 20.0);
     }
     Ok(content)
 }

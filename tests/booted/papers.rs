@@ -166,7 +166,7 @@ fn a_new_env_is_good_and_its_drive_paper_and_archive_hold_the_same_bytes() {
     assert_eq!(command.len(), 2, "{printed}");
     run(
         "sh",
-        &["-ec", &format!("cd '{}'; pdftoppm -r 200 -png env.pdf p; {} 2>/dev/null", path(""), command.join("\n"))],
+        &["-ec", &format!("cd '{}'; pdftoppm -r 300 -png env.pdf p; {} 2>/dev/null", path(""), command.join("\n"))],
     );
     assert_eq!(std::fs::read_to_string(here("env.yml")).expect("it was read back"), env);
     // The archive.
