@@ -1,22 +1,12 @@
 //! When a certificate is ordered (spec/prepare.md, "TLS and nginx"), and how long is waited after a failure. Pure.
 
 use crate::host::acme::Window;
+use crate::value::certificate::Facts;
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-/// What is known of the certificate that nginx has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    pub self_signed: bool,
-    pub names: BTreeSet<String>,
-    /// Seconds since the epoch.
-    pub not_before: i64,
-    pub not_after: i64,
-}
 
 /// When to order, in seconds since the epoch; now or earlier means at once. `jitter` is from 0 to 1 and always the same
 /// for one host, so that not all hosts of the world renew in one minute.
-pub fn due(seen: Option<&Seen>, wanted: &BTreeSet<String>, window: Option<Window>, jitter: f64) -> i64 {
+pub fn due(seen: Option<&Facts>, wanted: &BTreeSet<String>, window: Option<Window>, jitter: f64) -> i64 {
     let Some(seen) = seen.filter(|seen| !seen.self_signed) else { return i64::MIN };
     if !wanted.is_subset(&seen.names) {
         return i64::MIN;
@@ -33,8 +23,8 @@ pub fn due(seen: Option<&Seen>, wanted: &BTreeSet<String>, window: Option<Window
     }
 }
 
-/// How long after so many failures in a row the next try comes.
-pub fn pause(failures: u32) -> Duration {
+/// How long after so many failures in a row the next try comes, in seconds.
+pub fn pause(failures: u32) -> i64 {
     let minutes = match failures {
         0 | 1 => 1,
         2 => 5,
@@ -42,7 +32,7 @@ pub fn pause(failures: u32) -> Duration {
         4 => 60,
         _ => 360,
     };
-    Duration::from_secs(minutes * 60)
+    minutes * 60
 }
 
 /// A number from 0 to 1 that is always the same for one text.
@@ -62,8 +52,10 @@ mod tests {
         of.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    fn seen() -> Seen {
-        Seen { self_signed: false, names: names(&["a.de", "b.de"]), not_before: 0, not_after: 90 * DAY }
+    fn seen() -> Facts {
+        let (issuer, responder) = ("CN=the authority".to_owned(), None);
+        let names = names(&["a.de", "b.de"]);
+        Facts { self_signed: false, names, not_before: 0, not_after: 90 * DAY, issuer, responder }
     }
 
     #[test]
@@ -77,7 +69,7 @@ mod tests {
     fn at_once_without_one_of_an_authority_or_with_a_name_missing() {
         for (seen, wanted) in [
             (None, names(&["a.de"])),
-            (Some(Seen { self_signed: true, ..seen() }), names(&["a.de"])),
+            (Some(Facts { self_signed: true, ..seen() }), names(&["a.de"])),
             (Some(seen()), names(&["a.de", "c.de"])),
         ] {
             assert_eq!(due(seen.as_ref(), &wanted, None, 0.5), i64::MIN);

@@ -2,14 +2,18 @@
 //! key and certificate in place is the step tls. Nothing here ever takes away a certificate that serves.
 
 mod decide;
+mod revoke;
 
-use crate::env::{CertificateText, Env};
-use crate::host::acme::{Authority, Outcome, Window};
+pub use decide::pause;
+pub use revoke::revoke;
+
+use crate::env::Env;
+use crate::host::acme::{Authority, Limited, Outcome, Window};
 use crate::host::{Host, Owed};
 use crate::prepare::{nginx, tls};
 use crate::state::Lock;
+use crate::value::certificate::{Facts, Pair};
 use anyhow::{Context, Result, bail};
-use decide::Seen;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,8 +29,6 @@ const ORDERING: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long until the server is asked again whether it wants a certificate renewed early.
 const LOOK_AGAIN_S: i64 = 12 * 3600;
-/// The longest pause after failures.
-const LONGEST_PAUSE_S: i64 = 6 * 3600;
 /// Names that were left out are tried again after this.
 const LEFT_OUT_S: i64 = 24 * 3600;
 
@@ -36,8 +38,14 @@ struct State {
     /// Directory and names.
     wish: String,
     failures: u32,
+    /// When it was tried last, in seconds since the epoch.
+    #[serde(default)]
+    tried: i64,
     /// Not before this, in seconds since the epoch.
     next_try: i64,
+    /// The server asked for peace until then; nobody may force it.
+    #[serde(default)]
+    peace_until: i64,
     /// Names that could not be validated: why, and when.
     left_out: BTreeMap<String, (String, i64)>,
 }
@@ -87,22 +95,35 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
         state = State { wish, ..State::default() };
     }
     state.left_out.retain(|_, (_, since)| !force && (0..LEFT_OUT_S).contains(&(now - *since)));
-    // Written when the clock was wrong.
-    if state.next_try > now + LONGEST_PAUSE_S {
-        state.next_try = 0;
+    // Written when the clock was ahead.
+    if state.tried > now {
+        (state.next_try, state.peace_until) = (0, 0);
+    }
+    if force && now < state.peace_until {
+        let until = jiff::Timestamp::from_second(state.peace_until).unwrap_or_default();
+        bail!("the server {} asks to be left in peace until {until}", authority.directory);
     }
     let wanted: BTreeSet<String> = names.iter().filter(|name| !state.left_out.contains_key(*name)).cloned().collect();
-    let seen = tls::current(host)?;
-    let (facts, chain) = match &seen {
-        Some((facts, chain)) => (Some(facts), Some(chain.as_str())),
-        None => (None, None),
-    };
-    let facts = facts.map(seen_of);
-    let is_ours = facts.as_ref().is_some_and(|facts| !facts.self_signed);
-    let window = match chain.filter(|_| is_ours && !force) {
+    let current = put_back(env, host).await?;
+    let condemned = revoke::is_condemned(host, current.as_ref())?;
+    if !condemned {
+        // A run that was killed between the new one and the end of the old one.
+        revoke::carry_out(&authority, host).await?;
+    }
+    let at_once = force || condemned;
+    let chain = current.as_ref().map(Pair::certificate);
+    let facts = current.as_ref().map(Pair::facts);
+    let is_ours = facts.is_some_and(|facts| !facts.self_signed);
+    let mut look_again = LOOK_AGAIN_S;
+    let window = match chain.filter(|_| is_ours && !at_once) {
         // The server's wish is a help, not a need.
         Some(chain) => match within(host.acme_window(&authority, chain)).await {
-            Ok(window) => window.map(|(window, _)| window),
+            Ok(told) => {
+                if let Some((_, again)) = told {
+                    look_again = i64::try_from(again.as_secs()).unwrap_or(LOOK_AGAIN_S).clamp(3600, 24 * 3600);
+                }
+                told.map(|(window, _)| window)
+            }
             Err(error) => {
                 tracing::info!("{error:#}");
                 None
@@ -110,45 +131,52 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
         },
         None => None,
     };
-    let due = decide::due(facts.as_ref(), &wanted, window, decide::jitter_of(env.appliance.domain.as_str()));
+    let due = decide::due(facts, &wanted, window, decide::jitter_of(env.appliance.domain.as_str()));
     let left_out = |state: &State| state.left_out.iter().map(|(name, (why, _))| format!("{name}: {why}")).collect();
-    if !force && now < due {
-        return Ok(Looked { renewed: false, next: due.min(now + LOOK_AGAIN_S), left_out: left_out(&state) });
+    if !at_once && now < due {
+        return Ok(Looked { renewed: false, next: due.min(now + look_again), left_out: left_out(&state) });
     }
-    if !force && now < state.next_try {
-        return Ok(Looked { renewed: false, next: state.next_try, left_out: left_out(&state) });
+    if !force && now < state.next_try.max(state.peace_until) {
+        return Ok(Looked { renewed: false, next: state.next_try.max(state.peace_until), left_out: left_out(&state) });
     }
     // Written before it is tried: neither a kill nor a full disk makes this a loop without a pause.
     state.failures = state.failures.saturating_add(1);
-    let pause = i64::try_from(decide::pause(state.failures).as_secs()).unwrap_or(LONGEST_PAUSE_S);
-    state.next_try = now.saturating_add(pause);
+    let pause_s = decide::pause(state.failures);
+    (state.tried, state.next_try) = (now, now + pause_s);
     write_state(host, &state)?;
-    let judge = Judge { facts: facts.clone(), window, domain: env.appliance.domain.as_str().to_owned(), force };
+    let judge = Judge { facts: facts.cloned(), window, domain: env.appliance.domain.as_str().to_owned(), at_once };
     let done = order(&authority, wanted, chain.filter(|_| is_ours), &judge, host, &mut state).await;
+    if let Some(limited) = done.as_ref().err().and_then(|error| error.downcast_ref::<Limited>()) {
+        state.peace_until = limited.until;
+    }
     // Names that were found bad are remembered whatever came of the rest.
     write_state(host, &state)?;
     let renewed = done?;
-    let seen = tls::current(host)?.map(|(facts, _)| seen_of(&facts));
+    if condemned {
+        revoke::carry_out(&authority, host).await?;
+    }
+    let seen = tls::current(host)?;
     let wanted = names.iter().filter(|name| !state.left_out.contains_key(*name)).cloned().collect();
-    let due = decide::due(seen.as_ref(), &wanted, None, judge.jitter());
+    let due = decide::due(seen.as_ref().map(Pair::facts), &wanted, None, judge.jitter());
     if due > host.now().as_second() {
         state.failures = 0;
         state.next_try = 0;
         write_state(host, &state)?;
     } else {
         // A clock that is far ahead, or a server that issues something else than was ordered.
-        tracing::warn!("the new certificate would have to be renewed at once; the next try waits {pause} s");
+        tracing::warn!("the new certificate would have to be renewed at once; the next try waits {pause_s} s");
     }
-    let next = due.min(now + LOOK_AGAIN_S).max(state.next_try).max(now + 60);
+    let next = due.min(now + look_again).max(state.next_try).max(now + 60);
     Ok(Looked { renewed, next, left_out: left_out(&state) })
 }
 
 /// What says whether an order is due for some names.
 struct Judge {
-    facts: Option<Seen>,
+    facts: Option<Facts>,
     window: Option<Window>,
     domain: String,
-    force: bool,
+    /// Whether due or not.
+    at_once: bool,
 }
 
 impl Judge {
@@ -157,13 +185,27 @@ impl Judge {
     }
 }
 
-fn seen_of(facts: &tls::Facts) -> Seen {
-    Seen {
-        self_signed: facts.self_signed,
-        names: facts.names.clone(),
-        not_before: facts.not_before,
-        not_after: facts.not_after,
+/// The pair in place; before it is looked at, one that was issued and never got there is put there.
+async fn put_back(env: &Env, host: &Host) -> Result<Option<Pair>> {
+    let hosts = &env.appliance.allowed_hosts;
+    let now = host.now().as_second();
+    let is_good = |pair: &Pair| !pair.facts().self_signed && tls::serves(pair.facts(), hosts, now);
+    let current = tls::current(host)?;
+    let Some(issued) = tls::issued(host)?.filter(is_good) else { return Ok(current) };
+    let later = |current: &Pair| issued.facts().not_before > current.facts().not_before;
+    if current.as_ref().is_some_and(|current| is_good(current) && !later(current)) {
+        return Ok(current);
     }
+    put_in_place(host, &issued).await?;
+    Ok(Some(issued))
+}
+
+/// Puts a pair in place and makes nginx load it.
+async fn put_in_place(host: &Host, pair: &Pair) -> Result<()> {
+    let _lock = Lock::take(host, "cert", PATIENCE).await?;
+    host.owe(nginx::UNIT, Owed::Reload)?;
+    tls::install(host, pair).context("the new certificate was not put in place")?;
+    nginx::load(host).await
 }
 
 /// Orders, leaving out names that cannot be validated, and puts the result in place.
@@ -176,7 +218,6 @@ async fn order(
     state: &mut State,
 ) -> Result<bool> {
     let domain = judge.domain.as_str();
-    let before = host.read_text(tls::CERTIFICATE, 1 << 20)?;
     // Each round loses a name, or is the last.
     loop {
         // The domain first: it becomes the certificate's common name.
@@ -184,13 +225,9 @@ async fn order(
         ordered.sort_by_key(|name| name != domain);
         match within(host.acme_order(authority, &ordered, replaces)).await? {
             Outcome::Issued { key, chain } => {
-                let _lock = Lock::take(host, "cert", PATIENCE).await?;
-                if host.read_text(tls::CERTIFICATE, 1 << 20)? != before {
-                    bail!("another certificate was put in place meanwhile; it stays");
-                }
-                host.owe(nginx::UNIT, Owed::Reload)?;
-                tls::install(host, &chain, &key).context("the new certificate was not put in place")?;
-                nginx::load(host).await?;
+                // On the disk before anything else can go wrong.
+                let pair = tls::keep_issued(host, &chain, &key)?;
+                put_in_place(host, &pair).await?;
                 return Ok(true);
             }
             Outcome::Refused(bad) => {
@@ -209,7 +246,7 @@ async fn order(
                 }
                 // A bad name alone is no reason to issue once more what is there already.
                 let due = decide::due(judge.facts.as_ref(), &names, judge.window, judge.jitter());
-                if !judge.force && due > now {
+                if !judge.at_once && due > now {
                     return Ok(false);
                 }
             }
@@ -239,14 +276,8 @@ fn ordered_names(env: &Env) -> Vec<String> {
 
 fn authority(env: &Env, host: &Host) -> Result<Authority> {
     let acme = &env.appliance.ssl.acme;
-    let ca = match &acme.ca {
-        Some(CertificateText::Pem(pem)) => Some(pem.expose().to_owned()),
-        Some(CertificateText::Path(path)) => {
-            let text = host.read_text(path.as_str(), 1 << 20)?;
-            Some(text.with_context(|| format!("{path}, named in 'appliance.ssl.acme.ca', does not exist"))?)
-        }
-        None => None,
-    };
+    let ca = acme.ca.as_ref().map(|ca| host.certificate_text(ca)).transpose();
+    let ca = ca.context("'appliance.ssl.acme.ca' cannot be read")?.map(|ca| ca.expose().to_owned());
     Ok(Authority {
         directory: acme.directory.as_ref().map_or(LETS_ENCRYPT, |url| url.as_str()).to_owned(),
         ca,

@@ -2,6 +2,7 @@
 
 use super::{JsonArgument, print};
 use crate::certificate;
+use crate::env::Env;
 use crate::host::{Host, Mode};
 use crate::prepare::tls;
 use crate::source;
@@ -17,6 +18,9 @@ pub enum CertCommand {
     /// Order a new certificate now, due or not; an authority takes only so many orders a week
     #[command(after_help = "Example:\n  appliance cert renew")]
     Renew,
+    /// Order another certificate and have the one in place revoked: its key may be in other hands
+    #[command(after_help = "Example:\n  appliance cert revoke")]
+    Revoke,
 }
 
 #[derive(Debug, Args)]
@@ -29,13 +33,15 @@ pub async fn cert(command: CertCommand) -> Result<u8> {
     match command {
         CertCommand::Show(arguments) => show(&arguments),
         CertCommand::Renew => renew().await,
+        CertCommand::Revoke => revoke().await,
     }
 }
 
 fn show(arguments: &ShowArguments) -> Result<u8> {
-    let Some((facts, _)) = tls::current(&Host::system(Mode::Check))? else {
+    let Some(pair) = tls::current(&Host::system(Mode::Check))? else {
         bail!("there is no certificate yet; the step tls makes one: appliance prepare --step tls");
     };
+    let facts = pair.facts();
     let time = |seconds| jiff::Timestamp::from_second(seconds).map_or("?".to_owned(), |time| time.to_string());
     let names: Vec<&str> = facts.names.iter().map(String::as_str).collect();
     if arguments.json.json {
@@ -55,13 +61,26 @@ fn show(arguments: &ShowArguments) -> Result<u8> {
     Ok(0)
 }
 
-async fn renew() -> Result<u8> {
-    let host = Host::system(Mode::Apply);
-    let found = source::active(&host).await?;
+/// The active env, if it asks for a certificate by ACME.
+fn env_with_acme(host: &Host) -> Result<Env> {
+    let found = source::active(host)?;
     if !certificate::is_wanted(&found.env) {
         bail!("the env asks for no certificate by ACME; see 'appliance.ssl' in it");
     }
-    let looked = certificate::look(&found.env, &host, true).await?;
+    Ok(found.env)
+}
+
+async fn revoke() -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    certificate::revoke(&env_with_acme(&host)?, &host).await?;
+    print("a new certificate is in place, and the one before it is revoked\n")?;
+    Ok(0)
+}
+
+async fn renew() -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    let env = env_with_acme(&host)?;
+    let looked = certificate::look(&env, &host, true).await?;
     for why in &looked.left_out {
         eprintln!("left out: {why}");
     }

@@ -24,7 +24,7 @@ pub struct ExecArguments {
 
 pub async fn exec(arguments: ExecArguments) -> Result<u8> {
     let host = Host::system(Mode::Check);
-    let found = source::active(&host).await?;
+    let found = source::active(&host)?;
     let containers = host.docker().containers(found.env.app.name.as_str()).await?;
     let of_service = |service: &str| containers.iter().find(|c| c.service() == service && c.is_running());
     let Some(container) = of_service(&arguments.service) else {

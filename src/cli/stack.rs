@@ -24,7 +24,7 @@ pub struct LogsArguments {
 
 pub async fn ps(json: bool) -> Result<u8> {
     let host = Host::system(Mode::Check);
-    let found = source::active(&host).await?;
+    let found = source::active(&host)?;
     let containers = host.docker().containers(found.env.app.name.as_str()).await?;
     if json {
         let rows: Vec<serde_json::Value> = containers
@@ -57,7 +57,7 @@ pub async fn ps(json: bool) -> Result<u8> {
 
 pub async fn logs(arguments: LogsArguments) -> Result<u8> {
     let host = Host::system(Mode::Check);
-    let found = source::active(&host).await?;
+    let found = source::active(&host)?;
     let project = found.env.app.name.as_str().to_owned();
     for service in &arguments.services {
         if service.parse::<crate::value::ServiceName>().is_err() {

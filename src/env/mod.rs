@@ -20,9 +20,9 @@ pub use appliance::{Appliance, ExtraFile, Metric, StorageWish, Update, is_public
 pub use backup::{Backup, BackupMount};
 pub use diagnostic::{BrokenFile, Diagnostic, Quote, Report, Severity};
 
-pub use ssl::{CertificateText, Ssl};
+pub use ssl::{OwnPair, Ssl};
 
-use crate::value::{Calendar, SshKey};
+use crate::value::{AbsPath, Calendar, HostPattern, SshKey};
 use document::{Node, Place};
 use reader::{Fields, Reading};
 use sha2::{Digest, Sha256};
@@ -54,15 +54,27 @@ pub struct Parsed {
     /// Every error and warning.
     pub report: Report,
     /// Calendar expressions in it, of which only systemd knows whether it takes them.
-    pub calendars: Vec<AskSystemd>,
+    pub calendars: Vec<(Calendar, Spot)>,
+    /// A certificate of its own, which can only be judged where its files and the clock are.
+    pub own: Option<AskOwn>,
 }
 
-/// A calendar expression, and its line, to be told where systemd does not take it.
-#[derive(Debug)]
-pub struct AskSystemd {
-    pub calendar: Calendar,
+/// A place and its line, for a problem that is found later.
+#[derive(Debug, Clone)]
+pub struct Spot {
     pub place: Place,
     pub quote: Option<Quote>,
+}
+
+/// A key and certificate of the env's own, to be judged.
+#[derive(Debug)]
+pub struct AskOwn {
+    pub pair: OwnPair,
+    pub hosts: Vec<HostPattern>,
+    /// Files that `extra.files` writes before they are needed.
+    pub written: Vec<AbsPath>,
+    pub key: Spot,
+    pub certificate: Spot,
 }
 
 impl Env {
@@ -74,7 +86,7 @@ impl Env {
             Err(diagnostic) => {
                 report.push(*diagnostic);
                 quote::quote_raw(&mut report, bytes);
-                return Parsed { env: None, report, calendars: Vec::new() };
+                return Parsed { env: None, report, calendars: Vec::new(), own: None };
             }
         };
         let reading = Reading::of_env();
@@ -83,17 +95,25 @@ impl Env {
         // The document's parser has seen that it is text.
         let text = std::str::from_utf8(bytes).unwrap_or_default();
         quote::quote_parsed(&mut read.report, text, &root, &read.open);
-        let places: Vec<Place> = read.calendars.iter().map(|(place, _)| *place).collect();
-        let quotes = quote::quotes_of(&places, text, &root, &read.open);
-        let ask = |((place, calendar), quote)| AskSystemd { calendar, place, quote };
-        let calendars = read.calendars.into_iter().zip(quotes).map(ask).collect();
+        let spot = |place: Place| {
+            let quote = quote::quotes_of(&[place], text, &root, &read.open).pop().flatten();
+            Spot { place, quote }
+        };
+        let calendars = read.calendars.iter().map(|(place, calendar)| (calendar.clone(), spot(*place))).collect();
+        let own = env.as_ref().and_then(|env| {
+            let pair = env.appliance.ssl.own.clone()?;
+            let (key, certificate) = (spot(pair.key_place), spot(pair.certificate_place));
+            let hosts = env.appliance.allowed_hosts.clone();
+            let written = env.appliance.extra_files.iter().map(|file| file.path.clone()).collect();
+            Some(AskOwn { pair, hosts, written, key, certificate })
+        });
         let env = env.filter(|_| !read.report.has_errors()).map(|env| Env {
             digest: digest(bytes),
             open: read.open,
             root,
             ..env
         });
-        Parsed { env, report: read.report, calendars }
+        Parsed { env, report: read.report, calendars, own }
     }
 }
 

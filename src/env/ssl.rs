@@ -1,17 +1,16 @@
 //! The keys under `appliance.ssl:`: a certificate of one's own, or an authority's.
 
-use super::document::Node;
+use super::document::{Node, Place};
 use super::reader::{Fields, Reading, Unknown};
-use crate::value::{AbsPath, Email, Invalid, Secret, WebUrl};
-use std::str::FromStr;
+use crate::value::certificate::CertificateText;
+use crate::value::{Email, Secret, WebUrl};
 
 #[derive(Debug, Clone)]
 pub struct Ssl {
     pub letsencrypt: bool,
     pub acme: Acme,
     pub client_certs_mandatory: bool,
-    /// A key and certificate chain of one's own: both or neither.
-    pub own: Option<(CertificateText, CertificateText)>,
+    pub own: Option<OwnPair>,
 }
 
 /// Another certificate authority than the default one.
@@ -25,25 +24,14 @@ pub struct Acme {
     pub eab: Option<(String, Secret)>,
 }
 
-/// PEM text, or where it lies.
+/// A key and certificate chain of one's own, and where they stand in the file. Whether they fit together is judged where
+/// their files can be read: `source/`.
 #[derive(Debug, Clone)]
-pub enum CertificateText {
-    Pem(Secret),
-    Path(AbsPath),
-}
-
-impl FromStr for CertificateText {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        // openssl writes lines of its own before the block.
-        let begins = text.starts_with("-----BEGIN ") || text.contains("\n-----BEGIN ");
-        if begins && text.contains("-----END ") {
-            return Ok(CertificateText::Pem(Secret::new(format!("{}\n", text.trim()))));
-        }
-        text.parse()
-            .map(CertificateText::Path)
-            .map_err(|_| Invalid::new("PEM text ('-----BEGIN …') or an absolute path"))
-    }
+pub struct OwnPair {
+    pub key: CertificateText,
+    pub certificate: CertificateText,
+    pub key_place: Place,
+    pub certificate_place: Place,
 }
 
 pub(super) fn read_ssl(appliance: &Fields) -> Ssl {
@@ -57,6 +45,9 @@ pub(super) fn read_ssl(appliance: &Fields) -> Ssl {
     {
         fields.error(place, "'appliance.ssl.key' and 'appliance.ssl.cert' go together; set both or neither");
     }
+    let place = |key| fields.value(key).map_or(Place::START, |node| node.place);
+    let (key_place, certificate_place) = (place("key"), place("cert"));
+    let own = |(key, certificate)| OwnPair { key, certificate, key_place, certificate_place };
     let letsencrypt = fields.fields("letsencrypt");
     let enabled = letsencrypt.boolean("enabled").unwrap_or(true);
     letsencrypt.finish(Unknown::Warn);
@@ -64,7 +55,7 @@ pub(super) fn read_ssl(appliance: &Fields) -> Ssl {
         letsencrypt: enabled,
         acme: read_acme(&fields),
         client_certs_mandatory: fields.boolean("client_certs_mandatory").unwrap_or(false),
-        own: key.zip(cert),
+        own: key.zip(cert).map(own),
     };
     fields.finish(Unknown::Warn);
     ssl

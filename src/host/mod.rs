@@ -13,6 +13,7 @@ mod files;
 pub mod http;
 mod journal;
 pub mod notify;
+pub mod pem;
 mod postgres;
 mod private;
 mod systemd;

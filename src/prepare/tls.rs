@@ -1,161 +1,129 @@
-//! Step tls: a certificate that nginx can load: the env's own, else the one that `certificate/` got, else a self-signed one
-//! for all allowed hosts.
+//! Step tls: a certificate that nginx can load: the env's own, else one that `certificate/` or dehydrated got, else a
+//! self-signed one for all allowed hosts. Ordering one is not here.
 
-use crate::env::{CertificateText, Env};
+use crate::env::Env;
+use crate::host::pem::MAX_PEM;
 use crate::host::{Changed, File, Host, Mode, Owed};
+use crate::value::certificate::{Facts, Pair};
 use crate::value::{HostPattern, Secret};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use std::collections::BTreeSet;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 pub const CERTIFICATE: &str = "/app/etc/server.cert.pem";
 pub const KEY: &str = "/app/etc/server.key.pem";
 pub const DH_PARAMETERS: &str = "/app/etc/server.cert.dhparam.pem";
 /// Versions of the pair; one link says which is current.
 const VERSIONS: &str = "/app/etc/tls";
-const MAX_PEM: u64 = 1 << 20;
+/// The pair that an authority issued last: key, then chain. Written before it is put in place, and kept behind it, so that
+/// neither a kill nor a clock that was wrong for a while loses it.
+const ISSUED: &str = "/app/etc/acme/issued.pem";
+/// Where dehydrated, which issued before us, kept its certificates.
+const DEHYDRATED: &str = "/app/etc/dehydrated/certs";
 /// A self-signed certificate is renewed this long before its end, in seconds.
 const RENEW_BEFORE_S: i64 = 30 * 24 * 3600;
 
 /// The group ffdhe2048 (RFC 7919, appendix A.1).
 const FFDHE2048: &str = include_str!("templates/ffdhe2048.pem");
 
-struct Pair {
-    certificate: String,
-    key: String,
-}
-
 /// Puts certificate and key in place, both at once. `Changed` says whether nginx must reload.
 pub fn prepare(env: &Env, host: &Host) -> Result<Changed> {
     let pair = match &env.appliance.ssl.own {
-        Some((key, certificate)) => {
-            let pair = Pair { certificate: pem(host, certificate)?, key: pem(host, key)? };
-            check_own(&pair).context("the certificate under appliance.ssl cannot be used; what was there stays")?;
-            pair
+        Some(own) => {
+            let unusable = "the certificate under appliance.ssl cannot be used; what was there stays";
+            let (certificate, key) = (host.certificate_text(&own.certificate)?, host.certificate_text(&own.key)?);
+            Pair::parse(certificate.expose(), &key).context(unusable)?
         }
-        None => match kept(env, host)? {
+        None => match best(env, host)? {
             Some(pair) => pair,
             None => self_signed(env, host)?,
         },
     };
-    let files = files(pair);
+    let files = files(&pair);
     // Killed between the switch and the reload, the next run makes up for it.
     if host.applies() && host.in_mode(Mode::Check).ensure_together(VERSIONS, &files)?.yes() {
-        host.owe("nginx.service", Owed::Reload)?;
+        host.owe(super::nginx::UNIT, Owed::Reload)?;
     }
     let changed = host.ensure_together(VERSIONS, &files)?;
     let parameters = host.ensure_file(DH_PARAMETERS, &File::text(FFDHE2048).mode(0o644))?;
     Ok(changed.or(parameters))
 }
 
-/// A pair that nginx could not load must not take the place of one that it can.
-fn check_own(pair: &Pair) -> Result<()> {
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
-    let chain = chain.map_err(|error| anyhow!("the certificate is not PEM: {error}"))?;
-    if chain.is_empty() {
-        bail!("there is no certificate in appliance.ssl.cert");
-    }
-    let key =
-        PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|error| anyhow!("the key is not PEM: {error}"))?;
-    let provider = rustls::crypto::ring::default_provider();
-    let key = provider.key_provider.load_private_key(key).context("the key is of no kind that is known")?;
-    let certified = rustls::sign::CertifiedKey::new(chain, key);
-    certified.keys_match().context("the key does not belong to the first certificate")
+/// The certificate in place, if it can be read and its key fits.
+pub fn current(host: &Host) -> Result<Option<Pair>> {
+    read_pair(host, CERTIFICATE, KEY)
 }
 
-fn pem(host: &Host, text: &CertificateText) -> Result<String> {
-    match text {
-        CertificateText::Pem(secret) => Ok(secret.expose().to_owned()),
-        CertificateText::Path(path) => host
-            .read_text(path.as_str(), MAX_PEM)?
-            .with_context(|| format!("{path}, named under appliance.ssl, does not exist")),
-    }
+/// Keeps a pair that an authority issued; it is put in place by [`install`].
+///
+/// # Errors
+/// The two do not fit together, or cannot be written.
+pub fn keep_issued(host: &Host, certificate: &str, key: &Secret) -> Result<Pair> {
+    let pair = Pair::parse(certificate, key).context("the authority issued what does not fit together")?;
+    let text = Secret::new(format!("{}\n{certificate}", key.expose().trim_end()));
+    host.put(ISSUED, text.expose().as_bytes(), 0o600)?;
+    Ok(pair)
 }
 
-/// What a certificate says of itself.
-#[derive(Debug, Clone)]
-pub struct Facts {
-    pub self_signed: bool,
-    pub names: BTreeSet<String>,
-    /// Seconds since the epoch.
-    pub not_before: i64,
-    pub not_after: i64,
-    pub issuer: String,
-}
-
-/// The certificate in place and its chain, if it can be read and its key fits.
-pub fn current(host: &Host) -> Result<Option<(Facts, String)>> {
-    Ok(read_current(host)?.and_then(|pair| Some((facts(&pair)?, pair.certificate))))
+/// The pair that an authority issued last, if there is one that can be read.
+pub fn issued(host: &Host) -> Result<Option<Pair>> {
+    let text = host.read_text(ISSUED, 2 * MAX_PEM)?.map(Secret::new);
+    let halves = text.as_ref().and_then(|text| text.expose().split_once("-----BEGIN CERTIFICATE-----"));
+    Ok(halves.and_then(|(key, chain)| fitting(&format!("-----BEGIN CERTIFICATE-----{chain}"), key.to_owned())))
 }
 
 /// Puts a pair from an authority in place. The reload is the caller's.
-///
-/// # Errors
-/// The two do not fit together; what was there stays.
-pub fn install(host: &Host, certificate: &str, key: &Secret) -> Result<Changed> {
-    let pair = Pair { certificate: certificate.to_owned(), key: key.expose().to_owned() };
-    check_own(&pair)?;
+pub fn install(host: &Host, pair: &Pair) -> Result<Changed> {
     host.ensure_together(VERSIONS, &files(pair))
 }
 
-fn files(pair: Pair) -> [(&'static str, &'static str, File); 2] {
-    [(CERTIFICATE, "cert.pem", File::text(pair.certificate).mode(0o644)), (KEY, "key.pem", File::secret(pair.key))]
+fn files(pair: &Pair) -> [(&'static str, &'static str, File); 2] {
+    [
+        (CERTIFICATE, "cert.pem", File::text(pair.certificate()).mode(0o644)),
+        (KEY, "key.pem", File::secret(pair.key().expose())),
+    ]
 }
 
-fn read_current(host: &Host) -> Result<Option<Pair>> {
-    let read = |path| host.read_text(path, MAX_PEM);
-    Ok(read(CERTIFICATE)?.zip(read(KEY)?).map(|(certificate, key)| Pair { certificate, key }))
+fn read_pair(host: &Host, certificate: &str, key: &str) -> Result<Option<Pair>> {
+    let texts = host.read_text(certificate, MAX_PEM)?.zip(host.read_text(key, MAX_PEM)?);
+    Ok(texts.and_then(|(certificate, key)| fitting(&certificate, key)))
 }
 
-/// The pair that is there, if it still serves: one of an authority while it is valid, a self-signed one for exactly these
-/// hosts.
-fn kept(env: &Env, host: &Host) -> Result<Option<Pair>> {
-    let Some(pair) = read_current(host)? else { return Ok(None) };
-    let Some(facts) = facts(&pair) else { return Ok(None) };
+/// A pair; two halves that do not fit together are as good as none.
+fn fitting(certificate: &str, key: String) -> Option<Pair> {
+    Pair::parse(certificate, &Secret::new(key)).ok()
+}
+
+/// The best pair that is there already and still serves, if any: the one in place before one of an authority that was in
+/// place once; a self-signed one comes last.
+fn best(env: &Env, host: &Host) -> Result<Option<Pair>> {
+    let domain = env.appliance.domain.as_str();
+    let old = [format!("{DEHYDRATED}/{domain}/fullchain.pem"), format!("{DEHYDRATED}/{domain}/privkey.pem")];
+    let current = current(host)?;
     let now_s = host.now().as_second();
-    let serves = if facts.self_signed {
-        let wanted: BTreeSet<String> =
-            env.appliance.allowed_hosts.iter().map(|host| host.as_str().to_owned()).collect();
-        facts.names == wanted && facts.not_before <= now_s && facts.not_after > now_s + RENEW_BEFORE_S
+    let of_authority =
+        |pair: &Pair| !pair.facts().self_signed && serves(pair.facts(), &env.appliance.allowed_hosts, now_s);
+    if let Some(pair) = current.clone().filter(of_authority) {
+        return Ok(Some(pair));
+    }
+    for pair in [issued(host)?, read_pair(host, &old[0], &old[1])?] {
+        if let Some(pair) = pair.filter(of_authority) {
+            return Ok(Some(pair));
+        }
+    }
+    Ok(current.filter(|pair| pair.facts().self_signed && serves(pair.facts(), &env.appliance.allowed_hosts, now_s)))
+}
+
+/// Whether a certificate is worth keeping: one of an authority while it is valid, a self-signed one for exactly these hosts.
+pub fn serves(facts: &Facts, hosts: &[HostPattern], now_s: i64) -> bool {
+    if facts.self_signed {
+        let wanted: BTreeSet<&str> = hosts.iter().map(HostPattern::as_str).collect();
+        let holds: BTreeSet<&str> = facts.names.iter().map(String::as_str).collect();
+        holds == wanted && facts.not_before <= now_s && facts.not_after > now_s + RENEW_BEFORE_S
     } else {
         // Names that it lacks are ordered soon; until then it is better than one that nobody trusts.
         // And one that seems to be of the future only says that the clock is wrong.
-        let serves_some = |host: &HostPattern| facts.names.contains(host.as_str());
-        facts.not_after > now_s && env.appliance.allowed_hosts.iter().any(serves_some)
-    };
-    Ok(serves.then_some(pair))
-}
-
-/// What a pair's certificate says, if key and certificate belong together.
-fn facts(pair: &Pair) -> Option<Facts> {
-    check_own(pair).ok()?;
-    let (_, pem) = x509_parser::pem::parse_x509_pem(pair.certificate.as_bytes()).ok()?;
-    let (_, parsed) = X509Certificate::from_der(&pem.contents).ok()?;
-    let names = match parsed.subject_alternative_name() {
-        Ok(Some(extension)) => extension.value.general_names.iter().filter_map(name_of).collect(),
-        _ => BTreeSet::new(),
-    };
-    Some(Facts {
-        self_signed: parsed.issuer() == parsed.subject(),
-        names,
-        not_before: parsed.validity().not_before.timestamp(),
-        not_after: parsed.validity().not_after.timestamp(),
-        issuer: parsed.issuer().to_string(),
-    })
-}
-
-fn name_of(name: &GeneralName<'_>) -> Option<String> {
-    match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => match bytes.len() {
-            4 => <[u8; 4]>::try_from(*bytes).ok().map(|bytes| std::net::Ipv4Addr::from(bytes).to_string()),
-            16 => <[u8; 16]>::try_from(*bytes).ok().map(|bytes| std::net::Ipv6Addr::from(bytes).to_string()),
-            _ => None,
-        },
-        _ => None,
+        facts.not_after > now_s && hosts.iter().any(|host| facts.holds_for(host))
     }
 }
 
@@ -172,7 +140,7 @@ fn self_signed(env: &Env, host: &Host) -> Result<Pair> {
     params.not_before = rcgen::date_time_ymd(year - 1, 1, 1);
     params.not_after = rcgen::date_time_ymd(year + 10, 1, 1);
     let certificate = params.self_signed(&key).context("could not sign the certificate")?;
-    Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+    Pair::parse(&certificate.pem(), &Secret::new(key.serialize_pem())).context("what was signed does not fit together")
 }
 
 fn subject_name(host: &HostPattern) -> Result<SanType> {
@@ -212,20 +180,6 @@ mod tests {
         assert_eq!(test.host.names(VERSIONS).expect("it can be listed").len(), 2, "one version and the link");
     }
 
-    #[test]
-    fn an_own_pair_must_match() {
-        let pair = || {
-            let key = KeyPair::generate().expect("a key can be made");
-            let certificate = CertificateParams::default().self_signed(&key).expect("it can be signed");
-            Pair { certificate: certificate.pem(), key: key.serialize_pem() }
-        };
-        let (good, other) = (pair(), pair());
-        assert!(check_own(&good).is_ok());
-        assert!(check_own(&Pair { certificate: good.certificate, key: other.key.clone() }).is_err());
-        let broken = "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n".to_owned();
-        assert!(check_own(&Pair { certificate: broken, key: other.key }).is_err());
-    }
-
     /// A pair of an authority for some names, valid between two years.
     fn authoritys(names: &[&str], from: i32, to: i32) -> Pair {
         let root = KeyPair::generate().expect("a key can be made");
@@ -238,30 +192,47 @@ mod tests {
         params.not_before = rcgen::date_time_ymd(from, 1, 1);
         params.not_after = rcgen::date_time_ymd(to, 1, 1);
         let certificate = params.signed_by(&key, &issuer).expect("it can be signed");
-        Pair { certificate: certificate.pem(), key: key.serialize_pem() }
+        Pair::parse(&certificate.pem(), &Secret::new(key.serialize_pem())).expect("they fit together")
     }
 
     #[test]
     fn an_authoritys_certificate_stays_while_it_is_valid_and_then_a_self_signed_one_serves() {
         let test = TestHost::new();
         test.host.ensure_dir("/app/etc", &crate::host::Dir::plain()).expect("the directory can be made");
-        let self_signed = || current(&test.host).expect("it can be read").expect("there is one").0.self_signed;
-        let put = |pair: &Pair| install(&test.host, &pair.certificate, &Secret::new(pair.key.as_str()));
+        let self_signed = || current(&test.host).expect("it can be read").expect("there is one").facts().self_signed;
         prepare(&env("a.de"), &test.host).expect("the pair is made");
         assert!(self_signed());
-        let good = authoritys(&["a.de"], 2020, 2100);
-        assert!(
-            put(&Pair { key: authoritys(&["a.de"], 2020, 2100).key, certificate: good.certificate.clone() }).is_err()
-        );
-        assert!(self_signed(), "a pair that does not match is not put in place");
-        put(&good).expect("it is put in place");
+        install(&test.host, &authoritys(&["a.de"], 2020, 2100)).expect("it is put in place");
         // A name that it lacks is ordered soon; nobody is served a self-signed one for that.
         assert!(!prepare(&env("a.de b.de"), &test.host).expect("it is looked at").yes());
         assert!(!self_signed());
         for pair in [authoritys(&["a.de"], 2000, 2001), authoritys(&["x.de"], 2020, 2100)] {
-            put(&pair).expect("it is put in place");
+            install(&test.host, &pair).expect("it is put in place");
             assert!(prepare(&env("a.de"), &test.host).expect("it is looked at").yes());
             assert!(self_signed());
         }
+    }
+
+    #[test]
+    fn what_was_issued_once_serves_before_a_self_signed_one_and_dehydrateds_too() {
+        let test = TestHost::new();
+        test.host.ensure_dir("/app/etc", &crate::host::Dir::plain()).expect("the directory can be made");
+        let put = |pair: &Pair, certificate: &str, key: &str| {
+            test.host.put(certificate, pair.certificate().as_bytes(), 0o600).expect("it can be written");
+            test.host.put(key, pair.key().expose().as_bytes(), 0o600).expect("it can be written");
+        };
+        let served = || current(&test.host).expect("it can be read").expect("there is one");
+        prepare(&env("a.de"), &test.host).expect("the pair is made");
+        let old = authoritys(&["a.de"], 2020, 2100);
+        put(&old, &format!("{DEHYDRATED}/a.de/fullchain.pem"), &format!("{DEHYDRATED}/a.de/privkey.pem"));
+        assert!(prepare(&env("a.de"), &test.host).expect("dehydrated's is taken").yes());
+        assert_eq!(served(), old);
+        let issued = authoritys(&["a.de"], 2020, 2100);
+        keep_issued(&test.host, issued.certificate(), issued.key()).expect("it can be kept");
+        assert!(keep_issued(&test.host, issued.certificate(), old.key()).is_err());
+        assert!(!prepare(&env("a.de"), &test.host).expect("what serves stays").yes());
+        install(&test.host, &authoritys(&["a.de"], 2000, 2001)).expect("it is put in place");
+        assert!(prepare(&env("a.de"), &test.host).expect("the issued one is taken").yes());
+        assert_eq!(served().facts(), issued.facts());
     }
 }

@@ -2,6 +2,7 @@
 //! the env's history is `state/`.
 
 mod metadata;
+mod own;
 
 use crate::env::{BrokenFile, Diagnostic, Env, MAX_BYTES, Report, document::Place};
 use crate::host::{Cmd, Drive, Host};
@@ -135,10 +136,24 @@ async fn ask_drive(host: &Host, drives: &Result<Vec<Drive>>, label: &str, path: 
     }
 }
 
-/// Reads one file as an env.
+/// Reads one file as an env, and judges it.
 pub async fn read(host: &Host, path: &str) -> Result<Option<Found>> {
     match host.read_start(path, MAX_BYTES + 1)? {
         Some(bytes) => check(host, Kind::File, path, bytes).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Reads an env that was judged when it was activated: what could have changed since is not asked again.
+///
+/// # Errors
+/// It cannot be read, or this program does not take it.
+pub fn judged(host: &Host, path: &str) -> Result<Option<Found>> {
+    match host.read_start(path, MAX_BYTES + 1)? {
+        Some(bytes) => {
+            let parsed = Env::parse(&bytes);
+            good(parsed.env, Kind::File, path, bytes, parsed.report).map(Some)
+        }
         None => Ok(None),
     }
 }
@@ -147,20 +162,18 @@ pub async fn read(host: &Host, path: &str) -> Result<Option<Found>> {
 ///
 /// # Errors
 /// There is none, or it is broken.
-pub async fn active(host: &Host) -> Result<Found> {
-    read(host, ACTIVE)
-        .await?
-        .context("there is no active env; run: systemctl start appliance, or appliance env activate")
+pub fn active(host: &Host) -> Result<Found> {
+    judged(host, ACTIVE)?.context("there is no active env; run: systemctl start appliance, or appliance env activate")
 }
 
 /// The last env that was good: the active one, or after a boot the newest that was active before it. An older one is not
 /// looked for: it would be another appliance.
-pub async fn last_good(host: &Host) -> Result<Option<Found>> {
-    if let Ok(Some(active)) = read(host, ACTIVE).await {
+pub fn last_good(host: &Host) -> Result<Option<Found>> {
+    if let Ok(Some(active)) = judged(host, ACTIVE) {
         return Ok(Some(active));
     }
     match history::list(host)?.last() {
-        Some(newest) => read(host, &newest.path()).await,
+        Some(newest) => judged(host, &newest.path()),
         None => Ok(None),
     }
 }
@@ -178,17 +191,24 @@ pub async fn check(host: &Host, kind: Kind, origin: &str, bytes: Vec<u8>) -> Res
     let bytes = if kind == Kind::File { bytes } else { unpacked(bytes) };
     let parsed = Env::parse(&bytes);
     let mut report = parsed.report;
-    for asked in parsed.calendars {
-        if let Some(diagnostic) = judge_calendar(host, asked.place, &asked.calendar).await {
-            report.push(Diagnostic { quote: asked.quote, ..diagnostic });
+    for (calendar, spot) in parsed.calendars {
+        if let Some(diagnostic) = judge_calendar(host, spot.place, &calendar).await {
+            report.push(Diagnostic { quote: spot.quote, ..diagnostic });
         }
+    }
+    if let Some(asked) = parsed.own {
+        own::judge(host, asked).into_iter().for_each(|diagnostic| report.push(diagnostic));
     }
     if kind != Kind::File && !is_user_data(&bytes) {
         let text = "user-data for the appliance begins with the line '#cloud-config'; this is something else";
         report.push(Diagnostic::error(Place::START, text));
     }
+    good(parsed.env, kind, origin, bytes, report)
+}
+
+fn good(env: Option<Env>, kind: Kind, origin: &str, bytes: Vec<u8>, report: Report) -> Result<Found> {
     let report = report.sorted();
-    match parsed.env {
+    match env {
         Some(env) if !report.has_errors() => Ok(Found { env, kind, origin: origin.to_owned(), bytes, report }),
         _ => Err(BrokenFile { file: origin.to_owned(), report }.into()),
     }

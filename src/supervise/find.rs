@@ -41,7 +41,7 @@ pub async fn find(host: &Host, env_yml: Option<&str>) -> Result<Chosen> {
 }
 
 async fn last_good(host: &Host, what: &str, why: &str) -> Option<Chosen> {
-    match source::last_good(host).await {
+    match source::last_good(host) {
         Ok(found) => found.map(|found| {
             let trouble = format!("{what}, so the last good one goes on ({}): {why}", found.origin);
             Chosen { found: Box::new(found), trouble: Some(trouble) }

@@ -10,15 +10,13 @@ use std::time::Duration;
 
 /// The longest sleep: the env and the clock may have changed.
 const LONGEST_S: i64 = 12 * 3600;
-/// The pauses after failures in a row, in seconds.
-const PAUSES_S: [i64; 5] = [60, 300, 900, 3600, 6 * 3600];
 
 /// Runs until it is dropped. Failures are told and tried again, later each time.
 pub async fn keep(host: &Host) {
     if let Err(error) = host.acme_tidy() {
         tracing::warn!("{error:#}");
     }
-    let mut failures = 0_usize;
+    let mut failures = 0_u32;
     loop {
         // A library that panics over a server's answer must not take the supervisor down.
         let looked = match AssertUnwindSafe(look(host)).catch_unwind().await {
@@ -37,9 +35,8 @@ pub async fn keep(host: &Host) {
             Ok(None) => now + LONGEST_S,
             Err(error) => {
                 tracing::warn!("no new certificate: {error:#}");
-                let pause = PAUSES_S[failures.min(PAUSES_S.len() - 1)];
-                failures += 1;
-                now + pause
+                failures = failures.saturating_add(1);
+                now + certificate::pause(failures)
             }
         };
         let wait = (next - now).clamp(1, LONGEST_S);
@@ -49,7 +46,7 @@ pub async fn keep(host: &Host) {
 
 /// By the env that is active now: it may be another than the one that the supervisor started with.
 async fn look(host: &Host) -> Result<Option<Looked>> {
-    let found = source::active(host).await?;
+    let found = source::active(host)?;
     if !certificate::is_wanted(&found.env) {
         return Ok(None);
     }

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Stops the active env's stack, in reverse dependency order. Without an active env there is nothing to stop.
 pub async fn stop_stack(host: &Host) -> Result<()> {
-    let Some(found) = source::read(host, history::ACTIVE).await.context("the active env cannot be read")? else {
+    let Some(found) = source::judged(host, history::ACTIVE).context("the active env cannot be read")? else {
         return Ok(());
     };
     let stack = match stack::load(&found.env, host) {

@@ -30,7 +30,7 @@ pub async fn diff(arguments: DiffArguments) -> Result<u8> {
     let host = Host::system(Mode::Check);
     let old = match &arguments.old {
         Some(old) => pick(&host, old).await?,
-        None => Box::new(source::active(&host).await?),
+        None => Box::new(source::active(&host)?),
     };
     let new = match &arguments.new {
         Some(new) => pick(&host, new).await?,
@@ -59,7 +59,7 @@ async fn pick(host: &Host, what: &str) -> Result<Box<Found>> {
 
 pub async fn history(arguments: HistoryArguments) -> Result<u8> {
     let host = Host::system(Mode::Check);
-    let active = source::read(&host, history::ACTIVE).await.ok().flatten();
+    let active = source::judged(&host, history::ACTIVE).ok().flatten();
     let all = history::list(&host)?;
     // The same text may have been active more than once; the last time is the one that counts.
     let is_active = |kept: &Kept| active.as_ref().is_some_and(|found| found.env.digest.starts_with(&kept.digest));
@@ -67,7 +67,7 @@ pub async fn history(arguments: HistoryArguments) -> Result<u8> {
     let mut rows = Vec::new();
     for kept in all.iter().rev() {
         // An older program may have kept what this one does not take.
-        let domain = source::read(&host, &kept.path()).await.ok().flatten();
+        let domain = source::judged(&host, &kept.path()).ok().flatten();
         let domain = domain.map_or("?".to_owned(), |found| found.env.appliance.domain.to_string());
         rows.push((kept, domain, current == Some(kept.number)));
     }

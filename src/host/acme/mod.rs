@@ -1,25 +1,25 @@
-//! Talking to an ACME server (RFC 8555): the account, an order over HTTP-01, and when the server would renew (RFC 9773).
-//! When to order, and what becomes of the result, is `certificate/`.
+//! Talking to an ACME server (RFC 8555): an order over HTTP-01, when the server would renew (RFC 9773), and revocation. The
+//! account is `account.rs`, the way to the server `transport.rs`. When to order, and what becomes of the result, is
+//! `certificate/`.
+
+mod account;
+mod transport;
 
 use super::Host;
 use crate::value::Secret;
 use anyhow::{Context, Result, anyhow, bail};
-use base64::Engine;
 use instant_acme::{
-    Account, AccountCredentials, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, ExternalAccountKey,
-    Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
+    Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, Identifier, NewOrder, Order,
+    OrderStatus, RetryPolicy, RevocationReason, RevocationRequest,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use transport::Transport;
 
 /// Where nginx serves challenges from.
 pub const CHALLENGES: &str = "/var/lib/appliance/acme";
-/// Where accounts are kept, one per server.
-const ACCOUNTS: &str = "/app/etc/acme";
-const MAX_ACCOUNT: u64 = 64 << 10;
 /// How long a server may take to validate, and to issue.
 const POLL: RetryPolicy = RetryPolicy::new().initial_delay(Duration::from_millis(200)).timeout(Duration::from_secs(60));
 /// How often one step is tried again when the server did not like its nonce; the library itself tries three times.
@@ -50,6 +50,15 @@ pub enum Outcome {
 pub struct Window {
     pub start: i64,
     pub end: i64,
+}
+
+/// The server wants to be left in peace for a while (RFC 8555, 6.6).
+#[derive(Debug, thiserror::Error)]
+#[error("the server asks to be left in peace until {}: {why}", jiff::Timestamp::from_second(*until).unwrap_or_default())]
+pub struct Limited {
+    /// Seconds since the epoch.
+    pub until: i64,
+    pub why: String,
 }
 
 /// Tries a step again while the server refuses its nonce.
@@ -102,24 +111,44 @@ impl Host {
     /// Orders a certificate for some names. The challenges lie below [`CHALLENGES`] while they are needed.
     ///
     /// # Errors
-    /// The server cannot be talked to, or refuses the order as a whole.
+    /// The server cannot be talked to, or refuses the order as a whole; [`Limited`] where it says when to come back.
     pub async fn acme_order(&self, authority: &Authority, names: &[String], replaces: Option<&str>) -> Result<Outcome> {
-        let account = self.account(authority).await?;
-        let mut published = Vec::new();
-        let outcome = self.order(&account, names, replaces, &mut published).await;
-        for path in published {
-            // What was issued must not be lost over this; the next start tidies up.
-            if let Err(error) = self.discard(&path) {
-                tracing::warn!("{error:#}");
+        let transport = Transport::new(authority)?;
+        let peace = transport.peace();
+        let ordered = async {
+            let account = self.account(authority, transport).await?;
+            let mut published = Vec::new();
+            let outcome = self.order(&account, names, replaces, &mut published).await;
+            for path in published {
+                // What was issued must not be lost over this; the next start tidies up.
+                if let Err(error) = self.discard(&path) {
+                    tracing::warn!("{error:#}");
+                }
             }
-        }
-        match outcome {
+            outcome
+        };
+        match (ordered.await, peace.until()) {
             // The server forgot us: the next try makes a new account.
-            Err(error) if error.downcast_ref().is_some_and(|error| is_kind(error, "accountDoesNotExist")) => {
-                self.discard(&account_path(authority))?;
+            (Err(error), _) if error.downcast_ref().is_some_and(|error| is_kind(error, "accountDoesNotExist")) => {
+                self.discard(&account::account_path(authority))?;
                 Err(error.context("the server does not know our account any more; a new one is made at the next try"))
             }
-            outcome => outcome,
+            (Err(error), Some(until)) => Err(Limited { until, why: format!("{error:#}") }.into()),
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// Tells the authority that a certificate must not be trusted any more.
+    ///
+    /// # Errors
+    /// The server cannot be talked to, or refuses. One that was revoked before is none.
+    pub async fn acme_revoke(&self, authority: &Authority, chain: &str) -> Result<()> {
+        let der = CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|error| anyhow!("{error}"))?;
+        let account = self.account(authority, Transport::new(authority)?).await?;
+        let request = RevocationRequest { certificate: &der, reason: Some(RevocationReason::KeyCompromise) };
+        match with_nonce!(account.revoke(&request).await) {
+            Err(error) if is_kind(&error, "alreadyRevoked") => Ok(()),
+            done => done.context("the authority did not revoke the certificate"),
         }
     }
 
@@ -204,7 +233,7 @@ impl Host {
     pub async fn acme_window(&self, authority: &Authority, chain: &str) -> Result<Option<(Window, Duration)>> {
         let der = CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|error| anyhow!("{error}"))?;
         let Ok(id) = CertificateIdentifier::try_from(&der) else { return Ok(None) };
-        let account = self.account(authority).await?;
+        let account = self.account(authority, Transport::new(authority)?).await?;
         match account.renewal_info(&id).await {
             Ok((info, again)) => {
                 let (start, end) = (info.suggested_window.start, info.suggested_window.end);
@@ -214,50 +243,6 @@ impl Host {
             Err(error) => Err(error).context("the server's renewal information could not be had"),
         }
     }
-
-    /// Our account with this server: the one that is kept, or a new one, which is kept before it is used.
-    async fn account(&self, authority: &Authority) -> Result<Account> {
-        let path = account_path(authority);
-        let builder = match &authority.ca {
-            Some(pem) => {
-                let root = self.private_directory()?;
-                self.put(&root.file("root.pem"), pem.as_bytes(), 0o600)?;
-                Account::builder_with_root(root.file("root.pem"))
-            }
-            None => Account::builder(),
-        };
-        let builder = builder.context("could not make an ACME client")?;
-        let talk = || format!("could not talk to the ACME server {}", authority.directory);
-        if let Some(text) = self.read(&path, MAX_ACCOUNT)? {
-            let credentials: AccountCredentials =
-                serde_json::from_slice(&text).with_context(|| format!("{path} is broken; remove it"))?;
-            return builder.from_credentials(credentials).await.with_context(talk);
-        }
-        let eab = match &authority.eab {
-            Some((kid, key)) => {
-                let key =
-                    base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(key.expose().trim().trim_end_matches('='));
-                let key = key.ok().context("'appliance.ssl.acme.eab.key' is not base64url")?;
-                Some(ExternalAccountKey::new(kid.clone(), &key))
-            }
-            None => None,
-        };
-        let contact = authority.email.as_ref().map(|email| format!("mailto:{email}"));
-        let contacts: Vec<&str> = contact.iter().map(String::as_str).collect();
-        let wanted = NewAccount { contact: &contacts, terms_of_service_agreed: true, only_return_existing: false };
-        let made = builder.create(&wanted, authority.directory.clone(), eab.as_ref()).await;
-        let (account, credentials) =
-            made.with_context(|| format!("could get no account at the ACME server {}", authority.directory))?;
-        let text = serde_json::to_vec(&credentials).context("the account cannot be written")?;
-        self.put(&path, &text, 0o600)?;
-        Ok(account)
-    }
-}
-
-fn account_path(authority: &Authority) -> String {
-    let digest = Sha256::digest(&authority.directory);
-    let digest: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("{ACCOUNTS}/account-{digest}.json")
 }
 
 /// Which names the server could not validate.
