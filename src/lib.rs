@@ -16,12 +16,14 @@
 //! | [`report`] | status page, Sentry | env, host, state |
 //! | [`prepare`] | the host's steps, one file each | env, host, state, report |
 //! | [`certificate`] | getting one by ACME, and keeping it good | env, host, state, prepare |
+//! | [`authority`] | our own CA for client certificates | env, host, state, prepare |
 //! | [`stack`] | compose file, difference to what runs, carrying it out | env, host, state |
 //! | [`update`] | making a release: fetch, build, migrate | env, host, state, report, stack |
 //! | [`supervise`] | from an env to a running app, and what follows from deaths | all above |
 //! | [`cli`] | the commands | all |
 //!
 //! `tests/layers.rs` holds the third column.
+pub mod authority;
 pub mod certificate;
 pub mod cli;
 pub mod env;

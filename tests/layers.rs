@@ -19,10 +19,11 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("report", "env host state"),
         ("prepare", "env host state report"),
         ("certificate", "env host state prepare"),
+        ("authority", "env host state prepare"),
         ("stack", "env host state"),
         ("update", "env host state report stack"),
         ("supervise", "env host source state report prepare certificate stack update"),
-        ("cli", "env host provision source state report prepare certificate stack update supervise"),
+        ("cli", "env host provision source state report prepare authority certificate stack update supervise"),
     ];
     rows.into_iter().map(|(folder, may)| (folder, may.split_whitespace().collect())).collect()
 }

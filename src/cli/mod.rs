@@ -13,7 +13,7 @@ mod status;
 use crate::env::BrokenFile;
 use crate::error::Halt;
 use crate::value::Step;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
 /// Turns this host into an appliance: prepares it from one env.yml, then runs and supervises the app's containers.
@@ -135,6 +135,12 @@ fn complain(error: &anyhow::Error) -> u8 {
 /// The variable that names an env.yml.
 fn env_yml() -> Option<String> {
     std::env::var("ENV_YML").ok()
+}
+
+/// A path as the host's door wants it.
+fn absolute(path: &str) -> Result<String> {
+    let whole = std::path::absolute(path).with_context(|| format!("'{path}' is no path"))?;
+    whole.to_str().map(str::to_owned).with_context(|| format!("the path '{path}' is not UTF-8 text"))
 }
 
 /// Prints to stdout; a reader that went away (`| head`) is no error.

@@ -1,9 +1,16 @@
-//! Directories for what is secret for a while: keys that are made, files that are packed.
+//! What is secret: new passwords, and directories for keys that are made and files that are packed.
 
 use super::Host;
+use crate::value::Secret;
 use anyhow::{Context, Result};
+use base64::Engine;
 
 impl Host {
+    /// A new password: 192 random bits, in characters that no URL needs to quote.
+    pub fn new_password(&self) -> Result<Secret> {
+        Ok(Secret::new(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.random::<24>()?)))
+    }
+
     /// A directory of one's own for the time of its life: only this user can enter it.
     pub fn private_directory(&self) -> Result<PrivateDirectory> {
         let mut builder = tempfile::Builder::new();

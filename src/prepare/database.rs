@@ -19,7 +19,7 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     let kept = host.read_text(&url_file, MAX_CONFIG)?.as_deref().and_then(password_in);
     let password = match kept {
         Some(password) => password,
-        None => new_password(host)?,
+        None => host.new_password()?,
     };
     // Written before the role gets it: killed in between, the next run sets the role to what the file says.
     let app: Owner = "app".parse().context("a user name is an owner")?;
@@ -144,12 +144,6 @@ fn password_in(env_file: &str) -> Option<Secret> {
     // A password of another make would need decoding; ours is made of characters that need none.
     let plain = password.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     (plain && password.len() >= 16).then(|| Secret::new(password))
-}
-
-/// 192 random bits, in characters that no URL needs to quote.
-fn new_password(host: &Host) -> Result<Secret> {
-    use base64::Engine;
-    Ok(Secret::new(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(host.random::<24>()?)))
 }
 
 fn percent_encode(text: &str) -> String {

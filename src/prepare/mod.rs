@@ -1,6 +1,7 @@
 //! Preparing the host: the steps, in their order. Each looks, compares, and then does or, in check mode, only notes.
 //! What must be done to the stack is not here.
 
+pub mod client_ca;
 mod database;
 mod files;
 mod hostname;
@@ -86,7 +87,7 @@ mod tests {
 
     fn ready() -> (TestHost, Env) {
         let test = TestHost::new();
-        for directory in ["/run", "/etc/nginx/conf.d", "/app/etc", "/root"] {
+        for directory in ["/run", "/etc/nginx/conf.d", "/etc/nginx/modules-enabled", "/app/etc", "/root"] {
             test.host.ensure_dir(directory, &crate::host::Dir::plain()).expect("it can be made");
         }
         test.host.put("/etc/nginx/nginx.conf", b"include /etc/nginx/conf.d/*.conf;", 0o644).expect("it can be written");

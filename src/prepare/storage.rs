@@ -48,6 +48,8 @@ fn links(app: &str) -> Vec<(String, String)> {
     // A compose file in /app/etc/<name> reaches the checkout by the app's name, as it always did.
     all.push((format!("/data/etc/{app}/{app}"), format!("/app/{app}")));
     all.extend(data);
+    // What clients' certificates are checked against, where it always was.
+    all.extend(["ca.cert.pem", "crl.pem"].map(|name| (format!("/data/etc/{name}"), format!("/data/{app}-ca/{name}"))));
     all.push((format!("/app/{app}-cache"), format!("/volatile/{app}-cache")));
     all
 }

@@ -1,63 +1,106 @@
-//! The status page: one self-contained file that nginx serves with 503 while it exists.
+//! The status page: one self-contained file that nginx serves with 503 while it exists, and the same as JSON for machines.
+//! What a page says follows from the status; how nginx chooses between the two is `prepare/nginx.rs`.
 
 use crate::host::{File, Host};
-use crate::value::{Phase, Step};
+use crate::state::{Status, StepState};
+use crate::value::{Phase, Stage};
 use anyhow::{Context, Result};
+use base64::Engine;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 /// Its existence is the switch (spec/product.md, "The command line").
 pub const PAGE: &str = "/var/www/html/503.html";
+const PAGE_JSON: &str = "/var/www/html/503.json";
 /// What nginx shows when the app does not answer although it should.
 pub const UNAVAILABLE: &str = "/var/www/html/unavailable.html";
+pub const UNAVAILABLE_JSON: &str = "/var/www/html/unavailable.json";
 /// After how many seconds the page looks again.
 pub const REFRESH_S: u32 = 5;
 
 const TEMPLATE: &str = include_str!("page.html");
+const SCRIPT: &str = include_str!("page.js");
 
 /// What the page says.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct View {
-    pub title: String,
+    /// The phase's name, or `unavailable`.
+    pub phase: &'static str,
+    pub title: &'static str,
     pub text: String,
     /// Further lines, for example the sources that were tried.
     pub details: Vec<String>,
-    /// The running step and how many there are.
-    pub progress: Option<(usize, usize)>,
+    pub steps: Vec<Part>,
+    /// How many of the steps are done.
+    pub done: usize,
+    /// Since when it stands like this, where that is known.
+    pub since: Option<jiff::Timestamp>,
+    /// After how many seconds the page looks again.
+    pub look_again_s: u32,
+}
+
+/// One step of what is going on.
+#[derive(Debug, Clone, Serialize)]
+pub struct Part {
+    pub title: &'static str,
+    pub state: StepState,
 }
 
 impl View {
-    /// The page of a phase. Tells a visitor little: reasons of a failure are for the operator.
-    pub fn of(phase: &Phase) -> View {
-        let view = |title: &str, text: &str| View {
-            title: title.to_owned(),
-            text: text.to_owned(),
-            details: Vec::new(),
-            progress: None,
+    fn new(phase: &'static str, title: &'static str, text: impl Into<String>) -> View {
+        let text = text.into();
+        let (details, steps, done, since) = (Vec::new(), Vec::new(), 0, None);
+        View { phase, title, text, details, steps, done, since, look_again_s: REFRESH_S }
+    }
+
+    fn with_steps(self, steps: Vec<Part>) -> View {
+        View { done: steps.iter().filter(|part| part.state == StepState::Done).count(), steps, ..self }
+    }
+
+    /// The page of a status. Tells a visitor little: reasons of a failure are for the operator.
+    pub fn of(status: &Status) -> View {
+        let name = status.phase.name();
+        let steps = |app: StepState| {
+            let steps = status.steps.iter().map(|known| Part { title: known.step.title(), state: known.state });
+            steps.chain([Part { title: "The service itself", state: app }]).collect()
         };
-        match phase {
+        let view = match &status.phase {
             Phase::Standby { .. } => {
-                view("Not in service", "This appliance is on standby. It will be back when its operator starts it.")
+                let text = "This appliance is on standby. It will be back when its operator starts it.";
+                View::new(name, "Not in service", text)
             }
-            Phase::Preparing { step } => View {
-                progress: Step::ALL.iter().position(|known| known == step).map(|at| (at + 1, Step::ALL.len())),
-                ..view("Getting ready", &format!("The host is being prepared: {step}."))
-            },
-            Phase::Starting { what } => view("Starting", &format!("Almost there: {what}.")),
-            Phase::Running { .. } => view("Back in a moment", "The service is about to answer."),
-            Phase::Failed { .. } => view(
-                "Out of service",
-                "Something went wrong and the operator has been told. For the operator: appliance status",
-            ),
-        }
+            Phase::Preparing { .. } => {
+                View::new(name, "Getting ready", "The host is being prepared.").with_steps(steps(StepState::Waiting))
+            }
+            Phase::Starting { what } => {
+                View::new(name, "Starting", format!("Almost there: {what}.")).with_steps(steps(StepState::Running))
+            }
+            Phase::Updating { stage } => {
+                let state = |known: &Stage| match known.cmp(stage) {
+                    std::cmp::Ordering::Less => StepState::Done,
+                    std::cmp::Ordering::Equal => StepState::Running,
+                    std::cmp::Ordering::Greater => StepState::Waiting,
+                };
+                let parts = Stage::ALL.iter().map(|known| Part { title: known.title(), state: state(known) }).collect();
+                View::new(name, "Updating", "A new version is being put in place.").with_steps(parts)
+            }
+            Phase::Running { .. } => View::new(name, "Back in a moment", "The service is about to answer."),
+            Phase::Failed { .. } => {
+                let text = "Something went wrong and the operator has been told. For the operator: appliance status";
+                View::new(name, "Out of service", text)
+            }
+        };
+        View { since: Some(status.since), ..view }
     }
 
     /// The page without an env: it says which sources were tried.
     pub fn without_env(tried: Vec<String>) -> View {
-        View {
-            title: "Waiting for its configuration".to_owned(),
-            text: "This appliance has no env.yml yet. Put one in place and run: systemctl start appliance".to_owned(),
-            details: tried,
-            progress: None,
-        }
+        let text = "This appliance has no env.yml yet. Put one in place and run: systemctl start appliance";
+        View { details: tried, ..View::new("standby", "Waiting for its configuration", text) }
+    }
+
+    fn unavailable() -> View {
+        View::new("unavailable", "Back in a moment", "The service does not answer right now.")
     }
 }
 
@@ -67,59 +110,87 @@ pub fn render(view: &View) -> Result<String> {
     templates.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
     templates.add_template("page.html", TEMPLATE).context("the page's template is broken")?;
     let template = templates.get_template("page.html").context("the page's template is missing")?;
-    let values = minijinja::context! {
-        title => view.title.as_str(),
-        text => view.text.as_str(),
-        details => view.details.clone(),
-        progress => view.progress.map(|(at, of)| vec![at, of]),
-    };
-    template
-        .render(minijinja::context! { view => values, refresh => REFRESH_S })
-        .context("could not render the status page")
+    // The one script that may run is ours.
+    let hash = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(SCRIPT));
+    let view = minijinja::Value::from(minijinja::value::Serde(view));
+    let values = minijinja::context! { view, script => minijinja::Value::from_safe_string(SCRIPT.to_owned()), hash };
+    template.render(values).context("could not render the status page")
+}
+
+fn render_json(view: &View) -> Result<String> {
+    serde_json::to_string_pretty(view).map(|text| text + "\n").context("could not render the status page")
 }
 
 /// Puts the page up.
 pub fn show(host: &Host, view: &View) -> Result<()> {
+    // The switch comes last.
+    host.put(PAGE_JSON, render_json(view)?.as_bytes(), 0o644)?;
     host.put(PAGE, render(view)?.as_bytes(), 0o644)
 }
 
 /// Takes the page down.
 pub fn clear(host: &Host) -> Result<()> {
-    host.discard(PAGE)
+    host.discard(PAGE)?;
+    host.discard(PAGE_JSON)
 }
 
-/// The page for the moments in which a container does not answer.
-pub fn unavailable() -> Result<File> {
-    let view = View {
-        title: "Back in a moment".to_owned(),
-        text: "The service does not answer right now. This page looks again by itself.".to_owned(),
-        details: Vec::new(),
-        progress: None,
-    };
-    Ok(File::text(render(&view)?).mode(0o644))
+/// The files for the moments in which a container does not answer, and where they lie.
+pub fn unavailable() -> Result<[(&'static str, File); 2]> {
+    let view = View::unavailable();
+    let file = |text: String| File::text(text).mode(0o644);
+    Ok([(UNAVAILABLE, file(render(&view)?)), (UNAVAILABLE_JSON, file(render_json(&view)?))])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::fake::TestHost;
+    use crate::value::Step;
+
+    fn view(phase: Phase) -> View {
+        View::of(&Status::new(phase, &TestHost::new().host))
+    }
 
     #[test]
     fn everything_is_escaped() {
-        let view = View::without_env(vec!["<script>x</script>".to_owned()]);
+        let view = View::without_env(vec!["<script>x</script> \" ' & {{ 1 }}".to_owned()]);
         let html = render(&view).expect("the page renders");
-        assert!(html.contains("&lt;script&gt;") && !html.contains("<script>x"));
+        assert!(html.contains("&lt;script&gt;x&lt;&#x2f;script&gt; &quot; &#x27; &amp; {{ 1 }}"), "{html}");
+        assert_eq!(html.matches("<script>").count(), 1, "our own");
     }
 
     #[test]
     fn a_failure_keeps_its_reason_from_visitors() {
-        let html = render(&View::of(&Phase::Failed { reason: "web died 6 times".into() })).expect("the page renders");
-        assert!(!html.contains("web died"));
-        assert!(html.contains("appliance status"));
+        let view = view(Phase::Failed { reason: "web died 6 times".into() });
+        for text in [render(&view).expect("the page renders"), render_json(&view).expect("it renders")] {
+            assert!(!text.contains("web died") && text.contains("appliance status"));
+        }
     }
 
     #[test]
-    fn the_step_is_counted() {
-        let html = render(&View::of(&Phase::Preparing { step: Step::Hostname })).expect("the page renders");
-        assert!(html.contains("Step 2 of 10"), "{html}");
+    fn steps_are_told_with_their_state() {
+        let mut status = Status::new(Phase::Preparing { step: Step::Ssh }, &TestHost::new().host);
+        for (at, state) in [StepState::Done, StepState::Done, StepState::Running].into_iter().enumerate() {
+            status.steps[at].state = state;
+        }
+        let view = View::of(&status);
+        assert_eq!((view.done, view.steps.len()), (2, 11));
+        let html = render(&view).expect("the page renders");
+        assert!(html.contains("2 of 11 done") && html.contains("class=\"running\""), "{html}");
+        let json: serde_json::Value = serde_json::from_str(&render_json(&view).expect("it renders")).expect("JSON");
+        assert_eq!(json["steps"][2]["state"], "running");
+        assert_eq!(json["phase"], "preparing");
+    }
+
+    #[test]
+    fn an_update_shows_its_stages() {
+        let view = view(Phase::Updating { stage: Stage::Migrate });
+        assert_eq!((view.done, view.steps.len()), (2, 5));
+        assert_eq!(view.steps[2].state, StepState::Running);
+    }
+
+    #[test]
+    fn the_script_cannot_end_early() {
+        assert!(!SCRIPT.contains("</"), "an end tag would end the element");
     }
 }

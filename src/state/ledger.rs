@@ -1,7 +1,7 @@
 //! The ledger: which release is current, previous, in flight, and which failed. Written before what it announces.
 
 use crate::host::Host;
-use crate::value::{AppName, Commit, Route};
+use crate::value::{AppName, Commit, Route, Stage};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -26,29 +26,6 @@ pub struct Release {
     pub since: jiff::Timestamp,
     /// Whether the database was migrated for it.
     pub migrated: bool,
-}
-
-/// The stages of making a release current (spec/update.md).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    Fetch,
-    Build,
-    Migrate,
-    Start,
-    Gate,
-}
-
-impl Stage {
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::Fetch => "fetch",
-            Stage::Build => "build",
-            Stage::Migrate => "migrate",
-            Stage::Start => "start",
-            Stage::Gate => "gate",
-        }
-    }
 }
 
 /// A release on its way.

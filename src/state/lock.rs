@@ -21,6 +21,7 @@ pub struct Lock {
 const NAME: &str = "lock";
 /// Whoever orders a certificate holds this one; that can take minutes and must not stop anything else.
 const ORDER: &str = "order.lock";
+const AUTHORITY: &str = "authority.lock";
 
 impl Lock {
     /// Takes the lock, or waits for it.
@@ -37,6 +38,14 @@ impl Lock {
     /// As [`Lock::take`].
     pub async fn take_order(host: &Host, verb: &str, patience: Duration) -> Result<Lock> {
         Lock::take_named(host, ORDER, verb, patience).await
+    }
+
+    /// Takes the lock of those who change the CA for client certificates: revoking must not wait for an update.
+    ///
+    /// # Errors
+    /// As [`Lock::take`].
+    pub async fn take_authority(host: &Host, verb: &str, patience: Duration) -> Result<Lock> {
+        Lock::take_named(host, AUTHORITY, verb, patience).await
     }
 
     async fn take_named(host: &Host, name: &str, verb: &str, patience: Duration) -> Result<Lock> {

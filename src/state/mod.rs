@@ -6,7 +6,7 @@ pub mod ledger;
 pub mod lock;
 pub mod status;
 
-pub use ledger::{InFlight, Ledger, Release, Stage};
+pub use ledger::{InFlight, Ledger, Release};
 pub use lock::Lock;
 pub use status::{ServiceStatus, Status, StepState, StepStatus};
 

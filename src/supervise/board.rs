@@ -106,8 +106,8 @@ impl Board {
             Phase::Running { .. } => page::clear(&self.host),
             // The page of a host without an env says more than a phase could; it is put up where that is known.
             Phase::Standby { .. } if status.source.is_none() => Ok(()),
-            Phase::Failed { .. } | Phase::Standby { .. } => page::show(&self.host, &View::of(&status.phase)),
-            _ if inner.with_page => page::show(&self.host, &View::of(&status.phase)),
+            Phase::Failed { .. } | Phase::Standby { .. } => page::show(&self.host, &View::of(status)),
+            _ if inner.with_page => page::show(&self.host, &View::of(status)),
             _ => Ok(()),
         };
         if let Err(error) = page {

@@ -1,9 +1,11 @@
 //! The supervisor: from an env to a running app, and then whatever follows from its containers' deaths.
 //!
-//! `find.rs` chooses the env, `start.rs` brings the host and the stack up, `follow.rs` is the loop, `keeper.rs` the certificate beside it, `restarts.rs` the pure rules, `board.rs` tells
+//! `find.rs` chooses the env, `start.rs` brings the host and the stack up, `follow.rs` is the loop, `keeper.rs` the certificate beside it, `client_ca.rs` the
+//! certificates of clients, `restarts.rs` the pure rules, `board.rs` tells
 //! everybody how things stand, `stop.rs` takes the stack down.
 
 mod board;
+mod client_ca;
 mod find;
 mod follow;
 mod keeper;
@@ -63,6 +65,7 @@ async fn live(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<()> {
         end = follow::follow(host, board, &running) => end,
         // It ends with the other.
         () = keeper::keep(host) => Ok(()),
+        () = client_ca::watch(host) => Ok(()),
     }
 }
 

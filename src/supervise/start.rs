@@ -12,9 +12,9 @@ use crate::source::Found;
 use crate::stack::actions::Action;
 use crate::stack::probe::{Gate, Rigour, wait_until_good};
 use crate::stack::{self, Stack, apply};
-use crate::state::{InFlight, Ledger, Lock, Release, Stage, flags};
+use crate::state::{InFlight, Ledger, Lock, Release, flags};
 use crate::update;
-use crate::value::{Event, Step};
+use crate::value::{Event, Stage, Step};
 use anyhow::{Context, Result};
 use std::time::Duration;
 

@@ -45,12 +45,13 @@ fn budget(stack: Option<&Stack>) -> Duration {
 pub fn announce(host: &Host) -> Result<()> {
     let reason = "stopped; start it with: systemctl start appliance";
     let phase = Phase::Standby { reason: reason.to_owned() };
-    page::show(host, &View::of(&phase))?;
+    let stopped = Status::new(phase.clone(), host);
+    page::show(host, &View::of(&stopped))?;
     let mut status = match Status::read(host)? {
         // A failed state stays one: stopping does not mend it.
         Some(status) if matches!(status.phase, Phase::Failed { .. } | Phase::Standby { .. }) => return Ok(()),
         Some(status) => status,
-        None => Status::new(phase.clone(), host),
+        None => stopped,
     };
     status.phase = phase;
     status.since = host.now();

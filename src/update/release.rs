@@ -6,8 +6,8 @@ use crate::error::Halt;
 use crate::host::Host;
 use crate::host::docker::is_away;
 use crate::stack::{self, Service, Stack, apply, routes};
-use crate::state::{InFlight, Ledger, Lock, Release, Stage};
-use crate::value::Commit;
+use crate::state::{InFlight, Ledger, Lock, Release};
+use crate::value::{Commit, Stage};
 use anyhow::{Context, Result};
 use std::time::Duration;
 

@@ -138,6 +138,11 @@ impl Pair {
         &self.facts
     }
 
+    /// Whether nginx can fetch and send the responder's word on it (OCSP stapling): it needs the issuer for that.
+    pub fn can_be_stapled(&self) -> bool {
+        self.facts.responder.is_some() && self.length > 1
+    }
+
     /// What is doubtful about it for these hosts, in words: its time, its names, its length.
     pub fn doubts(&self, hosts: &[HostPattern], now_s: i64) -> Vec<String> {
         let (facts, mut doubts) = (&self.facts, Vec::new());

@@ -1,6 +1,7 @@
 //! Checked values: once one of these exists, nothing downstream validates it again.
 //! Pure; no effects and no knowledge of env.yml's layout.
 
+mod authority;
 pub mod certificate;
 mod git;
 mod names;
@@ -8,8 +9,10 @@ mod phase;
 mod route;
 mod secret;
 mod ssh_key;
+mod stage;
 mod step;
 
+pub use authority::ClientAuthority;
 pub use git::{Commit, GitRef, GitUrl};
 pub use names::{
     AbsPath, AppName, Calendar, DatabaseName, Domain, Email, FileMode, FileSystemType, HostPattern, Invalid, Owner,
@@ -19,4 +22,5 @@ pub use phase::{Event, Phase};
 pub use route::Route;
 pub use secret::Secret;
 pub use ssh_key::SshKey;
+pub use stage::Stage;
 pub use step::Step;

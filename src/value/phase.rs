@@ -1,6 +1,6 @@
 //! What the supervisor is doing, and what follows from what. The loop that uses it is `supervise/`.
 
-use super::step::Step;
+use super::{Stage, Step};
 use serde::{Deserialize, Serialize};
 
 /// The supervisor's phase (spec/product.md, "Words").
@@ -13,6 +13,8 @@ pub enum Phase {
     Preparing { step: Step },
     /// The release is being made or its containers started.
     Starting { what: String },
+    /// A new release is being made current.
+    Updating { stage: Stage },
     /// The app answers. `degraded` names the services that keep dying.
     Running { degraded: Vec<String> },
     /// The stack is down and stays down until an operator recovers it.
@@ -24,6 +26,7 @@ pub enum Phase {
 pub enum Event {
     StepBegins(Step),
     StartBegins(String),
+    StageBegins(Stage),
     Up,
     Degraded(Vec<String>),
     Standby(String),
@@ -40,6 +43,7 @@ impl Phase {
             (_, Event::Standby(reason)) => Phase::Standby { reason },
             (_, Event::StepBegins(step)) => Phase::Preparing { step },
             (_, Event::StartBegins(what)) => Phase::Starting { what },
+            (_, Event::StageBegins(stage)) => Phase::Updating { stage },
             (_, Event::Up) => Phase::Running { degraded: Vec::new() },
             (Phase::Running { .. }, Event::Degraded(degraded)) => Phase::Running { degraded },
             // Before the app is up, a service that keeps dying is part of starting, and the gate judges it.
@@ -52,6 +56,7 @@ impl Phase {
             Phase::Standby { .. } => "standby",
             Phase::Preparing { .. } => "preparing",
             Phase::Starting { .. } => "starting",
+            Phase::Updating { .. } => "updating",
             Phase::Running { .. } => "running",
             Phase::Failed { .. } => "failed",
         }
@@ -63,6 +68,7 @@ impl Phase {
             Phase::Standby { reason } => format!("standby: {reason}"),
             Phase::Preparing { step } => format!("preparing the host: {step}"),
             Phase::Starting { what } => format!("starting: {what}"),
+            Phase::Updating { stage } => format!("updating: {stage}"),
             Phase::Running { degraded } if degraded.is_empty() => "running".to_owned(),
             Phase::Running { degraded } => format!("running, degraded: {} keeps dying", degraded.join(", ")),
             Phase::Failed { reason } => format!("failed: {reason}"),

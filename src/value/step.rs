@@ -49,6 +49,22 @@ impl Step {
             Step::Nginx => "nginx",
         }
     }
+
+    /// What it is about, for visitors of the status page.
+    pub fn title(self) -> &'static str {
+        match self {
+            Step::Env => "Configuration",
+            Step::Hostname => "Host name",
+            Step::Ssh => "Access for the operator",
+            Step::Page => "This page",
+            Step::Storage => "Storage",
+            Step::Files => "Files",
+            Step::Postgres => "Database server",
+            Step::Database => "Database",
+            Step::Tls => "Certificate",
+            Step::Nginx => "Web server",
+        }
+    }
 }
 
 impl fmt::Display for Step {

@@ -1,99 +1,21 @@
 //! Certificates by ACME, from a real server (Pebble, with faults) on the host: first issue, names that change or cannot be
 //! validated, renewal, a server that is down, has forgotten us or wants a binding, and kills at any moment.
 
+use crate::host::acme::*;
 use crate::host::apps::*;
 use crate::host::{Machine, wait_for};
-use std::process::Child;
 use std::time::Duration;
 
-const EAB_KEY: &str = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
-
-/// A certificate for the server itself, and names that lead to this host.
-fn install_pebble(machine: &Machine) -> Child {
-    machine.ok(
-        "mkdir -p /root/pebble && cd /root/pebble
-         openssl req -x509 -newkey rsa:2048 -nodes -days 30 -keyout ca.key -out ca.pem -subj /CN=api -addext basicConstraints=critical,CA:TRUE \
-           -addext keyUsage=critical,keyCertSign,cRLSign 2>/dev/null
-         openssl req -newkey rsa:2048 -nodes -keyout api.key -out api.csr -subj /CN=localhost 2>/dev/null
-         printf 'subjectAltName=DNS:localhost' > ext
-         openssl x509 -req -in api.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -out api.pem -extfile ext 2>/dev/null",
-    );
-    machine.spawn(
-        "exec pebble-challtestsrv -http01 '' -https01 '' -tlsalpn01 '' -dns01 127.0.0.1:8053 -management 127.0.0.1:8055 -defaultIPv6 '' \
-         -defaultIPv4 127.0.0.1",
-    )
-}
-
-/// Starts the server, which knows nobody after each start.
-fn start_pebble(machine: &Machine, validity_s: u32, wants_binding: bool, nonce_reject: u32) -> Child {
-    let config = serde_json::json!({ "pebble": {
-        "listenAddress": "127.0.0.1:14000", "managementListenAddress": "127.0.0.1:15000",
-        "certificate": "/root/pebble/api.pem", "privateKey": "/root/pebble/api.key", "httpPort": 80, "tlsPort": 443,
-        "ocspResponderURL": "", "externalAccountBindingRequired": wants_binding, "certificateValidityPeriod": validity_s,
-        "externalAccountMACKeys": { "kid-1": EAB_KEY },
-    }});
-    machine.put("/root/pebble/config.json", config.to_string(), 0o600);
-    let child = machine.spawn(&format!(
-        "PEBBLE_VA_NOSLEEP=1 PEBBLE_AUTHZREUSE=0 PEBBLE_WFE_NONCEREJECT={nonce_reject} exec pebble -strict -config /root/pebble/config.json \
-         -dnsserver 127.0.0.1:8053 2>&1"
-    ));
-    wait_for("the ACME server", Duration::from_secs(30), || {
-        let out = machine.sh("curl -sf --cacert /root/pebble/ca.pem https://localhost:14000/dir");
-        if out.code == 0 { Ok(()) } else { Err(out.all()) }
-    });
-    child
-}
-
-fn stop_pebble(machine: &Machine, mut server: Child) {
-    machine.ok("pkill -x pebble");
-    drop(server.wait());
-}
-
 fn env(machine: &Machine, hosts: &str, more: &str) -> String {
-    let acme = format!(
-        "    acme: {{directory: 'https://localhost:14000/dir', ca: /root/pebble/ca.pem, email: admin@example.test{more}}}\n"
-    );
-    let text = env_yml(machine, "v1").replace("    letsencrypt: {enabled: no}\n", &acme);
-    text.replace(&format!("allowed_hosts: {DOMAIN} "), &format!("allowed_hosts: {DOMAIN} {hosts} "))
-}
-
-/// What `cert show` says, once the certificate is an authority's.
-fn shown(machine: &Machine) -> serde_json::Value {
-    let out = machine.ok("appliance cert show --json");
-    serde_json::from_str(&out).unwrap_or_else(|_| panic!("not JSON: {out}"))
-}
-
-/// The serial number of the certificate that nginx really serves.
-fn served(machine: &Machine) -> String {
-    machine.ok(&format!(
-        "echo | openssl s_client -connect 127.0.0.1:443 -servername {DOMAIN} 2>/dev/null | openssl x509 -noout -serial"
-    ))
-}
-
-fn wait_for_names(machine: &Machine, names: &[&str]) {
-    wait_for("the certificate", Duration::from_secs(120), || {
-        let told = shown(machine);
-        if told["self_signed"] == false && told["names"] == serde_json::json!(names) {
-            Ok(())
-        } else {
-            Err(told.to_string())
-        }
-    });
-}
-
-/// Key and certificate belong together, nginx can load them, and what it serves is what lies there.
-fn assert_sound(machine: &Machine) {
-    machine.ok("set -e; cd /app/etc; nginx -t -q
-         [ \"$(openssl x509 -in server.cert.pem -noout -pubkey)\" = \"$(openssl pkey -in server.key.pem -pubout)\" ]
-         [ \"$(stat -L -c %a server.key.pem)\" = 600 ]");
+    env_with_acme(machine, "https://localhost:14000/dir", "/root/pebble/ca.pem", hosts, more)
 }
 
 #[test]
 fn certificates_are_got_kept_and_never_missing() {
     let machine = Machine::boot("acme");
-    let mut names = install_pebble(&machine);
+    let names = install_pebble(&machine);
     // One request in five is refused for its nonce.
-    let server = start_pebble(&machine, 7_776_000, false, 20);
+    let server = start_pebble(&machine, &Pebble { nonce_reject: 20, ..Pebble::default() });
     install_notes(&machine);
     machine.put("/app/env.yml", env(&machine, "", ""), 0o600);
     machine.ok("systemctl start appliance");
@@ -157,7 +79,7 @@ fn certificates_are_got_kept_and_never_missing() {
 
     // It comes back without a memory, with certificates that live 90 s: the account is made anew, and then they are
     // renewed by themselves.
-    let server = start_pebble(&machine, 90, false, 0);
+    let server = start_pebble(&machine, &Pebble { validity_s: 90, ..Pebble::default() });
     let out = machine.sh("appliance cert renew");
     assert!(out.code == 1 && out.stderr.contains("does not know our account"), "{}", out.all());
     machine.ok("appliance cert renew");
@@ -173,7 +95,7 @@ fn certificates_are_got_kept_and_never_missing() {
     stop_pebble(&machine, server);
 
     // One that wants a binding: without it nobody is let in, with it they are.
-    let server = start_pebble(&machine, 7_776_000, true, 0);
+    let server = start_pebble(&machine, &Pebble { wants_binding: true, ..Pebble::default() });
     machine.sh("appliance cert renew");
     let out = machine.sh("appliance cert renew");
     assert!(
@@ -190,6 +112,5 @@ fn certificates_are_got_kept_and_never_missing() {
     let journal = machine.ok("journalctl --no-pager -o cat");
     assert!(!journal.contains(EAB_KEY), "the binding's key is in the journal");
     stop_pebble(&machine, server);
-    drop(names.kill());
-    drop(names.wait());
+    stop(names);
 }

@@ -5,12 +5,15 @@
 mod host;
 
 mod acme;
+mod acme_trouble;
 mod broken_env;
 mod comes_up;
 mod commands;
 mod deaths;
 mod ecs;
+mod front;
 mod history;
+mod page;
 mod papers;
 mod prepare;
 mod releases;

@@ -1,4 +1,5 @@
-//! The apps that run on a test host: the notes app as a git repository with its six versions, and a stand-in for ECS.
+//! The apps that run on a test host: the notes app as a git repository with its six versions, a stand-in for ECS, and one that
+//! tells what reached it.
 
 use super::{Machine, Out, wait_for};
 use std::time::Duration;
@@ -41,6 +42,27 @@ pub fn start_notes(machine: &Machine, version: &str) {
     install_notes(machine);
     machine.put("/app/env.yml", env_yml(machine, version), 0o600);
     machine.ok("systemctl start appliance");
+}
+
+/// The app that tells what reached it, with more lines under `appliance:` (two spaces in).
+pub fn start_mirror(machine: &Machine, more: &str) {
+    machine.put_directory(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mirror"), "/srv/mirror");
+    machine.ok(
+        "set -e; cd /srv/mirror; git init -q -b main .; git config user.name M; git config user.email m@example.test
+         git add -A; git commit -q -m mirror; chown -R app:app /srv/mirror",
+    );
+    machine.put("/app/env.yml", mirror_env(machine, more), 0o600);
+    machine.ok("systemctl start appliance");
+    wait_for_phase(machine, "running");
+}
+
+/// Its env.
+pub fn mirror_env(machine: &Machine, more: &str) -> String {
+    format!(
+        "#cloud-config\nappliance:\n  domain: {DOMAIN}\n  allowed_hosts: {DOMAIN} {}\n  storage:\n    ignore: {{volatile: yes, data: yes}}\n\
+         {more}app:\n  name: mirror\n  git:\n    source: file:///srv/mirror\n    branch: main\n",
+        machine.address()
+    )
 }
 
 /// The phase by `appliance status`, and its exit code.

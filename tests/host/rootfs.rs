@@ -8,8 +8,12 @@ use std::process::Command;
 
 /// Debian's packages of a host.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,iproute2,kmod,docker.io,postgresql,nginx-light,ca-certificates,\
-iptables,openssl,git,openssh-client,curl,procps,adduser,strace,locales,busybox-static,jq,inotify-tools,\
-gpg,gpg-agent,xorriso,python3-yaml,pebble";
+iptables,openssl,git,openssh-client,curl,procps,adduser,strace,locales,busybox-static,inotify-tools,\
+gpg,gpg-agent,xorriso,python3-yaml,jq,faketime,bsdextrautils";
+/// Peers that Debian 12 has too old: an ACME server with renewal information, a second one of another make, and the client that
+/// issued before us. Each runs on any Debian as it is unpacked.
+const NEWER: &str = "pebble caddy dehydrated";
+const NEWER_SUITE: &str = "trixie";
 /// The demo app's base image.
 const APP_PACKAGES: &str = "redis-server,memcached,python3-django,gunicorn,python3-celery,python3-redis,\
 python3-psycopg2,python3-pymemcache";
@@ -55,7 +59,7 @@ pub(super) fn lock_cache() -> File {
 pub fn parts() -> Parts {
     let _lock = lock_cache();
     let cache = cache();
-    let rootfs_hash = part_hash(&[PACKAGES, CGROUPS_UNIT, "bookworm 1"]);
+    let rootfs_hash = part_hash(&[PACKAGES, CGROUPS_UNIT, NEWER, NEWER_SUITE, "bookworm 2"]);
     let rootfs = cache.join(format!("rootfs-{rootfs_hash}"));
     build_part(&rootfs, make_rootfs);
     let docker = cache.join(format!("docker-{}", part_hash(&[&rootfs_hash, APP_PACKAGES, STUB, "5"])));
@@ -108,6 +112,7 @@ pub(super) fn mmdebstrap(variant: &str, packages: &str, target: &str) {
 
 fn make_rootfs(target: &Path) {
     mmdebstrap("minbase", PACKAGES, &target.display().to_string());
+    add_newer(target);
     let unit = target.join("etc/systemd/system/test-cgroups.service");
     fs::write(&unit, CGROUPS_UNIT).expect("the unit can be written");
     let wants = target.join("etc/systemd/system/sysinit.target.wants");
@@ -121,6 +126,22 @@ fn make_rootfs(target: &Path) {
         let mask = target.join("etc/systemd/system").join(timer);
         std::os::unix::fs::symlink("/dev/null", mask).expect("the timer can be masked");
     }
+}
+
+/// Unpacks packages of a newer suite into the root file system, by an apt of its own: the machine's lists stay as they are.
+fn add_newer(target: &Path) {
+    let script = r#"set -e
+        work=$(mktemp -d); trap 'rm -rf "$work"' EXIT; chmod 755 "$work"; cd "$work"
+        mkdir -p state/lists/partial cache/archives/partial etc
+        mirror=$(apt-get indextargets --format '$(REPO_URI)' | grep -v security | head -n 1)
+        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" > etc/sources.list
+        printf 'Dir::State "%s/state"; Dir::Cache "%s/cache"; Dir::Etc::sourcelist "%s/etc/sources.list"; Dir::Etc::sourceparts "-"; Dir::State::status "/dev/null";\n' \
+          "$work" "$work" "$work" > apt.conf
+        export APT_CONFIG=$work/apt.conf
+        apt-get update -q -o APT::Sandbox::User=root
+        apt-get download -q -o APT::Sandbox::User=root $2
+        for package in *.deb; do dpkg-deb -x "$package" "$3"; done"#;
+    run("sh", &["-c", script, "sh", NEWER_SUITE, NEWER, &target.display().to_string()]);
 }
 
 fn make_docker(target: &Path, rootfs: &Path) {

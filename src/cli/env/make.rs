@@ -1,10 +1,10 @@
 //! `appliance env create` and `package`: new files, and what they travel in.
 
-use super::super::print;
+use super::super::{absolute, print};
 use crate::host::{Host, Mode};
 use crate::provision;
 use crate::value::Domain;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use std::future::Future;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,11 +30,6 @@ pub struct CreateArguments {
 pub struct PackageArguments {
     /// The env.yml; `meta-data.custom` and `gpgkeys.txt` are taken from its directory
     file: String,
-}
-
-fn absolute(path: &str) -> Result<String> {
-    let path = std::path::absolute(path)?;
-    path.to_str().map(str::to_owned).ok_or_else(|| anyhow!("the path {} is not UTF-8 text", path.display()))
 }
 
 /// Told to end, the work is dropped, and with it the directories that hold secrets.

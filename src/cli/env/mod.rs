@@ -3,7 +3,7 @@
 mod history;
 mod make;
 
-use super::{env_yml, print};
+use super::{absolute, env_yml, print};
 use crate::env::{Report, flat, schema};
 use crate::host::{Host, Mode};
 use crate::source::{self, Found, Search};
@@ -95,8 +95,7 @@ pub async fn find(host: &Host) -> Result<Box<Found>> {
 
 /// A file that somebody named.
 async fn named(host: &Host, file: &str) -> Result<Box<Found>> {
-    let path = std::path::absolute(file)?.display().to_string();
-    match source::read(host, &path).await? {
+    match source::read(host, &absolute(file)?).await? {
         Some(found) => Ok(Box::new(found)),
         None => bail!("there is no file {file}"),
     }

@@ -79,11 +79,9 @@ fn is_kind(error: &Error, kind: &str) -> bool {
     problem.r#type.as_deref().is_some_and(|text| text.rsplit(':').next() == Some(kind))
 }
 
-/// Errors that asking again at once would only make worse.
+/// Errors that have nothing to do with what an order is to replace, so that leaving that out would not help.
 fn is_final(error: &Error) -> bool {
-    ["rateLimited", "serverInternal", "accountDoesNotExist", "unauthorized", "badNonce"]
-        .iter()
-        .any(|kind| is_kind(error, kind))
+    ["rateLimited", "accountDoesNotExist", "badNonce"].iter().any(|kind| is_kind(error, kind))
 }
 
 /// The names that an error is about, where it says that the server would never issue for them.

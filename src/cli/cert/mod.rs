@@ -1,6 +1,9 @@
-//! `appliance cert …`: the host's certificate.
+//! `appliance cert …`: the host's certificate. The CA for client certificates is `ca.rs`.
+
+mod ca;
 
 use super::{JsonArgument, print};
+
 use crate::certificate;
 use crate::env::Env;
 use crate::host::{Host, Mode};
@@ -21,6 +24,9 @@ pub enum CertCommand {
     /// Order another certificate and have the one in place revoked: its key may be in other hands
     #[command(after_help = "Example:\n  appliance cert revoke")]
     Revoke,
+    /// The CA for client certificates: make it, issue, revoke, list
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
 }
 
 #[derive(Debug, Args)]
@@ -34,6 +40,7 @@ pub async fn cert(command: CertCommand) -> Result<u8> {
         CertCommand::Show(arguments) => show(&arguments),
         CertCommand::Renew => renew().await,
         CertCommand::Revoke => revoke().await,
+        CertCommand::Ca(command) => ca::ca(command).await,
     }
 }
 

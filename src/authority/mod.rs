@@ -1,0 +1,240 @@
+//! Our own CA for client certificates: made here or signed elsewhere (RFC 5280), with a book of what it issued and a revocation
+//! list that is kept fresh. A CA that the app made is never changed. What nginx does with it is `prepare/client_ca.rs`.
+
+mod accept;
+mod book;
+mod packed;
+mod sign;
+
+pub use book::{Entry, State};
+pub use packed::Packed;
+
+use crate::host::pem::MAX_PEM;
+use crate::host::{Dir, Host};
+use crate::prepare::client_ca;
+use crate::state::Lock;
+use crate::value::{AppName, ClientAuthority, Email, Secret};
+use anyhow::{Context, Result, anyhow, bail};
+use book::Book;
+use rcgen::{Issuer, KeyPair};
+use std::time::Duration;
+
+/// Key and book; the certificate and the list lie where nginx reads them.
+const HOME: &str = "/app/etc/client-ca";
+const KEY: &str = "/app/etc/client-ca/key.pem";
+/// The lists of the authorities above ours: nginx checks every certificate of a chain.
+const PARENT_LISTS: &str = "/app/etc/client-ca/parent-crl.pem";
+/// How long a command waits for another one.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A list is signed anew when it has stood this long, in seconds.
+const LIST_AGE_S: i64 = 24 * 3600;
+
+/// How the CA of an app stands.
+enum Standing {
+    None,
+    /// There is a key, and no certificate for it yet.
+    Keyed(Box<KeyPair>),
+    Ready(Box<Ours>),
+    /// The app's own, or somebody else's.
+    Foreign,
+}
+
+struct Ours {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its certificate and those above it.
+    chain: String,
+}
+
+fn standing(host: &Host, app: &AppName) -> Result<Standing> {
+    let key = host.read_text(KEY, MAX_PEM)?.map(Secret::new);
+    let key = key.map(|pem| KeyPair::from_pem(pem.expose()).with_context(|| format!("{KEY} is broken"))).transpose()?;
+    let chain = host.read_text(&path(app, client_ca::CERTIFICATE), MAX_PEM)?;
+    Ok(match (key, chain) {
+        (None, None) => Standing::None,
+        (Some(key), None) => Standing::Keyed(Box::new(key)),
+        (Some(key), Some(chain)) if sign::is_of(&chain, &key) => {
+            let issuer = Issuer::from_ca_cert_pem(&chain, key).context("our own CA's certificate is broken")?;
+            Standing::Ready(Box::new(Ours { issuer, chain }))
+        }
+        (_, Some(_)) => Standing::Foreign,
+    })
+}
+
+fn ready(host: &Host, app: &AppName) -> Result<Box<Ours>> {
+    match standing(host, app)? {
+        Standing::Ready(ours) => Ok(ours),
+        Standing::Foreign => bail!(
+            "the CA in {} is not the appliance's own; it is used as it is, and what issues from it is whoever made it",
+            client_ca::directory(app)
+        ),
+        Standing::Keyed(_) => bail!("the CA waits for its certificate; see: appliance cert ca init --help"),
+        Standing::None => bail!("there is no CA yet; make one with: appliance cert ca init"),
+    }
+}
+
+fn path(app: &AppName, name: &str) -> String {
+    format!("{}/{name}", client_ca::directory(app))
+}
+
+async fn lock(host: &Host) -> Result<Lock> {
+    Lock::take_authority(host, "cert ca", PATIENCE).await
+}
+
+/// The key, made and kept if there is none. Written before anything that is made with it.
+fn key(host: &Host, standing: Standing) -> Result<KeyPair> {
+    if let Standing::Keyed(key) = standing {
+        return Ok(*key);
+    }
+    let key = KeyPair::generate().context("could not make a key")?;
+    host.ensure_dir(HOME, &Dir::plain().mode(0o700))?;
+    let pem = Secret::new(key.serialize_pem());
+    host.put(KEY, pem.expose().as_bytes(), 0o600)?;
+    Ok(key)
+}
+
+/// Makes a CA of its own: its certificate is signed by itself. One that is there already stays.
+///
+/// # Errors
+/// There is a CA that is not ours.
+pub async fn init(host: &Host, app: &AppName, domain: &str) -> Result<bool> {
+    let _lock = lock(host).await?;
+    let standing = standing(host, app)?;
+    match standing {
+        Standing::Ready(ours) => {
+            write_list(host, app, &ours, false)?;
+            return Ok(false);
+        }
+        Standing::Foreign => bail!("there is a CA in {} already; it stays as it is", client_ca::directory(app)),
+        _ => {}
+    }
+    let key = key(host, standing)?;
+    let chain = sign::root(&key, &sign::name_of(app, domain), host.now(), host.random()?)?;
+    let ours = Ours { issuer: Issuer::from_ca_cert_pem(&chain, key).context("what was signed is broken")?, chain };
+    // The list first: a CA without one would let revoked certificates in.
+    write_list(host, app, &ours, true)?;
+    host.put(&path(app, client_ca::CERTIFICATE), ours.chain.as_bytes(), 0o644)?;
+    Ok(true)
+}
+
+/// Makes a request (PKCS #10) for a CA certificate that somebody else signs. The same key every time.
+pub async fn request(host: &Host, app: &AppName, domain: &str) -> Result<String> {
+    let _lock = lock(host).await?;
+    let standing = standing(host, app)?;
+    match standing {
+        Standing::Ready(ours) => sign::request(ours.issuer.key(), &sign::name_of(app, domain)),
+        Standing::Foreign => bail!("there is a CA in {} already; it stays as it is", client_ca::directory(app)),
+        other => sign::request(&key(host, other)?, &sign::name_of(app, domain)),
+    }
+}
+
+/// Takes the certificate that was signed elsewhere, with those above it, and the lists of the authorities above it.
+///
+/// # Errors
+/// It is not for our key, no CA's, or the chain or a list is missing or does not verify.
+pub async fn accept(host: &Host, app: &AppName, chain: &str, parent_lists: &str) -> Result<()> {
+    let _lock = lock(host).await?;
+    let key = match standing(host, app)? {
+        Standing::Keyed(key) => *key,
+        // Renewed elsewhere: the same key, another certificate.
+        Standing::Ready(_) => {
+            let pem = Secret::new(host.read_text(KEY, MAX_PEM)?.context("the key is gone")?);
+            KeyPair::from_pem(pem.expose()).with_context(|| format!("{KEY} is broken"))?
+        }
+        Standing::Foreign => bail!("there is a CA in {} already; it stays as it is", client_ca::directory(app)),
+        Standing::None => bail!("make a request first: appliance cert ca init --request FILE"),
+    };
+    accept::judge(chain, parent_lists, &key, host.now().as_second()).map_err(|why| anyhow!("{why}"))?;
+    let issuer = Issuer::from_ca_cert_pem(chain, key).context("the certificate cannot be used")?;
+    let ours = Ours { issuer, chain: chain.to_owned() };
+    host.put(PARENT_LISTS, parent_lists.as_bytes(), 0o644)?;
+    write_list(host, app, &ours, true)?;
+    host.put(&path(app, client_ca::CERTIFICATE), ours.chain.as_bytes(), 0o644)
+}
+
+/// Issues a certificate for a person or a machine. It stands in the book before it is given away.
+pub async fn issue(
+    host: &Host,
+    app: &AppName,
+    name: &str,
+    email: Option<&Email>,
+    days: u32,
+    to: Packed<'_>,
+) -> Result<Entry> {
+    let _lock = lock(host).await?;
+    let ours = ready(host, app)?;
+    let name = book::check_name(name)?;
+    let mut book = Book::read(host)?;
+    to.is_free(host)?;
+    let (pem, entry) = sign::client(&ours.issuer, &ours.chain, name, email, (host.now(), days), host.random()?)?;
+    book.add(entry.clone())?;
+    book.write(host)?;
+    to.write(host, name, &pem, &ours.chain).await?;
+    Ok(entry)
+}
+
+/// Revokes a certificate, by its serial number or its name, and signs a new list.
+///
+/// # Errors
+/// There is none, or more than one.
+pub async fn revoke(host: &Host, app: &AppName, which: &str) -> Result<Entry> {
+    let _lock = lock(host).await?;
+    let ours = ready(host, app)?;
+    let mut book = Book::read(host)?;
+    let entry = book.revoke(which, host.now())?;
+    book.write(host)?;
+    write_list(host, app, &ours, true)?;
+    Ok(entry)
+}
+
+/// What was issued; none where the CA is not ours.
+pub fn list(host: &Host, app: &AppName) -> Result<Option<Vec<Entry>>> {
+    Ok(match standing(host, app)? {
+        Standing::Foreign => None,
+        _ => Some(Book::read(host)?.issued),
+    })
+}
+
+/// Signs our list anew where it is old or lacks something, and gives back what has to be told of the CA, ours or not.
+pub async fn refresh(host: &Host, app: &AppName) -> Result<Vec<String>> {
+    let _lock = lock(host).await?;
+    if let Standing::Ready(ours) = standing(host, app)? {
+        write_list(host, app, &ours, false)?;
+    }
+    match client_ca::look(host, app) {
+        Ok(authority) => Ok(authority.map(|authority| worries(&authority, host.now().as_second())).unwrap_or_default()),
+        Err(why) => Ok(vec![why]),
+    }
+}
+
+/// What is about to end, told in time to do something.
+fn worries(authority: &ClientAuthority, now_s: i64) -> Vec<String> {
+    let days = |until: i64| (until - now_s).div_euclid(24 * 3600);
+    let ca = (days(authority.not_after) < 30)
+        .then(|| format!("the CA for client certificates ends in {} days", days(authority.not_after)));
+    let list = authority.next_update.filter(|next| days(*next) < 3).map(|next| {
+        format!(
+            "the revocation list for client certificates is good for {} days more, then nobody is let in",
+            days(next).max(0)
+        )
+    });
+    ca.into_iter().chain(list).collect()
+}
+
+/// Writes the list: always, or where it is old or not what the book says.
+fn write_list(host: &Host, app: &AppName, ours: &Ours, always: bool) -> Result<()> {
+    let target = path(app, client_ca::LIST);
+    let mut book = Book::read(host)?;
+    let now = host.now();
+    let there = host.read_text(&target, MAX_PEM)?;
+    if !always && there.is_some_and(|there| sign::is_current(&there, &book, now.as_second() - LIST_AGE_S)) {
+        return Ok(());
+    }
+    // The number grows even if the list never gets there.
+    book.list_number += 1;
+    book.write(host)?;
+    let mut text = sign::list(&ours.issuer, &book, now)?;
+    if let Some(parents) = host.read_text(PARENT_LISTS, MAX_PEM)? {
+        text.push_str(&parents);
+    }
+    host.put(&target, text.as_bytes(), 0o644)
+}

@@ -1,0 +1,147 @@
+//! Step nginx: the app's site, tested before it is put in place. What it says is `site.rs`, how many connections nginx takes
+//! `limits.rs`.
+
+mod limits;
+mod site;
+
+pub use site::render_page_only;
+
+use crate::env::Env;
+use crate::host::{Changed, Cmd, File, Host, Owed, UnitState};
+use crate::state::Ledger;
+use anyhow::{Context, Result};
+use std::time::Duration;
+
+pub const UNIT: &str = "nginx.service";
+pub const SITE: &str = "/etc/nginx/conf.d/appliance.conf";
+const DEBIAN_DEFAULT: &str = "/etc/nginx/sites-enabled/default";
+/// Where a candidate is tested.
+const TRIAL: &str = "/run/appliance/nginx";
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// The site as it should be now.
+fn wanted(env: &Env, host: &Host) -> Result<String> {
+    let ledger = Ledger::read(host)?;
+    let routes = ledger.current.map(|release| release.routes).unwrap_or_default();
+    site::render(env, &routes, &site::Facts::look(host, Some(&env.app.name))?)
+}
+
+/// Whether the site that is there is the one that should be: its certificates for clients included.
+pub fn is_current(env: &Env, host: &Host) -> Result<bool> {
+    Ok(host.read_text(SITE, MAX_CONFIG)? == Some(wanted(env, host)?))
+}
+
+pub async fn prepare(env: &Env, host: &Host, certificate: Changed) -> Result<()> {
+    let site = wanted(env, host)?;
+    let limits = limits::prepare(host)?;
+    if install(host, &site).await?.yes() {
+        return Ok(());
+    }
+    if host.unit_state(UNIT).await? != UnitState::Active {
+        host.start_unit(UNIT).await?;
+    } else if certificate.yes() || limits.yes() || host.owed(UNIT)?.is_some() {
+        test(host, &site).await?;
+        reload(host).await?;
+    }
+    Ok(())
+}
+
+/// Tests the configuration as it lies there, and loads it.
+pub async fn load(host: &Host) -> Result<()> {
+    let site = host.read_text(SITE, MAX_CONFIG)?.with_context(|| format!("{SITE} is missing"))?;
+    test(host, &site).await?;
+    reload(host).await
+}
+
+/// How long nginx's old workers may take to stop listening.
+const TURNOVER: Duration = Duration::from_secs(10);
+
+/// Makes nginx read its configuration anew, and waits until no worker with the old one takes new connections: systemd's
+/// reload returns long before that.
+pub async fn reload(host: &Host) -> Result<()> {
+    let old = workers(host)?;
+    host.reload_unit(UNIT).await?;
+    let end = tokio::time::Instant::now() + TURNOVER;
+    while host.applies() && old.iter().any(|pid| still_listens(host, pid)) {
+        if tokio::time::Instant::now() >= end {
+            // Still owed: the next one makes up for it.
+            tracing::warn!("nginx's old workers still listen after its reload");
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    if host.applies() { host.settle(UNIT) } else { Ok(()) }
+}
+
+/// The process ids of nginx's workers.
+fn workers(host: &Host) -> Result<Vec<String>> {
+    let master = host.read_text("/run/nginx.pid", 64)?.unwrap_or_default();
+    let Ok(master) = master.trim().parse::<u32>() else { return Ok(Vec::new()) };
+    let children = host.read_text(&format!("/proc/{master}/task/{master}/children"), 64 * 1024)?.unwrap_or_default();
+    Ok(children.split_whitespace().map(str::to_owned).collect())
+}
+
+/// A worker that was told to go says so in its title; one that is gone has none.
+fn still_listens(host: &Host, pid: &str) -> bool {
+    let title = host.read_text(&format!("/proc/{pid}/cmdline"), 4096).ok().flatten().unwrap_or_default();
+    title.starts_with("nginx: worker process") && !title.contains("shutting down")
+}
+
+/// Tests a site in a private copy, puts it in place and makes nginx load it. A site that fails is not installed.
+pub async fn install(host: &Host, site: &str) -> Result<Changed> {
+    let want = File::text(site).mode(0o644);
+    let same = host.read_text(SITE, MAX_CONFIG)?.as_deref() == Some(site);
+    if same && !host.exists(DEBIAN_DEFAULT) {
+        return Ok(Changed::No);
+    }
+    // In check mode the certificate may not be there yet, so there is nothing to test.
+    if host.applies() {
+        test(host, site).await?;
+    }
+    if host.applies() {
+        host.owe(UNIT, Owed::Reload)?;
+    }
+    host.ensure_absent(DEBIAN_DEFAULT)?;
+    host.ensure_file(SITE, &want)?;
+    if host.unit_state(UNIT).await? == UnitState::Active {
+        reload(host).await?;
+    } else {
+        host.start_unit(UNIT).await?;
+        host.settle(UNIT)?;
+    }
+    Ok(Changed::Yes)
+}
+
+/// Starts nginx. Where its configuration keeps it from starting (a certificate that is gone or broken), visitors get the
+/// status page without https, and the later steps get their chance to mend it.
+pub async fn start(host: &Host) -> Result<()> {
+    if host.unit_state(UNIT).await? == UnitState::Active {
+        return Ok(());
+    }
+    let Err(error) = host.start_unit(UNIT).await else { return Ok(()) };
+    tracing::warn!("{error:#}; trying with the status page alone");
+    host.ensure_file(SITE, &File::text(render_page_only(host, false)?).mode(0o644))?;
+    host.start_unit(UNIT).await
+}
+
+/// `nginx -t` on the host's own configuration with the candidate in the place of our site.
+async fn test(host: &Host, site: &str) -> Result<()> {
+    let main = host.read_text(limits::MAIN, MAX_CONFIG)?.with_context(|| format!("{} is missing", limits::MAIN))?;
+    let mut includes = format!("include {TRIAL}/site.conf;");
+    for name in host.names("/etc/nginx/conf.d")? {
+        if name.ends_with(".conf") && format!("/etc/nginx/conf.d/{name}") != SITE {
+            includes.push_str(&format!(" include /etc/nginx/conf.d/{name};"));
+        }
+    }
+    // Debian's own site is about to be removed.
+    let main = main
+        .replace("include /etc/nginx/conf.d/*.conf;", &includes)
+        .replace("include /etc/nginx/sites-enabled/*;", "include /etc/nginx/sites-enabled/[!d]*;");
+    host.put(&format!("{TRIAL}/nginx.conf"), main.as_bytes(), 0o600)?;
+    host.put(&format!("{TRIAL}/site.conf"), site.as_bytes(), 0o600)?;
+    let config = format!("{TRIAL}/nginx.conf");
+    host.ask(Cmd::new("nginx", ["-t", "-q", "-c", &config]))
+        .await
+        .context("nginx refuses the new site; the old one stays")?;
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! The configurations that nginx gets: the app's site, and the one before there is an app. Rendered whole; putting one in
+//! place is `mod.rs`.
+
+use crate::env::Env;
+use crate::host::Host;
+use crate::prepare::{client_ca, tls};
+use crate::report::page::REFRESH_S;
+use crate::value::{AppName, ClientAuthority, HostPattern, Route};
+use anyhow::{Context, Result};
+use std::net::IpAddr;
+
+/// What the templates need to know of the host.
+pub(super) struct Facts {
+    ipv6: bool,
+    certificate: bool,
+    client_ca: Option<ClientAuthority>,
+    /// Who resolves the name of the certificate's OCSP responder; none where it names no responder.
+    resolvers: Vec<IpAddr>,
+}
+
+impl Facts {
+    pub(super) fn look(host: &Host, app: Option<&AppName>) -> Result<Facts> {
+        Ok(Facts {
+            ipv6: host.exists("/proc/net/if_inet6"),
+            certificate: host.exists(tls::CERTIFICATE) && host.exists(tls::KEY),
+            client_ca: app.and_then(|app| client_ca::usable(host, app)),
+            resolvers: match tls::current(host)? {
+                Some(pair) if pair.can_be_stapled() => resolvers(host)?,
+                _ => Vec::new(),
+            },
+        })
+    }
+}
+
+/// The host's name servers (resolv.conf(5)).
+fn resolvers(host: &Host) -> Result<Vec<IpAddr>> {
+    let text = host.read_text("/etc/resolv.conf", 64 << 10)?.unwrap_or_default();
+    let server = |line: &str| line.trim().strip_prefix("nameserver")?.trim().parse().ok();
+    Ok(text.lines().filter_map(server).take(3).collect())
+}
+
+const TEMPLATES: [(&str, &str); 5] = [
+    ("app.conf", include_str!("../templates/app.conf")),
+    ("page-only.conf", include_str!("../templates/page-only.conf")),
+    ("page.conf", include_str!("../templates/page.conf")),
+    ("tls.conf", include_str!("../templates/tls.conf")),
+    ("maps.conf", include_str!("../templates/maps.conf")),
+];
+
+fn template(name: &str, values: minijinja::Value) -> Result<String> {
+    let mut templates = minijinja::Environment::new();
+    templates.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+    // Values are quoted by their types: each takes only characters that need no quoting in nginx.
+    templates.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    let mut syntax = minijinja::syntax::SyntaxConfig::builder();
+    templates
+        .set_syntax(syntax.trim_blocks(true).lstrip_blocks(true).build().context("the template syntax is broken")?);
+    for (name, source) in TEMPLATES {
+        templates.add_template(name, source).with_context(|| format!("the template {name} is broken"))?;
+    }
+    let rendered = templates.get_template(name).and_then(|template| template.render(values));
+    rendered.with_context(|| format!("could not render {name}"))
+}
+
+/// What every configuration names.
+fn common(facts: &Facts) -> minijinja::Value {
+    let resolvers: Vec<String> = facts.resolvers.iter().map(|address| in_brackets(*address)).collect();
+    minijinja::context! {
+        ipv6 => facts.ipv6,
+        refresh => REFRESH_S,
+        cert_path => tls::CERTIFICATE,
+        key_path => tls::KEY,
+        dh_path => tls::DH_PARAMETERS,
+        resolvers => resolvers.join(" "),
+    }
+}
+
+/// The site before there is an app: the status page for every name; on https too, where there is a certificate and it
+/// is wanted.
+pub fn render_page_only(host: &Host, with_https: bool) -> Result<String> {
+    let facts = Facts::look(host, None)?;
+    let common = common(&facts);
+    template("page-only.conf", minijinja::context! { certificate => facts.certificate && with_https, ..common })
+}
+
+/// An address as nginx writes it: IPv6 stands in brackets.
+fn in_brackets(address: IpAddr) -> String {
+    match address {
+        IpAddr::V6(address) => format!("[{address}]"),
+        IpAddr::V4(address) => address.to_string(),
+    }
+}
+
+/// A host as nginx compares it with the Host header.
+fn server_name(host: &HostPattern) -> String {
+    host.address().map_or_else(|| host.as_str().to_owned(), in_brackets)
+}
+
+pub(super) fn render(env: &Env, routes: &[Route], facts: &Facts) -> Result<String> {
+    let hosts: Vec<String> = env.appliance.allowed_hosts.iter().map(server_name).collect();
+    // The longest prefix first, for the reader; nginx itself does not mind.
+    let mut routes: Vec<&Route> = routes.iter().collect();
+    routes.sort_by_key(|route| (std::cmp::Reverse(route.path.len()), route.path.clone()));
+    let routes: Vec<minijinja::Value> = routes
+        .iter()
+        .map(|route| minijinja::context! { path => route.path.as_str(), upstream => route.upstream.to_string() })
+        .collect();
+    let mandatory = env.appliance.ssl.client_certs_mandatory;
+    let authority = facts.client_ca.as_ref();
+    let common = common(facts);
+    let values = minijinja::context! {
+        hosts => hosts.join(" "),
+        // Mandatory client certificates without a CA to check them: nobody gets to the app.
+        routes => if mandatory && authority.is_none() { Vec::new() } else { routes },
+        client_ca => authority.map_or("", |authority| authority.digest.as_str()),
+        client_crl => authority.is_some_and(|authority| authority.has_list),
+        verify_depth => authority.map_or(1, |authority| authority.depth),
+        verify => if mandatory { "on" } else { "optional" },
+        ca_directory => client_ca::directory(&env.app.name),
+        ..common
+    };
+    template("app.conf", values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(extra: &str) -> Env {
+        let text = format!("appliance: {{domain: a.de{extra}}}\napp: {{name: x, git: {{source: /srv/x}}}}\n");
+        Env::parse(text.as_bytes()).env.expect("the env is valid")
+    }
+
+    fn routes() -> Vec<Route> {
+        vec![
+            Route { service: "web".into(), path: "/".into(), upstream: ([127, 0, 0, 1], 5000).into() },
+            Route { service: "pdf".into(), path: "/pdf-as-web".into(), upstream: ([127, 0, 0, 1], 5095).into() },
+        ]
+    }
+
+    #[test]
+    fn the_site_is_rendered_whole() {
+        let client_ca =
+            ClientAuthority { digest: "0011".to_owned(), has_list: true, not_after: 1, next_update: None, depth: 2 };
+        let resolvers = vec![[10, 0, 0, 1].into(), "fd00::1".parse().expect("an address")];
+        let facts = Facts { ipv6: true, certificate: true, client_ca: Some(client_ca), resolvers };
+        let site = render(&env(", allowed_hosts: [a.de, '*.b.de']"), &routes(), &facts).expect("the site renders");
+        insta::assert_snapshot!(site);
+    }
+
+    #[test]
+    fn mandatory_without_a_ca_serves_nobody() {
+        let facts = Facts { ipv6: false, certificate: true, client_ca: None, resolvers: Vec::new() };
+        let site = render(&env(", ssl: {client_certs_mandatory: true}"), &routes(), &facts).expect("the site renders");
+        assert!(!site.contains("proxy_pass") && !site.contains("[::]"));
+    }
+}

@@ -1,0 +1,60 @@
+//! Makes nginx load a new CA or revocation list for client certificates as soon as it is written, whoever wrote it. What nginx
+//! then says is the step nginx.
+
+use crate::env::Env;
+use crate::host::{Changed, Host};
+use crate::prepare::{client_ca, nginx};
+use crate::source;
+use crate::state::Lock;
+use anyhow::Result;
+use std::time::Duration;
+
+/// How long a file may be half written before it counts as broken.
+const HALF_WRITTEN: Duration = Duration::from_secs(2);
+/// How long it waits for another command, before the next change or try.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// After a failure it is tried again then, even if nothing changes.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Runs until it is dropped.
+pub async fn watch(host: &Host) {
+    loop {
+        let Err(error) = follow(host).await;
+        tracing::warn!("{error:#}; looking again in {} s", AGAIN.as_secs());
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn follow(host: &Host) -> Result<std::convert::Infallible> {
+    let mut env = source::active(host)?.env;
+    // Watched before it is looked at, so that no change falls in between.
+    let mut watch = host.watch(&client_ca::directory(&env.app.name), &[client_ca::CERTIFICATE, client_ca::LIST])?;
+    loop {
+        while client_ca::look(host, &env.app.name).is_err() {
+            // The next part of it may be on its way.
+            if tokio::time::timeout(HALF_WRITTEN, watch.changed()).await.is_err() {
+                break;
+            }
+        }
+        load(&env, host).await?;
+        watch.changed().await?;
+        env = source::active(host)?.env;
+    }
+}
+
+async fn load(env: &Env, host: &Host) -> Result<()> {
+    if nginx::is_current(env, host)? {
+        return Ok(());
+    }
+    let lock = match Lock::try_take(host, "client CA")? {
+        Some(lock) => lock,
+        None => {
+            // Whoever holds the lock may take minutes; somebody who was revoked must be out at once.
+            nginx::load(host).await?;
+            Lock::take(host, "client CA", PATIENCE).await?
+        }
+    };
+    let done = nginx::prepare(env, host, Changed::No).await;
+    drop(lock);
+    done
+}

@@ -1,0 +1,88 @@
+//! The authority that client certificates are checked against, and its revocation list, as nginx will load them. Pure.
+
+use sha2::{Digest, Sha256};
+use x509_parser::pem::Pem;
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+
+/// A CA for client certificates that nginx can use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientAuthority {
+    /// Tells one state of the two files from another.
+    pub digest: String,
+    pub has_list: bool,
+    /// When the first of its certificates ends, in seconds since the epoch.
+    pub not_after: i64,
+    /// When the first of its lists must have been replaced by a newer one.
+    pub next_update: Option<i64>,
+    /// How many certificates a chain has above the client's own.
+    pub depth: usize,
+}
+
+impl ClientAuthority {
+    /// Reads the CA's certificates and, where there is one, its revocation list, both PEM.
+    ///
+    /// # Errors
+    /// What is wrong with one of them: it is then not used at all, since without the list revoked ones would be let in.
+    pub fn parse(certificates: &str, list: Option<&str>) -> Result<ClientAuthority, String> {
+        let chain = blocks(certificates, "CERTIFICATE").map_err(|why| format!("the CA's certificate {why}"))?;
+        let mut not_after = i64::MAX;
+        for block in &chain {
+            let (_, parsed) = X509Certificate::from_der(&block.contents)
+                .map_err(|_| "the CA's certificate is no X.509 certificate".to_owned())?;
+            if !parsed.is_ca() {
+                return Err(format!("the certificate of {} is not one of a CA", parsed.subject()));
+            }
+            not_after = not_after.min(parsed.validity().not_after.timestamp());
+        }
+        let mut next_update = None;
+        if let Some(list) = list {
+            for block in blocks(list, "X509 CRL").map_err(|why| format!("the revocation list {why}"))? {
+                let (_, parsed) = CertificateRevocationList::from_der(&block.contents)
+                    .map_err(|_| "the revocation list is no X.509 list".to_owned())?;
+                let next = parsed.next_update().map(|next| next.timestamp());
+                next_update = [next_update, next].into_iter().flatten().min();
+            }
+        }
+        let digest = Sha256::digest(format!("{certificates}\0{}", list.unwrap_or("none")));
+        let digest = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        Ok(ClientAuthority { digest, has_list: list.is_some(), not_after, next_update, depth: chain.len() })
+    }
+}
+
+fn blocks(text: &str, label: &str) -> Result<Vec<Pem>, String> {
+    let blocks: Result<Vec<Pem>, _> = Pem::iter_from_buffer(text.as_bytes()).collect();
+    let blocks: Vec<Pem> =
+        blocks.map_err(|_| "is not PEM".to_owned())?.into_iter().filter(|pem| pem.label == label).collect();
+    if blocks.is_empty() { Err(format!("has no block '-----BEGIN {label}-----'")) } else { Ok(blocks) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    #[test]
+    fn only_a_ca_and_a_whole_list_are_taken() {
+        let key = KeyPair::generate().expect("a key can be made");
+        let mut params = CertificateParams::default();
+        let plain = params.self_signed(&key).expect("it can be signed").pem();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = params.self_signed(&key).expect("it can be signed").pem();
+        let good = ClientAuthority::parse(&ca, None).expect("a CA alone is good");
+        assert!(!good.has_list && good.depth == 1);
+        for (certificates, list, expected) in [
+            (plain.as_str(), None, "is not one of a CA"),
+            ("", None, "the CA's certificate has no block"),
+            (&ca[..ca.len() / 2], None, "the CA's certificate is not PEM"),
+            (&ca, Some(""), "the revocation list has no block '-----BEGIN X509 CRL-----'"),
+            (
+                &ca,
+                Some("-----BEGIN X509 CRL-----\neA==\n-----END X509 CRL-----\n"),
+                "the revocation list is no X.509 list",
+            ),
+        ] {
+            let said = ClientAuthority::parse(certificates, list).expect_err("it is refused");
+            assert!(said.contains(expected), "{said}");
+        }
+    }
+}

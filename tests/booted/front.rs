@@ -1,0 +1,233 @@
+//! What stands before the app, from outside: which names are answered, what reaches the app and what does not, large and lasting
+//! requests, compression, the page for machines, stapling; judged by gixy, nmap and testssl.sh.
+
+use crate::host::apps::*;
+use crate::host::{Machine, wait_for};
+use std::process::Command;
+use std::time::Duration;
+
+/// A program of this machine, its output together.
+fn run(program: &str, args: &[&str]) -> (i32, String) {
+    let out = Command::new(program)
+        .args(args)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error} (make installs it)"));
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    (out.status.code().unwrap_or(-1), text)
+}
+
+fn shell(script: &str) -> (i32, String) {
+    run("bash", &["-c", script])
+}
+
+/// What the app saw of a request: its headers, in order.
+fn seen(machine: &Machine, more: &[&str]) -> Vec<(String, String)> {
+    let url = format!("https://{}/x", machine.address());
+    let mut args = vec![url.as_str()];
+    args.extend(more);
+    let (code, body) = curl(machine, &args);
+    assert_eq!(code, 200, "{body}");
+    let value: serde_json::Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("not JSON: {body}"));
+    let pairs = value["headers"].as_array().expect("a list").iter();
+    pairs.map(|pair| (pair[0].as_str().unwrap_or("").to_owned(), pair[1].as_str().unwrap_or("").to_owned())).collect()
+}
+
+fn all<'a>(headers: &'a [(String, String)], name: &str) -> Vec<&'a str> {
+    headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
+}
+
+#[test]
+fn what_reaches_the_app_is_what_nginx_says() {
+    let machine = Machine::boot("front");
+    start_mirror(&machine, "  ssl:\n    letsencrypt: {enabled: no}\n");
+    let at = machine.address();
+    let resolve = format!("{DOMAIN}:443:{at}");
+
+    // Everything that an app might believe about a client is set or removed, however the client writes it.
+    let us = format!("10.77.{}.1", at.split('.').nth(2).expect("an address"));
+    let lies = [
+        ("X-Real-IP", Some(us.as_str())),
+        ("X-Forwarded-For", Some(us.as_str())),
+        ("X-Forwarded-Proto", Some("https")),
+        ("X-Forwarded-Port", Some("443")),
+        ("X-Ssl-Client-Verify", Some("NONE")),
+        ("X-Ssl-Client-Serial", None),
+        ("X-Forwarded-Host", None),
+        ("X-Forwarded-Server", None),
+        ("X-Forwarded-Ssl", None),
+        ("Forwarded", None),
+        ("Proxy", None),
+    ];
+    for (name, truth) in lies {
+        for form in [name.to_owned(), name.to_uppercase(), name.replace('-', "_")] {
+            let headers = seen(&machine, &["-H", &format!("{form}: 6.6.6.6"), "-H", &format!("{form}: SUCCESS")]);
+            let values = all(&headers, &name.to_lowercase());
+            assert_eq!(values, truth.into_iter().collect::<Vec<_>>(), "{form}");
+            assert!(
+                !headers.iter().any(|(_, value)| value.contains("6.6.6.6") || value == "SUCCESS"),
+                "{form}: {headers:?}"
+            );
+        }
+    }
+    // The name in the request line counts, and that is what the app is told too.
+    let (_, text) = shell(&format!(
+        "printf 'GET https://{DOMAIN}/x HTTP/1.1\\r\\nHost: evil.example\\r\\nConnection: close\\r\\n\\r\\n' | openssl s_client -quiet -connect {at}:443 -servername {DOMAIN} 2>/dev/null"
+    ));
+    assert!(text.contains(&format!("[\"host\", \"{DOMAIN}\"]")) && !text.contains("evil"), "{text}");
+
+    // Names: ours over http lead to https, others get no answer at all.
+    let (code, _) = curl(&machine, &["--head", &format!("http://{at}/a?b=c")]);
+    assert_eq!(code, 301);
+    let (_, head) = shell(&format!("curl -s -o /dev/null -D - -H 'Host: {DOMAIN}' 'http://{at}/a?b=c'"));
+    assert!(head.contains(&format!("Location: https://{DOMAIN}/a?b=c")), "{head}");
+    for (url, host) in [(format!("http://{at}/"), "evil.example"), (format!("https://{at}/"), "evil.example")] {
+        let (code, text) = shell(&format!("curl -sk -m 10 -H 'Host: {host}' {url}; echo \" exit $?\""));
+        assert!(code == 0 && (text.contains("exit 52") || text.contains("exit 92")), "{url}: {text}");
+    }
+
+    // Headers of answers, and HTTP/2.
+    let (_, head) = shell(&format!("curl -sk --http2 -o /dev/null -D - --resolve {resolve} https://{DOMAIN}/"));
+    assert!(head.starts_with("HTTP/2 200") && head.contains("strict-transport-security: max-age=63072000"), "{head}");
+    assert!(!head.to_lowercase().contains("nginx/"), "its version is nobody's business: {head}");
+
+    // Compression, where it is asked for and worth it.
+    let size = |more: &str| -> u64 {
+        let (_, text) = shell(&format!("curl -sk {more} -o /dev/null -w '%{{size_download}}' https://{at}/long"));
+        text.trim().parse().unwrap_or_else(|_| panic!("{text}"))
+    };
+    let (plain, packed) = (size(""), size("-H 'Accept-Encoding: gzip'"));
+    assert!(plain == 340_000 && packed < plain / 20, "{plain} {packed}");
+
+    // An upload larger than nginx's disk may hold goes straight through: the app sees its beginning while the client still sends.
+    machine.ok("mount -t tmpfs -o size=1m tmpfs /var/lib/nginx/body");
+    let (_, text) = shell(&format!("head -c 3G /dev/zero | curl -sk -m 120 -T - https://{at}/upload"));
+    assert!(text.contains("{\"bytes\": 3221225472}"), "{text}");
+    let slow = Command::new("bash")
+        .args(["-c", &format!("(head -c 300000 /dev/zero; sleep 8; head -c 100 /dev/zero) | curl -sk -H 'Content-Length: 300100' -X POST -T - https://{at}/upload")])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("bash can be run");
+    wait_for("the upload's beginning", Duration::from_secs(7), || {
+        let (_, body) = get(&machine, "/first");
+        if body.contains("300000") { Ok(()) } else { Err(body) }
+    });
+    let out = slow.wait_with_output().expect("it ends");
+    assert!(String::from_utf8_lossy(&out.stdout).contains("300100"), "{out:?}");
+
+    // WebSockets, over TLS.
+    let frame = "\\x81\\x85\\x01\\x02\\x03\\x04\\x69\\x67\\x6f\\x68\\x6e";
+    let (_, text) = shell(&format!(
+        "(printf 'GET /ws HTTP/1.1\\r\\nHost: {DOMAIN}\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\nSec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n\\r\\n'; sleep 1; printf '{frame}'; sleep 2) \
+         | timeout 20 openssl s_client -quiet -connect {at}:443 -servername {DOMAIN} 2>/dev/null | tr -d '\\0'"
+    ));
+    assert!(
+        text.contains("101 Switching Protocols")
+            && text.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+            && text.contains("HELLO"),
+        "{text}"
+    );
+
+    // Slower than a minute is not too slow; an app that is unwell speaks for itself.
+    let (code, body) = shell(&format!("curl -sk -m 100 https://{at}/slow?65"));
+    assert!(code == 0 && body == "\"late\"", "{body}");
+    let (code, body) = get(&machine, "/unwell");
+    assert_eq!((code, body.as_str()), (503, "\"unwell\""));
+
+    // The page is there for people and machines; which, the client says.
+    machine.ok("echo '<main>page</main>' > /var/www/html/503.html; echo '{\"phase\": \"x\"}' > /var/www/html/503.json");
+    for (accept, kind) in [
+        ("text/html,application/xhtml+xml,*/*;q=0.8", "text/html"),
+        ("application/json", "application/json"),
+        ("application/problem+json", "application/json"),
+        ("text/html, application/json", "text/html"),
+        ("*/*", "text/html"),
+        ("", "text/html"),
+    ] {
+        for method in ["GET", "POST"] {
+            let (_, head) = shell(&format!(
+                "curl -sk --http1.1 -X {method} -H 'Accept: {accept}' -o /dev/null -D - https://{at}/any/where"
+            ));
+            assert!(head.starts_with("HTTP/1.1 503"), "{accept}: {head}");
+            for wanted in [
+                format!("Content-Type: {kind}").as_str(),
+                "Retry-After: 5",
+                "Cache-Control: no-store",
+                "Vary: Accept",
+                "Strict-Transport-Security",
+            ] {
+                assert!(head.contains(wanted), "{accept}: no {wanted}: {head}");
+            }
+        }
+    }
+    machine.ok("rm /var/www/html/503.*");
+    // A container that is gone: the same, with a page of its own.
+    let docker = machine.ok("docker ps -q | head -n 1");
+    machine.ok(&format!("docker pause {}", docker.trim()));
+    machine.ok("iptables -I OUTPUT -p tcp --dport 5000 -j REJECT");
+    let (_, text) = shell(&format!("curl -sk -H 'Accept: application/json' -w ' %{{http_code}}' https://{at}/"));
+    assert!(text.contains("\"phase\": \"unavailable\"") && text.ends_with(" 503"), "{text}");
+    machine.ok(&format!("iptables -D OUTPUT -p tcp --dport 5000 -j REJECT; docker unpause {}", docker.trim()));
+
+    judged_by_tools(&machine);
+}
+
+fn judged_by_tools(machine: &Machine) {
+    let at = machine.address();
+    // The configuration as a whole, by gixy.
+    let directory = std::env::temp_dir().join(format!("appliance-gixy-{at}"));
+    std::fs::create_dir_all(&directory).expect("a directory can be made");
+    let config = directory.join("nginx.conf");
+    machine.fetch_file("/etc/nginx/conf.d/appliance.conf", &directory.join("appliance.conf"));
+    std::fs::write(&config, "events {}\nhttp { include appliance.conf; }\n").expect("it can be written");
+    let (code, text) = run(
+        concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/gixy/bin/gixy"),
+        &["--no-color", &config.display().to_string()],
+    );
+    assert!(code == 0 && !text.contains("Severity: HIGH") && !text.contains("Severity: MEDIUM"), "{text}");
+    std::fs::remove_dir_all(&directory).expect("it can be removed");
+
+    // Protocols and ciphers, by nmap.
+    let (_, text) = run("nmap", &["-Pn", "-p", "443", "--script", "ssl-enum-ciphers", &at]);
+    assert!(text.contains("TLSv1.2") && text.contains("TLSv1.3") && text.contains("least strength: A"), "{text}");
+    assert!(!text.contains("TLSv1.0") && !text.contains("TLSv1.1") && !text.contains("SSLv3"), "{text}");
+
+    // Everything, by testssl.sh. The certificate is our own here, so trust is left out: nothing else may be found.
+    let report = std::env::temp_dir().join(format!("appliance-testssl-{at}.json"));
+    drop(std::fs::remove_file(&report));
+    run(
+        "testssl",
+        &[
+            "--quiet",
+            "--color",
+            "0",
+            "--warnings",
+            "off",
+            "--ip",
+            "one",
+            "--jsonfile",
+            &report.display().to_string(),
+            &format!("https://{at}"),
+        ],
+    );
+    let findings: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&report).expect("testssl.sh wrote its report"))
+            .expect("it is JSON");
+    let findings = findings.as_array().expect("a list of findings");
+    let trust = [
+        "cert_trust",
+        "cert_chain_of_trust",
+        "cert_revocation",
+        "OCSP_stapling",
+        "DNS_CAArecord",
+        "cert_caIssuers",
+        "cert_expirationStatus",
+    ];
+    let bad: Vec<String> = findings
+        .iter()
+        .filter(|finding| ["MEDIUM", "HIGH", "CRITICAL"].contains(&finding["severity"].as_str().unwrap_or("")))
+        .filter(|finding| !trust.iter().any(|known| finding["id"].as_str().unwrap_or("").starts_with(known)))
+        .map(ToString::to_string)
+        .collect();
+    assert!(findings.len() > 100 && bad.is_empty(), "{} findings; {bad:#?}", findings.len());
+    std::fs::remove_file(&report).expect("it can be removed");
+}
