@@ -1,9 +1,11 @@
 # make demo | make test | make bench | make fuzz | make deb. Each installs by itself what it needs, and says so.
 
 # What building and testing need from Debian, beside the Rust toolchain.
-PACKAGES = bash ca-certificates curl dash dosfstools dpkg-dev e2fsprogs g++ gcc genisoimage gpg gpg-agent iproute2 libc6-dev mmdebstrap mtools openssl \
-  poppler-utils procps qemu-system-x86 systemd systemd-container util-linux xfsprogs xorriso zbar-tools
+PACKAGES = bash bsdextrautils ca-certificates chromium chromium-driver curl dash debian-archive-keyring bind9-dnsutils dosfstools dpkg-dev e2fsprogs \
+  fonts-dejavu-core g++ gcc genisoimage gpg gpg-agent iproute2 libc6-dev mmdebstrap mount mtools nmap openssl poppler-utils procps python3-venv \
+  qemu-system-x86 systemd systemd-container util-linux wrk xfsprogs xorriso zbar-tools
 CARGO_DENY_VERSION = 0.20.2
+GIXY_VERSION = 0.2.59
 CARGO_FUZZ_VERSION = 0.13.2
 TOOLS = $(CURDIR)/target/tools
 SOURCES = $(shell find src -type f) Cargo.toml Cargo.lock
@@ -25,6 +27,14 @@ tools: packages
 	@if ! $(TOOLS)/bin/cargo-deny --version 2>/dev/null | grep -q ' $(CARGO_DENY_VERSION)$$'; then \
 	  echo "installing cargo-deny $(CARGO_DENY_VERSION) into target/tools"; \
 	  cargo install cargo-deny --locked --quiet --version $(CARGO_DENY_VERSION) --root $(TOOLS); \
+	fi
+	@if ! $(TOOLS)/gixy/bin/gixy --version 2>/dev/null | grep -q ' v$(GIXY_VERSION)$$'; then \
+	  echo "installing gixy $(GIXY_VERSION) into target/tools"; \
+	  python3 -m venv --clear $(TOOLS)/gixy && $(TOOLS)/gixy/bin/pip install --quiet gixy-ng==$(GIXY_VERSION); \
+	fi
+	@if [ ! -x $(TOOLS)/testssl/usr/bin/testssl ]; then \
+	  echo "installing testssl.sh of Debian 13 into target/tools"; \
+	  sh tests/newer.sh trixie $(TOOLS)/testssl testssl.sh; \
 	fi
 
 # The package as it is released: link-time optimised.

@@ -232,7 +232,7 @@ fn write_list(host: &Host, app: &AppName, ours: &Ours, always: bool) -> Result<(
     // The number grows even if the list never gets there.
     book.list_number += 1;
     book.write(host)?;
-    let mut text = sign::list(&ours.issuer, &book, now)?;
+    let mut text = sign::list(&ours.issuer, &ours.chain, &book, now)?;
     if let Some(parents) = host.read_text(PARENT_LISTS, MAX_PEM)? {
         text.push_str(&parents);
     }

@@ -112,7 +112,8 @@ fn revoked(book: &Book, now: Timestamp) -> impl Iterator<Item = &Entry> {
     book.issued.iter().filter(move |entry| entry.state(now) == State::Revoked && entry.expires > now)
 }
 
-pub(super) fn list(issuer: &Issuer<'_, KeyPair>, book: &Book, now: Timestamp) -> Result<String> {
+/// `chain` is the CA's certificate with those above it.
+pub(super) fn list(issuer: &Issuer<'_, KeyPair>, chain: &str, book: &Book, now: Timestamp) -> Result<String> {
     let revoked_certs = revoked(book, now).map(|entry| {
         let bytes =
             (0..entry.serial.len() / 2).map(|i| u8::from_str_radix(entry.serial.get(2 * i..2 * i + 2)?, 16).ok());
@@ -127,7 +128,8 @@ pub(super) fn list(issuer: &Issuer<'_, KeyPair>, book: &Book, now: Timestamp) ->
         crl_number: SerialNumber::from(book.list_number),
         issuing_distribution_point: None,
         revoked_certs: revoked_certs.collect::<Result<_>>()?,
-        key_identifier_method: KeyIdMethod::Sha256,
+        // What signs is found by this: it must be what the CA's certificate says, whoever made that (RFC 5280, 5.2.1).
+        key_identifier_method: subject_key_id(chain).map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified),
     };
     let list = params.signed_by(issuer).context("could not sign the revocation list")?;
     list.pem().context("could not write the revocation list")
@@ -146,6 +148,15 @@ pub(super) fn is_current(pem: &str, book: &Book, oldest_s: i64) -> bool {
     let wanted: BTreeSet<String> = revoked(book, now).map(|entry| entry.serial.clone()).collect();
     // It was dated back by an hour when it was signed.
     parsed.last_update().timestamp() + 3600 >= oldest_s && listed == wanted
+}
+
+fn subject_key_id(chain: &str) -> Option<Vec<u8>> {
+    let der = CertificateDer::from_pem_slice(chain.as_bytes()).ok()?;
+    let (_, parsed) = X509Certificate::from_der(&der).ok()?;
+    parsed.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+        _ => None,
+    })
 }
 
 /// Whether the first certificate of a chain is for this key.

@@ -71,7 +71,7 @@ fn the_page_tells_what_goes_on_and_follows_it() {
     let spoken = browser.spoken();
     let is_said = |role: &str, name: &str| spoken.iter().any(|(known, text)| known == role && text.contains(name));
     assert!(
-        is_said("heading", "Getting ready") && is_said("ProgressIndicator", "Progress") && is_said("status", ""),
+        is_said("heading", "Getting ready") && is_said("progressbar", "Progress") && is_said("status", ""),
         "{spoken:?}"
     );
     assert!(

@@ -103,7 +103,7 @@ impl Machine {
         }
         let console = fs::File::create(self.base.join("console.log")).expect("the console's log can be made");
         let errors = console.try_clone().expect("the console's log can be shared");
-        let child = Command::new("sh")
+        let mut child = Command::new("sh")
             .args([
                 "-c",
                 &format!("{enter}exec \"$@\""),
@@ -124,6 +124,10 @@ impl Machine {
             .expect("systemd-nspawn can be started (make installs it)");
         let pid = child.id();
         let leader = wait_for("the host's first process", BOOT, || {
+            if let Ok(Some(status)) = child.try_wait() {
+                let said = fs::read_to_string(self.base.join("console.log")).unwrap_or_default();
+                panic!("systemd-nspawn ended with {status}: {said}");
+            }
             let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
             // nspawn has a helper before it has the host: that one is process 1 of its own namespace.
             let is_first = |leader: &&str| {
@@ -292,6 +296,7 @@ impl Machine {
                 "status.txt",
                 "appliance status; appliance ps; systemctl status --no-pager appliance appliance-supervisor nginx docker; docker ps -a",
             ),
+            ("nginx-errors.txt", "tail -n 500 /var/log/nginx/error.log"),
             (
                 "configs.txt",
                 "for f in /etc/nginx/conf.d/*.conf /etc/postgresql/*/main/pg_hba.conf /etc/postgresql/*/main/conf.d/*; do echo \"== $f\"; cat \"$f\"; done",

@@ -112,7 +112,11 @@ pub(super) fn mmdebstrap(variant: &str, packages: &str, target: &str) {
 
 fn make_rootfs(target: &Path) {
     mmdebstrap("minbase", PACKAGES, &target.display().to_string());
-    add_newer(target);
+    let mut newer = vec![concat!(env!("CARGO_MANIFEST_DIR"), "/tests/newer.sh"), NEWER_SUITE];
+    let target_text = target.display().to_string();
+    newer.push(&target_text);
+    newer.extend(NEWER.split(' '));
+    run("sh", &newer);
     let unit = target.join("etc/systemd/system/test-cgroups.service");
     fs::write(&unit, CGROUPS_UNIT).expect("the unit can be written");
     let wants = target.join("etc/systemd/system/sysinit.target.wants");
@@ -126,22 +130,6 @@ fn make_rootfs(target: &Path) {
         let mask = target.join("etc/systemd/system").join(timer);
         std::os::unix::fs::symlink("/dev/null", mask).expect("the timer can be masked");
     }
-}
-
-/// Unpacks packages of a newer suite into the root file system, by an apt of its own: the machine's lists stay as they are.
-fn add_newer(target: &Path) {
-    let script = r#"set -e
-        work=$(mktemp -d); trap 'rm -rf "$work"' EXIT; chmod 755 "$work"; cd "$work"
-        mkdir -p state/lists/partial cache/archives/partial etc
-        mirror=$(apt-get indextargets --format '$(REPO_URI)' | grep -v security | head -n 1)
-        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" > etc/sources.list
-        printf 'Dir::State "%s/state"; Dir::Cache "%s/cache"; Dir::Etc::sourcelist "%s/etc/sources.list"; Dir::Etc::sourceparts "-"; Dir::State::status "/dev/null";\n' \
-          "$work" "$work" "$work" > apt.conf
-        export APT_CONFIG=$work/apt.conf
-        apt-get update -q -o APT::Sandbox::User=root
-        apt-get download -q -o APT::Sandbox::User=root $2
-        for package in *.deb; do dpkg-deb -x "$package" "$3"; done"#;
-    run("sh", &["-c", script, "sh", NEWER_SUITE, NEWER, &target.display().to_string()]);
 }
 
 fn make_docker(target: &Path, rootfs: &Path) {

@@ -13,7 +13,7 @@ const CONNECTIONS: u32 = 8192;
 /// Raises the limits; what an operator has set higher stays.
 pub(super) fn prepare(host: &Host) -> Result<Changed> {
     let files =
-        format!("# Written by appliance; changes are overwritten.\nworker_rlimit_nofile {};\n", 4 * CONNECTIONS);
+        format!("# Written by appliance; changes are overwritten.\nworker_rlimit_nofile {};\n", 2 * CONNECTIONS);
     let files = host.ensure_file_of(UNIT, Owed::Reload, FILES, &File::text(files).mode(0o644))?;
     let main = host.read_text(MAIN, MAX_CONFIG)?.with_context(|| format!("{MAIN} is missing"))?;
     match raised(&main) {

@@ -1,0 +1,51 @@
+//! Many visitors at once, by wrk, while nginx is reloaded.
+
+use super::Machine;
+use std::process::{Command, Stdio};
+
+/// What wrk counted.
+#[derive(Debug)]
+pub struct Load {
+    pub requests: u64,
+    /// Answers that were no success.
+    pub refused: u64,
+    /// Connections that could not be made.
+    pub connect: u64,
+    /// Connections that ended under a request: nginx closes idle ones under a reload, and a request may be on its way then.
+    pub closed: u64,
+    /// Requests without an answer in half a minute.
+    pub timeout: u64,
+}
+
+/// Keeps connections busy for some seconds while nginx is reloaded so many times, evenly.
+pub fn load(machine: &Machine, path: &str, connections: u32, seconds: u32, reloads: u32) -> Load {
+    let url = format!("https://{}{path}", machine.address());
+    let wrk = Command::new("sh")
+        .args(["-c", "ulimit -n 65536; exec wrk \"$@\"", "sh", "--threads", "2", "--timeout", "30s"])
+        .args(["--connections", &connections.to_string(), "--duration", &format!("{seconds}s"), &url])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("wrk can be run (make installs it)");
+    let between = f64::from(seconds) / f64::from(reloads + 1);
+    // One program on the host, so that entering it costs nothing between.
+    machine.ok(&format!("for i in $(seq {reloads}); do sleep {between}; systemctl reload nginx || exit 1; done"));
+    let out = wrk.wait_with_output().expect("wrk ends");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "wrk: {text}");
+    // "Socket errors: connect 0, read 1, write 2, timeout 3" stands there only if there was one.
+    let after = |word: &str| -> u64 {
+        let rest = text.split(word).nth(1).unwrap_or("0");
+        rest.trim().chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0)
+    };
+    let requests = text
+        .lines()
+        .find_map(|line| line.trim().split_once(" requests in"))
+        .map_or(0, |(count, _)| count.parse().unwrap_or(0));
+    Load {
+        requests,
+        refused: after("Non-2xx or 3xx responses:"),
+        connect: after("connect "),
+        closed: after("read ") + after("write "),
+        timeout: after("timeout "),
+    }
+}
