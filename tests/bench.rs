@@ -1,5 +1,5 @@
 //! `make bench`: measured figures on a booted host, as a table. Speeds are given beside a peer's in the same run where
-//! there is one; nothing here passes or fails. With the word `restarts`, that comparison alone.
+//! there is one; nothing here passes or fails. With the word `restarts` or `reloads`, that part alone.
 #![allow(clippy::disallowed_methods)] // Drives the machine from outside.
 
 #[path = "host/mod.rs"]
@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some("reloads") {
+        return table(&reloads());
+    }
     let machine = Machine::boot("bench");
     apps::start_notes(&machine, "v1");
     apps::wait_for_phase(&machine, "running");
@@ -63,12 +66,33 @@ fn main() {
         "aim: the watchdog's only",
     ));
 
+    let trace = machine.ok("cut -c1-150 /root/trace | tail -20");
+    drop(machine);
+    rows.extend(reloads());
+    table(&rows);
+    println!("\nthe trace at rest:\n{trace}");
+}
+
+fn table(rows: &[(&str, String, &str)]) {
     let width = rows.iter().map(|(name, _, _)| name.len()).max().unwrap_or(0);
     println!("\n{:width$}  {:40}  remark", "figure", "median (min to max)");
     for (name, value, remark) in rows {
         println!("{name:width$}  {value:40}  {remark}");
     }
-    println!("\nthe trace at rest:\n{}", machine.ok("cut -c1-150 /root/trace | tail -20"));
+}
+
+/// What ten reloads of nginx cost visitors: busy ones, and those on connections that are idle at that moment.
+fn reloads() -> Vec<(&'static str, String, &'static str)> {
+    let machine = Machine::boot("bench-front");
+    apps::start_mirror(&machine, "  ssl:\n    letsencrypt: {enabled: no}\n");
+    let busy = host::load::load(&machine, "/x", 1000, 22, 10);
+    let quiet = host::load::idle(&machine, 200, 22, 0);
+    let idle = host::load::idle(&machine, 200, 22, 10);
+    vec![
+        ("1,000 busy connections, ten reloads", format!("{busy:?}"), "aim: no answer but 2xx"),
+        ("200 keep-alive visitors, no reload", quiet, "the same without, to compare"),
+        ("200 keep-alive visitors, ten reloads", idle, "lost: sent as nginx closed the idle connection"),
+    ]
 }
 
 /// Checking an env.yml of 1 MB beside what an ECS-Appliance read it with, and the memory that it takes.

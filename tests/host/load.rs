@@ -1,4 +1,4 @@
-//! Many visitors at once, by wrk, while nginx is reloaded.
+//! Many visitors at once while nginx is reloaded: busy ones by wrk, and ones who come back now and then by `idle.py`.
 
 use super::Machine;
 use std::process::{Command, Stdio};
@@ -26,9 +26,7 @@ pub fn load(machine: &Machine, path: &str, connections: u32, seconds: u32, reloa
         .stdout(Stdio::piped())
         .spawn()
         .expect("wrk can be run (make installs it)");
-    let between = f64::from(seconds) / f64::from(reloads + 1);
-    // One program on the host, so that entering it costs nothing between.
-    machine.ok(&format!("for i in $(seq {reloads}); do sleep {between}; systemctl reload nginx || exit 1; done"));
+    reload(machine, seconds, reloads);
     let out = wrk.wait_with_output().expect("wrk ends");
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.status.success(), "wrk: {text}");
@@ -48,4 +46,25 @@ pub fn load(machine: &Machine, path: &str, connections: u32, seconds: u32, reloa
         closed: after("read ") + after("write "),
         timeout: after("timeout "),
     }
+}
+
+/// Reloads nginx so many times, evenly.
+fn reload(machine: &Machine, seconds: u32, times: u32) {
+    let between = f64::from(seconds) / f64::from(times + 1);
+    // One program on the host, so that entering it costs nothing between.
+    machine.ok(&format!("for i in $(seq {times}); do sleep {between}; systemctl reload nginx || exit 1; done"));
+}
+
+/// Visitors who keep their connection and come back now and then, across reloads; what `idle.py` says of them.
+pub fn idle(machine: &Machine, visitors: u32, seconds: u32, reloads: u32) -> String {
+    let child = Command::new("python3")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/host/idle.py"))
+        .args([&machine.address(), "443", &visitors.to_string(), &seconds.to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3 can be run");
+    reload(machine, seconds, reloads);
+    let out = child.wait_with_output().expect("it ends");
+    assert!(out.status.success(), "idle.py failed");
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
 }
