@@ -9,7 +9,7 @@ pub use revoke::revoke;
 
 use crate::env::Env;
 use crate::host::acme::{Authority, Limited, Outcome, Window};
-use crate::host::{Host, Owed};
+use crate::host::Host;
 use crate::prepare::{nginx, tls};
 use crate::state::Lock;
 use crate::value::certificate::{Facts, Pair};
@@ -203,8 +203,7 @@ async fn put_back(env: &Env, host: &Host) -> Result<Option<Pair>> {
 /// Puts a pair in place and makes nginx load it.
 async fn put_in_place(host: &Host, pair: &Pair) -> Result<()> {
     let _lock = Lock::take(host, "cert", PATIENCE).await?;
-    host.owe(nginx::UNIT, Owed::Reload)?;
-    tls::install(host, pair).context("the new certificate was not put in place")?;
+    tls::put(host, pair).await.context("the new certificate was not put in place")?;
     nginx::load(host).await
 }
 

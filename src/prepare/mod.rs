@@ -54,7 +54,7 @@ pub async fn prepare(
             Step::Files => files::prepare(env, host),
             Step::Postgres => postgres::prepare(host).await,
             Step::Database => database::prepare(env, host).await,
-            Step::Tls => tls::prepare(env, host).map(|changed| certificate = changed),
+            Step::Tls => tls::prepare(env, host).await.map(|changed| certificate = changed),
             Step::Nginx => nginx::prepare(env, host, certificate).await,
         };
         done.with_context(|| format!("the step {step} failed"))?;

@@ -3,7 +3,7 @@
 
 use crate::env::Env;
 use crate::host::pem::MAX_PEM;
-use crate::host::{Changed, File, Host, Mode, Owed};
+use crate::host::{Changed, File, Host, Mode, Owed, UnitState};
 use crate::value::certificate::{Facts, Pair};
 use crate::value::{HostPattern, Secret};
 use anyhow::{Context, Result, bail};
@@ -23,11 +23,14 @@ const DEHYDRATED: &str = "/app/etc/dehydrated/certs";
 /// A self-signed certificate is renewed this long before its end, in seconds.
 const RENEW_BEFORE_S: i64 = 30 * 24 * 3600;
 
+/// Who else reads the certificate, where it is there, and only when it starts.
+const OTHERS: [&str; 2] = ["stunnel4.service", "postfix.service"];
+
 /// The group ffdhe2048 (RFC 7919, appendix A.1).
 const FFDHE2048: &str = include_str!("templates/ffdhe2048.pem");
 
 /// Puts certificate and key in place, both at once. `Changed` says whether nginx must reload.
-pub fn prepare(env: &Env, host: &Host) -> Result<Changed> {
+pub async fn prepare(env: &Env, host: &Host) -> Result<Changed> {
     let pair = match &env.appliance.ssl.own {
         Some(own) => {
             let unusable = "the certificate under appliance.ssl cannot be used; what was there stays";
@@ -39,12 +42,7 @@ pub fn prepare(env: &Env, host: &Host) -> Result<Changed> {
             None => self_signed(env, host)?,
         },
     };
-    let files = files(&pair);
-    // Killed between the switch and the reload, the next run makes up for it.
-    if host.applies() && host.in_mode(Mode::Check).ensure_together(VERSIONS, &files)?.yes() {
-        host.owe(super::nginx::UNIT, Owed::Reload)?;
-    }
-    let changed = host.ensure_together(VERSIONS, &files)?;
+    let changed = put(host, &pair).await?;
     let parameters = host.ensure_file(DH_PARAMETERS, &File::text(FFDHE2048).mode(0o644))?;
     Ok(changed.or(parameters))
 }
@@ -72,9 +70,24 @@ pub fn issued(host: &Host) -> Result<Option<Pair>> {
     Ok(halves.and_then(|(key, chain)| fitting(&format!("-----BEGIN CERTIFICATE-----{chain}"), key.to_owned())))
 }
 
-/// Puts a pair from an authority in place. The reload is the caller's.
-pub fn install(host: &Host, pair: &Pair) -> Result<Changed> {
-    host.ensure_together(VERSIONS, &files(pair))
+/// Puts a pair in place, and restarts who else reads it. nginx's reload is the caller's; it is owed from before the change on, so
+/// that a run that is killed in between leaves it to the next.
+pub async fn put(host: &Host, pair: &Pair) -> Result<Changed> {
+    let files = files(pair);
+    if host.applies() && host.in_mode(Mode::Check).ensure_together(VERSIONS, &files)?.yes() {
+        host.owe(super::nginx::UNIT, Owed::Reload)?;
+        OTHERS.iter().try_for_each(|unit| host.owe(unit, Owed::Restart))?;
+    }
+    let changed = host.ensure_together(VERSIONS, &files)?;
+    for unit in OTHERS {
+        if (changed.yes() || host.owed(unit)?.is_some()) && host.unit_state(unit).await? == UnitState::Active {
+            host.restart_unit(unit).await?;
+        }
+        if host.applies() {
+            host.settle(unit)?;
+        }
+    }
+    Ok(changed)
 }
 
 fn files(pair: &Pair) -> [(&'static str, &'static str, File); 2] {
@@ -162,21 +175,21 @@ mod tests {
         Env::parse(text.as_bytes()).env.expect("the env is valid")
     }
 
-    #[test]
-    fn a_pair_is_kept_until_its_names_change() {
+    #[tokio::test]
+    async fn a_pair_is_kept_until_its_names_change() {
         let test = TestHost::new();
         test.host.ensure_dir("/app/etc", &crate::host::Dir::plain()).expect("the directory can be made");
         let first = env("a.de *.a.de 10.0.0.1");
-        assert!(prepare(&first, &test.host).expect("the pair is made").yes());
+        assert!(prepare(&first, &test.host).await.expect("the pair is made").yes());
         let before = test.host.read_text(CERTIFICATE, MAX_PEM).expect("it can be read").expect("it is there");
-        assert!(!prepare(&first, &test.host).expect("the pair is kept").yes());
+        assert!(!prepare(&first, &test.host).await.expect("the pair is kept").yes());
         let check = test.host.in_mode(crate::host::Mode::Check);
         let second = env("a.de b.de");
-        assert!(prepare(&second, &check).expect("the pair is checked").yes());
+        assert!(prepare(&second, &check).await.expect("the pair is checked").yes());
         let objects: Vec<String> = check.journal().entries().into_iter().map(|entry| entry.object).collect();
         assert_eq!(objects, [CERTIFICATE, KEY]);
         assert_eq!(test.host.read_text(CERTIFICATE, MAX_PEM).expect("it can be read"), Some(before));
-        assert!(prepare(&second, &test.host).expect("the pair is made anew").yes());
+        assert!(prepare(&second, &test.host).await.expect("the pair is made anew").yes());
         assert_eq!(test.host.names(VERSIONS).expect("it can be listed").len(), 2, "one version and the link");
     }
 
@@ -195,44 +208,44 @@ mod tests {
         Pair::parse(&certificate.pem(), &Secret::new(key.serialize_pem())).expect("they fit together")
     }
 
-    #[test]
-    fn an_authoritys_certificate_stays_while_it_is_valid_and_then_a_self_signed_one_serves() {
+    #[tokio::test]
+    async fn an_authoritys_certificate_stays_while_it_is_valid_and_then_a_self_signed_one_serves() {
         let test = TestHost::new();
         test.host.ensure_dir("/app/etc", &crate::host::Dir::plain()).expect("the directory can be made");
         let self_signed = || current(&test.host).expect("it can be read").expect("there is one").facts().self_signed;
-        prepare(&env("a.de"), &test.host).expect("the pair is made");
+        prepare(&env("a.de"), &test.host).await.expect("the pair is made");
         assert!(self_signed());
-        install(&test.host, &authoritys(&["a.de"], 2020, 2100)).expect("it is put in place");
+        put(&test.host, &authoritys(&["a.de"], 2020, 2100)).await.expect("it is put in place");
         // A name that it lacks is ordered soon; nobody is served a self-signed one for that.
-        assert!(!prepare(&env("a.de b.de"), &test.host).expect("it is looked at").yes());
+        assert!(!prepare(&env("a.de b.de"), &test.host).await.expect("it is looked at").yes());
         assert!(!self_signed());
         for pair in [authoritys(&["a.de"], 2000, 2001), authoritys(&["x.de"], 2020, 2100)] {
-            install(&test.host, &pair).expect("it is put in place");
-            assert!(prepare(&env("a.de"), &test.host).expect("it is looked at").yes());
+            put(&test.host, &pair).await.expect("it is put in place");
+            assert!(prepare(&env("a.de"), &test.host).await.expect("it is looked at").yes());
             assert!(self_signed());
         }
     }
 
-    #[test]
-    fn what_was_issued_once_serves_before_a_self_signed_one_and_dehydrateds_too() {
+    #[tokio::test]
+    async fn what_was_issued_once_serves_before_a_self_signed_one_and_dehydrateds_too() {
         let test = TestHost::new();
         test.host.ensure_dir("/app/etc", &crate::host::Dir::plain()).expect("the directory can be made");
-        let put = |pair: &Pair, certificate: &str, key: &str| {
+        let write = |pair: &Pair, certificate: &str, key: &str| {
             test.host.put(certificate, pair.certificate().as_bytes(), 0o600).expect("it can be written");
             test.host.put(key, pair.key().expose().as_bytes(), 0o600).expect("it can be written");
         };
         let served = || current(&test.host).expect("it can be read").expect("there is one");
-        prepare(&env("a.de"), &test.host).expect("the pair is made");
+        prepare(&env("a.de"), &test.host).await.expect("the pair is made");
         let old = authoritys(&["a.de"], 2020, 2100);
-        put(&old, &format!("{DEHYDRATED}/a.de/fullchain.pem"), &format!("{DEHYDRATED}/a.de/privkey.pem"));
-        assert!(prepare(&env("a.de"), &test.host).expect("dehydrated's is taken").yes());
+        write(&old, &format!("{DEHYDRATED}/a.de/fullchain.pem"), &format!("{DEHYDRATED}/a.de/privkey.pem"));
+        assert!(prepare(&env("a.de"), &test.host).await.expect("dehydrated's is taken").yes());
         assert_eq!(served(), old);
         let issued = authoritys(&["a.de"], 2020, 2100);
         keep_issued(&test.host, issued.certificate(), issued.key()).expect("it can be kept");
         assert!(keep_issued(&test.host, issued.certificate(), old.key()).is_err());
-        assert!(!prepare(&env("a.de"), &test.host).expect("what serves stays").yes());
-        install(&test.host, &authoritys(&["a.de"], 2000, 2001)).expect("it is put in place");
-        assert!(prepare(&env("a.de"), &test.host).expect("the issued one is taken").yes());
+        assert!(!prepare(&env("a.de"), &test.host).await.expect("what serves stays").yes());
+        put(&test.host, &authoritys(&["a.de"], 2000, 2001)).await.expect("it is put in place");
+        assert!(prepare(&env("a.de"), &test.host).await.expect("the issued one is taken").yes());
         assert_eq!(served().facts(), issued.facts());
     }
 }

@@ -57,8 +57,15 @@ fn certificates_are_got_kept_and_never_missing() {
         machine.sh(&format!("timeout -s KILL {} appliance cert renew", f64::from(milliseconds) / 1000.0));
         assert_sound(&machine);
     }
-    let before = served(&machine);
+    // Who else reads the certificate is restarted with it, where it runs; only its name counts here.
+    machine.ok("printf '[Service]\\nExecStart=/bin/sleep infinity\\n' > /etc/systemd/system/stunnel4.service && systemctl daemon-reload && systemctl start stunnel4");
+    let reader = || machine.ok("systemctl show -p MainPID --value stunnel4");
+    let (before, pid) = (served(&machine), reader());
     machine.ok("appliance cert renew");
+    assert_ne!(reader(), pid, "stunnel4 was not restarted");
+    let pid = reader();
+    assert_eq!(machine.ok("appliance prepare"), "nothing to do\n");
+    assert_eq!(reader(), pid);
     assert_sound(&machine);
     wait_for("nginx to serve the new one", Duration::from_secs(20), || {
         let now = served(&machine);
