@@ -22,7 +22,7 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("authority", "env host state prepare"),
         ("stack", "env host state"),
         ("update", "env host state report stack"),
-        ("supervise", "env host source state report prepare certificate stack update"),
+        ("supervise", "env host source state report prepare authority certificate stack update"),
         ("cli", "env host provision source state report prepare authority certificate stack update supervise"),
     ];
     rows.into_iter().map(|(folder, may)| (folder, may.split_whitespace().collect())).collect()

@@ -10,8 +10,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 mkdir -p state/lists/partial cache/archives/partial etc
-mirror=$(apt-get indextargets --format '$(REPO_URI)' | grep -v security | head -n 1)
-echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >etc/sources.list
+mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' | grep -v security | head -n 1)
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-http://deb.debian.org/debian} $suite main" >etc/sources.list
 printf 'Dir::State "%s/state"; Dir::Cache "%s/cache"; Dir::Etc::sourcelist "%s/etc/sources.list"; Dir::Etc::sourceparts "-"; Dir::State::status "/dev/null"; APT::Sandbox::User "root";\n' \
     "$work" "$work" "$work" >apt.conf
 export APT_CONFIG=$work/apt.conf

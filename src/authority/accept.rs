@@ -38,6 +38,14 @@ pub(super) fn judge(chain: &str, lists: &str, key: &KeyPair, now_s: i64) -> Resu
         {
             return Err(format!("the certificate of {} may not sign certificates and lists (keyUsage)", one.subject()));
         }
+        if let Ok(Some(usage)) = one.extended_key_usage()
+            && !(usage.value.any || usage.value.client_auth)
+        {
+            return Err(format!(
+                "the certificate of {} does not allow clients below it (extendedKeyUsage)",
+                one.subject()
+            ));
+        }
         if one.validity().not_after.timestamp() <= now_s || one.validity().not_before.timestamp() > now_s {
             return Err(format!("the certificate of {} is not valid now", one.subject()));
         }

@@ -86,9 +86,13 @@ impl Book {
         let mut named: Vec<&mut Entry> =
             self.issued.iter_mut().filter(|entry| entry.name == which && entry.state(now) == State::Valid).collect();
         match named.as_mut_slice() {
-            [] => {
-                bail!("no valid certificate has the serial number or the name '{which}'; see: appliance cert ca list")
-            }
+            // Revoked before is as wanted.
+            [] => match self.issued.iter().rev().find(|entry| entry.name == which && entry.revoked.is_some()) {
+                Some(entry) => Ok(entry.clone()),
+                None => {
+                    bail!("no certificate has the serial number or the name '{which}'; see: appliance cert ca list")
+                }
+            },
             [entry] => {
                 entry.revoked = Some(now);
                 Ok((**entry).clone())
@@ -127,7 +131,8 @@ mod tests {
             vec![entry("0A", "eva", 50), entry("0B", "eva", 200), entry("0C", "max", 200), entry("0D", "max", 200)];
         let mut book = Book { list_number: 0, issued };
         assert_eq!(book.revoke("eva", now).expect("one is valid").serial, "0B");
-        assert!(book.revoke("eva", now).is_err(), "none is valid any more");
+        assert_eq!(book.revoke("eva", now).expect("it was revoked before").serial, "0B");
+        assert!(book.revoke("ida", now).is_err());
         let said = book.revoke("max", now).expect_err("two are valid").to_string();
         assert!(said.contains("0C, 0D"), "{said}");
         let later = Timestamp::from_second(150).expect("a time");

@@ -13,19 +13,21 @@ use crate::host::pem::MAX_PEM;
 use crate::host::{Dir, Host};
 use crate::prepare::client_ca;
 use crate::state::Lock;
-use crate::value::{AppName, ClientAuthority, Email, Secret};
+use crate::value::{AppName, ClientAuthority, Email, Secret, certificate};
 use anyhow::{Context, Result, anyhow, bail};
 use book::Book;
 use rcgen::{Issuer, KeyPair};
 use std::time::Duration;
 
-/// Key and book; the certificate and the list lie where nginx reads them.
-const HOME: &str = "/app/etc/client-ca";
-const KEY: &str = "/app/etc/client-ca/key.pem";
+/// Key and book, in a directory that is root's; the certificate and the list lie where nginx reads them.
+const HOME: &str = "/data/client-ca";
+const KEY: &str = client_ca::OUR_KEY;
 /// The lists of the authorities above ours: nginx checks every certificate of a chain.
-const PARENT_LISTS: &str = "/app/etc/client-ca/parent-crl.pem";
+const PARENT_LISTS: &str = "/data/client-ca/parent-crl.pem";
 /// How long a command waits for another one.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Our own root is signed anew when it has less than this left, in seconds.
+const ROOT_LEFT_S: i64 = 365 * 24 * 3600;
 /// A list is signed anew when it has stood this long, in seconds.
 const LIST_AGE_S: i64 = 24 * 3600;
 
@@ -92,15 +94,30 @@ fn key(host: &Host, standing: Standing) -> Result<KeyPair> {
     Ok(key)
 }
 
-/// Makes a CA of its own: its certificate is signed by itself. One that is there already stays.
+/// Makes a CA of its own: its certificate is signed by itself. One that is there already stays, but for its time: with less than
+/// a year left, or one that is not valid now, it is signed anew, with the same key and name.
 ///
 /// # Errors
 /// There is a CA that is not ours.
 pub async fn init(host: &Host, app: &AppName, domain: &str) -> Result<bool> {
     let _lock = lock(host).await?;
     let standing = standing(host, app)?;
+    let now = host.settled_now()?;
     match standing {
         Standing::Ready(ours) => {
+            let facts = certificate::facts(&ours.chain).context("our own CA's certificate is broken")?;
+            let left = facts.not_after - now.as_second();
+            let is_good = facts.not_before <= now.as_second() && left > ROOT_LEFT_S;
+            if facts.self_signed && !is_good {
+                let chain = sign::root(ours.issuer.key(), &sign::name_of(app, domain), now, host.random()?)?;
+                if !sign::has_same_name(&chain, &ours.chain) {
+                    bail!(
+                        "the domain is another one than when the CA was made; its certificates would not hold below the new name"
+                    );
+                }
+                host.put(&path(app, client_ca::CERTIFICATE), chain.as_bytes(), 0o644)?;
+                return Ok(true);
+            }
             write_list(host, app, &ours, false)?;
             return Ok(false);
         }
@@ -108,7 +125,7 @@ pub async fn init(host: &Host, app: &AppName, domain: &str) -> Result<bool> {
         _ => {}
     }
     let key = key(host, standing)?;
-    let chain = sign::root(&key, &sign::name_of(app, domain), host.now(), host.random()?)?;
+    let chain = sign::root(&key, &sign::name_of(app, domain), now, host.random()?)?;
     let ours = Ours { issuer: Issuer::from_ca_cert_pem(&chain, key).context("what was signed is broken")?, chain };
     // The list first: a CA without one would let revoked certificates in.
     write_list(host, app, &ours, true)?;
@@ -143,9 +160,10 @@ pub async fn accept(host: &Host, app: &AppName, chain: &str, parent_lists: &str)
         Standing::Foreign => bail!("there is a CA in {} already; it stays as it is", client_ca::directory(app)),
         Standing::None => bail!("make a request first: appliance cert ca init --request FILE"),
     };
-    accept::judge(chain, parent_lists, &key, host.now().as_second()).map_err(|why| anyhow!("{why}"))?;
+    accept::judge(chain, parent_lists, &key, host.settled_now()?.as_second()).map_err(|why| anyhow!("{why}"))?;
     let issuer = Issuer::from_ca_cert_pem(chain, key).context("the certificate cannot be used")?;
     let ours = Ours { issuer, chain: chain.to_owned() };
+    sign::check_name(&ours.issuer, chain, host.settled_now()?)?;
     host.put(PARENT_LISTS, parent_lists.as_bytes(), 0o644)?;
     write_list(host, app, &ours, true)?;
     host.put(&path(app, client_ca::CERTIFICATE), ours.chain.as_bytes(), 0o644)
@@ -165,10 +183,21 @@ pub async fn issue(
     let name = book::check_name(name)?;
     let mut book = Book::read(host)?;
     to.is_free(host)?;
-    let (pem, entry) = sign::client(&ours.issuer, &ours.chain, name, email, (host.now(), days), host.random()?)?;
+    let now = host.settled_now()?;
+    let ca = certificate::facts(&ours.chain).context("our own CA's certificate is broken")?;
+    if ca.not_before > now.as_second() || ca.not_after <= now.as_second() {
+        bail!("the CA's certificate is not valid now; sign it anew with: appliance cert ca init");
+    }
+    let (pem, entry) = sign::client(&ours.issuer, &ours.chain, name, email, (now, days), host.random()?)?;
+    let packed = to.pack(host, name, &pem, &ours.chain).await?;
     book.add(entry.clone())?;
     book.write(host)?;
-    to.write(host, name, &pem, &ours.chain).await?;
+    if let Err(error) = to.write(host, &packed) {
+        // Nobody has its key.
+        book.issued.pop();
+        book.write(host)?;
+        return Err(error);
+    }
     Ok(entry)
 }
 
@@ -180,9 +209,10 @@ pub async fn revoke(host: &Host, app: &AppName, which: &str) -> Result<Entry> {
     let _lock = lock(host).await?;
     let ours = ready(host, app)?;
     let mut book = Book::read(host)?;
-    let entry = book.revoke(which, host.now())?;
+    let entry = book.revoke(which, host.settled_now()?)?;
     book.write(host)?;
-    write_list(host, app, &ours, true)?;
+    // Also where it was revoked before: that run may have been killed here.
+    write_list(host, app, &ours, false)?;
     Ok(entry)
 }
 
@@ -224,7 +254,7 @@ fn worries(authority: &ClientAuthority, now_s: i64) -> Vec<String> {
 fn write_list(host: &Host, app: &AppName, ours: &Ours, always: bool) -> Result<()> {
     let target = path(app, client_ca::LIST);
     let mut book = Book::read(host)?;
-    let now = host.now();
+    let now = host.settled_now()?;
     let there = host.read_text(&target, MAX_PEM)?;
     if !always && there.is_some_and(|there| sign::is_current(&there, &book, now.as_second() - LIST_AGE_S)) {
         return Ok(());

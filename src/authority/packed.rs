@@ -25,7 +25,7 @@ impl Packed<'_> {
         Ok(())
     }
 
-    pub(super) async fn write(&self, host: &Host, name: &str, pem: &Secret, chain: &str) -> Result<()> {
+    pub(super) async fn pack(&self, host: &Host, name: &str, pem: &Secret, chain: &str) -> Result<Vec<u8>> {
         let directory = host.private_directory()?;
         let file = directory.file("client.p12");
         let mut args = vec!["pkcs12", "-export", "-name", name, "-passout", "env:PKCS12_PASSWORD", "-out", &file];
@@ -37,7 +37,10 @@ impl Packed<'_> {
             .input(format!("{}{chain}", pem.expose()))
             .mask(self.password.expose());
         host.ask(pack).await.context("could not pack the certificate")?;
-        let packed = host.read(&file, MAX_BYTES)?.context("openssl packed nothing")?;
-        host.write_new(self.path, &packed, 0o600, false)
+        host.read(&file, MAX_BYTES)?.context("openssl packed nothing")
+    }
+
+    pub(super) fn write(&self, host: &Host, packed: &[u8]) -> Result<()> {
+        host.write_new(self.path, packed, 0o600, false)
     }
 }

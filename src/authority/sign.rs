@@ -3,7 +3,7 @@
 
 use super::book::{Book, Entry, State};
 use crate::value::{AppName, Email, Secret};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -146,8 +146,9 @@ pub(super) fn is_current(pem: &str, book: &Book, oldest_s: i64) -> bool {
         .filter(|serial| book.issued.iter().any(|entry| &entry.serial == serial && entry.expires > now))
         .collect();
     let wanted: BTreeSet<String> = revoked(book, now).map(|entry| entry.serial.clone()).collect();
-    // It was dated back by an hour when it was signed.
-    parsed.last_update().timestamp() + 3600 >= oldest_s && listed == wanted
+    let signed = parsed.last_update().timestamp();
+    // It was dated back by an hour when it was signed; one of the future was signed when the clock was ahead.
+    signed <= now.as_second() && signed + 3600 >= oldest_s && listed == wanted
 }
 
 fn subject_key_id(chain: &str) -> Option<Vec<u8>> {
@@ -157,6 +158,33 @@ fn subject_key_id(chain: &str) -> Option<Vec<u8>> {
         x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
         _ => None,
     })
+}
+
+/// Whether two CAs have the same name, byte for byte.
+pub(super) fn has_same_name(one: &str, other: &str) -> bool {
+    let subject = |chain: &str| {
+        let der = CertificateDer::from_pem_slice(chain.as_bytes()).ok()?;
+        let (_, parsed) = X509Certificate::from_der(&der).ok()?;
+        Some(parsed.subject().as_raw().to_vec())
+    };
+    subject(one).is_some_and(|one| Some(one) == subject(other))
+}
+
+/// What we sign must name the CA as its certificate does: a name with two parts of one kind (`DC=example,DC=com`) would lose one.
+pub(super) fn check_name(issuer: &Issuer<'_, KeyPair>, chain: &str, now: Timestamp) -> Result<()> {
+    let list = list(issuer, chain, &Book::default(), now)?;
+    let (_, block) = x509_parser::pem::parse_x509_pem(list.as_bytes()).context("the list that was signed is broken")?;
+    let (_, parsed) =
+        CertificateRevocationList::from_der(&block.contents).context("the list that was signed is broken")?;
+    let der = CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|error| anyhow!("{error}"))?;
+    let (_, ca) = X509Certificate::from_der(&der).context("the CA's certificate is broken")?;
+    if parsed.issuer().as_raw() != ca.subject().as_raw() {
+        bail!(
+            "the CA's name, {}, has a part more than once; have it signed for a name that has each part once",
+            ca.subject()
+        );
+    }
+    Ok(())
 }
 
 /// Whether the first certificate of a chain is for this key.

@@ -8,10 +8,10 @@ pub use decide::pause;
 pub use revoke::revoke;
 
 use crate::env::Env;
-use crate::host::acme::{Authority, Limited, Outcome, Window};
 use crate::host::Host;
+use crate::host::acme::{Authority, Limited, Outcome, Window};
 use crate::prepare::{nginx, tls};
-use crate::state::Lock;
+use crate::state::{Lock, history};
 use crate::value::certificate::{Facts, Pair};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -77,11 +77,7 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     if names.is_empty() {
         bail!("no name of appliance.allowed_hosts can be ordered over HTTP");
     }
-    let now = host.now().as_second();
-    // A clock that was never set would make every certificate look wrong.
-    if now < 1_704_067_200 {
-        bail!("the clock says it is before 2024; set it, a certificate cannot be judged otherwise");
-    }
+    let now = host.settled_now()?.as_second();
     let wish = format!("{} {}", authority.directory, names.join(" "));
     // One at a time: two orders would take away each other's challenges.
     let _order = Lock::take_order(host, "cert", ORDERING).await?;
@@ -92,7 +88,10 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     }
     let mut state = read_state(host)?;
     if state.wish != wish {
-        state = State { wish, ..State::default() };
+        // Other names are another wish to the same server, which may still want its peace.
+        let is_same_server = state.wish.split(' ').next() == Some(authority.directory.as_str());
+        let (tried, peace_until) = if is_same_server { (state.tried, state.peace_until) } else { (0, 0) };
+        state = State { wish, tried, peace_until, ..State::default() };
     }
     state.left_out.retain(|_, (_, since)| !force && (0..LEFT_OUT_S).contains(&(now - *since)));
     // Written when the clock was ahead.
@@ -106,9 +105,14 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     let wanted: BTreeSet<String> = names.iter().filter(|name| !state.left_out.contains_key(*name)).cloned().collect();
     let current = put_back(env, host).await?;
     let condemned = revoke::is_condemned(host, current.as_ref())?;
+    let left_out = |state: &State| state.left_out.iter().map(|(name, (why, _))| format!("{name}: {why}")).collect();
+    if now < state.peace_until {
+        // Not even for a question.
+        return Ok(Looked { renewed: false, next: state.peace_until, left_out: left_out(&state) });
+    }
     if !condemned {
         // A run that was killed between the new one and the end of the old one.
-        revoke::carry_out(&authority, host).await?;
+        revoke::carry_out(&authority, host).await;
     }
     let at_once = force || condemned;
     let chain = current.as_ref().map(Pair::certificate);
@@ -126,18 +130,22 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
             }
             Err(error) => {
                 tracing::info!("{error:#}");
+                if let Some(limited) = error.downcast_ref::<Limited>() {
+                    (state.tried, state.peace_until) = (now, limited.until);
+                    write_state(host, &state)?;
+                    return Ok(Looked { renewed: false, next: limited.until, left_out: left_out(&state) });
+                }
                 None
             }
         },
         None => None,
     };
     let due = decide::due(facts, &wanted, window, decide::jitter_of(env.appliance.domain.as_str()));
-    let left_out = |state: &State| state.left_out.iter().map(|(name, (why, _))| format!("{name}: {why}")).collect();
     if !at_once && now < due {
         return Ok(Looked { renewed: false, next: due.min(now + look_again), left_out: left_out(&state) });
     }
-    if !force && now < state.next_try.max(state.peace_until) {
-        return Ok(Looked { renewed: false, next: state.next_try.max(state.peace_until), left_out: left_out(&state) });
+    if !force && now < state.next_try {
+        return Ok(Looked { renewed: false, next: state.next_try, left_out: left_out(&state) });
     }
     // Written before it is tried: neither a kill nor a full disk makes this a loop without a pause.
     state.failures = state.failures.saturating_add(1);
@@ -145,7 +153,7 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     (state.tried, state.next_try) = (now, now + pause_s);
     write_state(host, &state)?;
     let judge = Judge { facts: facts.cloned(), window, domain: env.appliance.domain.as_str().to_owned(), at_once };
-    let done = order(&authority, wanted, chain.filter(|_| is_ours), &judge, host, &mut state).await;
+    let done = order(env, &authority, wanted, chain.filter(|_| is_ours), &judge, host, &mut state).await;
     if let Some(limited) = done.as_ref().err().and_then(|error| error.downcast_ref::<Limited>()) {
         state.peace_until = limited.until;
     }
@@ -153,9 +161,9 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     write_state(host, &state)?;
     let renewed = done?;
     if condemned {
-        revoke::carry_out(&authority, host).await?;
+        revoke::carry_out(&authority, host).await;
     }
-    let seen = tls::current(host)?;
+    let seen = tls::current(host);
     let wanted = names.iter().filter(|name| !state.left_out.contains_key(*name)).cloned().collect();
     let due = decide::due(seen.as_ref().map(Pair::facts), &wanted, None, judge.jitter());
     if due > host.now().as_second() {
@@ -190,25 +198,31 @@ async fn put_back(env: &Env, host: &Host) -> Result<Option<Pair>> {
     let hosts = &env.appliance.allowed_hosts;
     let now = host.now().as_second();
     let is_good = |pair: &Pair| !pair.facts().self_signed && tls::serves(pair.facts(), hosts, now);
-    let current = tls::current(host)?;
-    let Some(issued) = tls::issued(host)?.filter(is_good) else { return Ok(current) };
+    let current = tls::current(host);
+    let Some(issued) = tls::issued(host).filter(is_good) else { return Ok(current) };
     let later = |current: &Pair| issued.facts().not_before > current.facts().not_before;
     if current.as_ref().is_some_and(|current| is_good(current) && !later(current)) {
         return Ok(current);
     }
-    put_in_place(host, &issued).await?;
+    put_in_place(env, host, &issued).await?;
     Ok(Some(issued))
 }
 
 /// Puts a pair in place and makes nginx load it.
-async fn put_in_place(host: &Host, pair: &Pair) -> Result<()> {
+async fn put_in_place(env: &Env, host: &Host, pair: &Pair) -> Result<()> {
     let _lock = Lock::take(host, "cert", PATIENCE).await?;
+    // It may have waited for whoever made another env the active one, with a certificate of its own.
+    let active = host.read_start(history::ACTIVE, crate::env::MAX_BYTES + 1)?;
+    if active.is_none_or(|bytes| crate::env::digest(&bytes) != env.digest) {
+        bail!("the env was changed meanwhile; the certificate that was issued is kept, and judged anew");
+    }
     tls::put(host, pair).await.context("the new certificate was not put in place")?;
     nginx::load(host).await
 }
 
 /// Orders, leaving out names that cannot be validated, and puts the result in place.
 async fn order(
+    env: &Env,
     authority: &Authority,
     mut names: BTreeSet<String>,
     replaces: Option<&str>,
@@ -226,7 +240,7 @@ async fn order(
             Outcome::Issued { key, chain } => {
                 // On the disk before anything else can go wrong.
                 let pair = tls::keep_issued(host, &chain, &key)?;
-                put_in_place(host, &pair).await?;
+                put_in_place(env, host, &pair).await?;
                 return Ok(true);
             }
             Outcome::Refused(bad) => {

@@ -126,10 +126,25 @@ impl Host {
         now()
     }
 
+    /// The current time, for what is dated by it.
+    ///
+    /// # Errors
+    /// The clock was never set: everything would look wrong, and what is signed would be.
+    pub fn settled_now(&self) -> anyhow::Result<jiff::Timestamp> {
+        let now = now();
+        if now.as_second() < FIRST_DAY_S {
+            anyhow::bail!("the clock says it is before 2024; set it, nothing can be dated otherwise");
+        }
+        Ok(now)
+    }
+
     fn note(&self, what: What, object: impl Into<String>, how: impl Into<String>) {
         self.journal.note(Entry { step: None, what, object: object.into(), how: how.into() }, self.applies());
     }
 }
+
+/// No clock that is set is before this program was written: 2024-01-01.
+const FIRST_DAY_S: i64 = 1_704_067_200;
 
 /// The current time, for the few who have no host at hand.
 pub fn now() -> jiff::Timestamp {

@@ -1,7 +1,7 @@
 //! Waiting for a change of the file system (inotify), so that nothing polls.
 
 use super::Host;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use tokio::io::unix::AsyncFd;
@@ -35,7 +35,9 @@ impl Host {
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_MOVED_FROM;
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF;
         inotify.add_watch(&self.path(directory), flags).with_context(|| format!("could not watch {directory}"))?;
         // SAFETY: the descriptor is owned by the `Inotify` inside, so it stays open and the same until the `AsyncFd` that
         // owns both is dropped.
@@ -46,11 +48,21 @@ impl Host {
 
 impl Watch {
     /// Waits for the next change. Cancel-safe: an event that was not read stays in the kernel's queue.
+    ///
+    /// # Errors
+    /// The directory itself is gone; what stands in its place is not watched.
     pub async fn changed(&mut self) -> Result<()> {
         loop {
             let mut ready = self.descriptor.readable().await.context("could not wait on an inotify")?;
             match ready.get_inner().0.read_events() {
                 Ok(events) => {
+                    let gone = AddWatchFlags::IN_DELETE_SELF
+                        | AddWatchFlags::IN_MOVE_SELF
+                        | AddWatchFlags::IN_IGNORED
+                        | AddWatchFlags::IN_UNMOUNT;
+                    if events.iter().any(|event| event.mask.intersects(gone)) {
+                        bail!("the directory that is watched was taken away or replaced");
+                    }
                     let ours = |name: &str| self.names.iter().any(|watched| watched == name);
                     // A queue that overflowed has no name; it counts, since anything may have changed.
                     if events.iter().any(|event| event.name.as_ref().is_none_or(|name| name.to_str().is_some_and(ours)))

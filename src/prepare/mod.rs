@@ -18,6 +18,11 @@ use crate::state::history;
 use crate::value::Step;
 use anyhow::{Context, Result};
 
+/// nginx, which more than one step tells.
+pub const NGINX: &str = "nginx.service";
+/// Our part of its configuration.
+pub const SITE: &str = "/etc/nginx/conf.d/appliance.conf";
+
 /// The env and the text that it was read from.
 #[derive(Clone, Copy)]
 pub struct Wanted<'a> {

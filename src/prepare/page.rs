@@ -1,6 +1,7 @@
 //! Step page: nginx is up and can show the status page, before anything slow. The app's own site is `nginx.rs`.
 
-use super::nginx::{SITE, install, render_page_only, start};
+use super::SITE;
+use super::nginx::{install, render_page_only, start};
 use crate::host::{Dir, File, Host};
 use crate::report::page::{self, View};
 use anyhow::Result;

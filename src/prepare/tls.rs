@@ -6,7 +6,7 @@ use crate::host::pem::MAX_PEM;
 use crate::host::{Changed, File, Host, Mode, Owed, UnitState};
 use crate::value::certificate::{Facts, Pair};
 use crate::value::{HostPattern, Secret};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 use std::collections::BTreeSet;
 
@@ -37,7 +37,7 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<Changed> {
             let (certificate, key) = (host.certificate_text(&own.certificate)?, host.certificate_text(&own.key)?);
             Pair::parse(certificate.expose(), &key).context(unusable)?
         }
-        None => match best(env, host)? {
+        None => match best(env, host) {
             Some(pair) => pair,
             None => self_signed(env, host)?,
         },
@@ -48,7 +48,7 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<Changed> {
 }
 
 /// The certificate in place, if it can be read and its key fits.
-pub fn current(host: &Host) -> Result<Option<Pair>> {
+pub fn current(host: &Host) -> Option<Pair> {
     read_pair(host, CERTIFICATE, KEY)
 }
 
@@ -64,10 +64,10 @@ pub fn keep_issued(host: &Host, certificate: &str, key: &Secret) -> Result<Pair>
 }
 
 /// The pair that an authority issued last, if there is one that can be read.
-pub fn issued(host: &Host) -> Result<Option<Pair>> {
-    let text = host.read_text(ISSUED, 2 * MAX_PEM)?.map(Secret::new);
-    let halves = text.as_ref().and_then(|text| text.expose().split_once("-----BEGIN CERTIFICATE-----"));
-    Ok(halves.and_then(|(key, chain)| fitting(&format!("-----BEGIN CERTIFICATE-----{chain}"), key.to_owned())))
+pub fn issued(host: &Host) -> Option<Pair> {
+    let text = host.read_text(ISSUED, 2 * MAX_PEM).ok().flatten().map(Secret::new)?;
+    let (key, chain) = text.expose().split_once("-----BEGIN CERTIFICATE-----")?;
+    fitting(&format!("-----BEGIN CERTIFICATE-----{chain}"), key.to_owned())
 }
 
 /// Puts a pair in place, and restarts who else reads it. nginx's reload is the caller's; it is owed from before the change on, so
@@ -75,13 +75,19 @@ pub fn issued(host: &Host) -> Result<Option<Pair>> {
 pub async fn put(host: &Host, pair: &Pair) -> Result<Changed> {
     let files = files(pair);
     if host.applies() && host.in_mode(Mode::Check).ensure_together(VERSIONS, &files)?.yes() {
-        host.owe(super::nginx::UNIT, Owed::Reload)?;
+        host.owe(super::NGINX, Owed::Reload)?;
         OTHERS.iter().try_for_each(|unit| host.owe(unit, Owed::Restart))?;
     }
     let changed = host.ensure_together(VERSIONS, &files)?;
     for unit in OTHERS {
-        if (changed.yes() || host.owed(unit)?.is_some()) && host.unit_state(unit).await? == UnitState::Active {
-            host.restart_unit(unit).await?;
+        let is_due = changed.yes() || host.owed(unit)?.is_some();
+        if is_due
+            && host.unit_state(unit).await? == UnitState::Active
+            && let Err(error) = host.restart_unit(unit).await
+        {
+            // Theirs to mend; neither the app nor nginx waits for it. It stays owed.
+            tracing::warn!("{unit} did not take up the new certificate: {error:#}");
+            continue;
         }
         if host.applies() {
             host.settle(unit)?;
@@ -97,9 +103,15 @@ fn files(pair: &Pair) -> [(&'static str, &'static str, File); 2] {
     ]
 }
 
-fn read_pair(host: &Host, certificate: &str, key: &str) -> Result<Option<Pair>> {
-    let texts = host.read_text(certificate, MAX_PEM)?.zip(host.read_text(key, MAX_PEM)?);
-    Ok(texts.and_then(|(certificate, key)| fitting(&certificate, key)))
+fn read_pair(host: &Host, certificate: &str, key: &str) -> Option<Pair> {
+    let read = |path: &str| {
+        // Something else in its place is mended like a missing one.
+        host.read_text(path, MAX_PEM).unwrap_or_else(|error| {
+            tracing::warn!("{path} is not used: {error:#}");
+            None
+        })
+    };
+    fitting(&read(certificate)?, read(key)?)
 }
 
 /// A pair; two halves that do not fit together are as good as none.
@@ -109,22 +121,22 @@ fn fitting(certificate: &str, key: String) -> Option<Pair> {
 
 /// The best pair that is there already and still serves, if any: the one in place before one of an authority that was in
 /// place once; a self-signed one comes last.
-fn best(env: &Env, host: &Host) -> Result<Option<Pair>> {
+fn best(env: &Env, host: &Host) -> Option<Pair> {
     let domain = env.appliance.domain.as_str();
     let old = [format!("{DEHYDRATED}/{domain}/fullchain.pem"), format!("{DEHYDRATED}/{domain}/privkey.pem")];
-    let current = current(host)?;
+    let current = current(host);
     let now_s = host.now().as_second();
     let of_authority =
         |pair: &Pair| !pair.facts().self_signed && serves(pair.facts(), &env.appliance.allowed_hosts, now_s);
     if let Some(pair) = current.clone().filter(of_authority) {
-        return Ok(Some(pair));
+        return Some(pair);
     }
-    for pair in [issued(host)?, read_pair(host, &old[0], &old[1])?] {
+    for pair in [issued(host), read_pair(host, &old[0], &old[1])] {
         if let Some(pair) = pair.filter(of_authority) {
-            return Ok(Some(pair));
+            return Some(pair);
         }
     }
-    Ok(current.filter(|pair| pair.facts().self_signed && serves(pair.facts(), &env.appliance.allowed_hosts, now_s)))
+    current.filter(|pair| pair.facts().self_signed && serves(pair.facts(), &env.appliance.allowed_hosts, now_s))
 }
 
 /// Whether a certificate is worth keeping: one of an authority while it is valid, a self-signed one for exactly these hosts.
@@ -142,10 +154,7 @@ pub fn serves(facts: &Facts, hosts: &[HostPattern], now_s: i64) -> bool {
 
 /// A new self-signed pair: P-256, ten years.
 fn self_signed(env: &Env, host: &Host) -> Result<Pair> {
-    let year = i32::from(host.now().to_zoned(jiff::tz::TimeZone::UTC).year());
-    if year < 2024 {
-        bail!("the clock says {year}; set it, or the certificate would not be valid");
-    }
+    let year = i32::from(host.settled_now()?.to_zoned(jiff::tz::TimeZone::UTC).year());
     let key = KeyPair::generate().context("could not make a key")?;
     let mut params = CertificateParams::default();
     params.subject_alt_names = env.appliance.allowed_hosts.iter().map(subject_name).collect::<Result<_>>()?;
@@ -212,7 +221,7 @@ mod tests {
     async fn an_authoritys_certificate_stays_while_it_is_valid_and_then_a_self_signed_one_serves() {
         let test = TestHost::new();
         test.host.ensure_dir("/app/etc", &crate::host::Dir::plain()).expect("the directory can be made");
-        let self_signed = || current(&test.host).expect("it can be read").expect("there is one").facts().self_signed;
+        let self_signed = || current(&test.host).expect("there is one").facts().self_signed;
         prepare(&env("a.de"), &test.host).await.expect("the pair is made");
         assert!(self_signed());
         put(&test.host, &authoritys(&["a.de"], 2020, 2100)).await.expect("it is put in place");
@@ -234,7 +243,7 @@ mod tests {
             test.host.put(certificate, pair.certificate().as_bytes(), 0o600).expect("it can be written");
             test.host.put(key, pair.key().expose().as_bytes(), 0o600).expect("it can be written");
         };
-        let served = || current(&test.host).expect("it can be read").expect("there is one");
+        let served = || current(&test.host).expect("there is one");
         prepare(&env("a.de"), &test.host).await.expect("the pair is made");
         let old = authoritys(&["a.de"], 2020, 2100);
         write(&old, &format!("{DEHYDRATED}/a.de/fullchain.pem"), &format!("{DEHYDRATED}/a.de/privkey.pem"));

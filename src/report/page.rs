@@ -69,12 +69,13 @@ impl View {
                 let text = "This appliance is on standby. It will be back when its operator starts it.";
                 View::new(name, "Not in service", text)
             }
-            Phase::Preparing { .. } => {
-                View::new(name, "Getting ready", "The host is being prepared.").with_steps(steps(StepState::Waiting))
+            Phase::Preparing { step } => {
+                let text = format!("The host is being prepared: {}.", step.title());
+                View::new(name, "Getting ready", text).with_steps(steps(StepState::Waiting))
             }
-            Phase::Starting { what } => {
-                View::new(name, "Starting", format!("Almost there: {what}.")).with_steps(steps(StepState::Running))
-            }
+            // What exactly is for the operator: it names images and services.
+            Phase::Starting { .. } => View::new(name, "Starting", "Almost there: the service is being started.")
+                .with_steps(steps(StepState::Running)),
             Phase::Updating { stage } => {
                 let state = |known: &Stage| match known.cmp(stage) {
                     std::cmp::Ordering::Less => StepState::Done,
@@ -82,7 +83,8 @@ impl View {
                     std::cmp::Ordering::Greater => StepState::Waiting,
                 };
                 let parts = Stage::ALL.iter().map(|known| Part { title: known.title(), state: state(known) }).collect();
-                View::new(name, "Updating", "A new version is being put in place.").with_steps(parts)
+                View::new(name, "Updating", format!("A new version is being put in place: {}.", stage.title()))
+                    .with_steps(parts)
             }
             Phase::Running { .. } => View::new(name, "Back in a moment", "The service is about to answer."),
             Phase::Failed { .. } => {

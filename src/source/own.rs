@@ -3,7 +3,13 @@
 
 use crate::env::{AskOwn, Diagnostic, Spot};
 use crate::host::Host;
+use crate::state::history;
+use crate::value::AbsPath;
 use crate::value::certificate::{CertificateText, Pair, Unfit};
+
+fn is_of_volume(path: &AbsPath) -> bool {
+    ["/app/", "/data/", "/volatile/"].iter().any(|volume| path.as_str().starts_with(volume))
+}
 
 /// Everything that is wrong or doubtful with it. A host must come up with a certificate that ran out, so that is a warning.
 pub(super) fn judge(host: &Host, asked: AskOwn) -> Vec<Diagnostic> {
@@ -19,7 +25,10 @@ pub(super) fn judge(host: &Host, asked: AskOwn) -> Vec<Diagnostic> {
     let mut text = |text: &CertificateText, spot: &Spot, key: &str| match host.certificate_text(text) {
         Ok(text) => Some(text),
         Err(error) => {
-            found.push(wrong(spot, format!("'appliance.ssl.{key}' cannot be read: {error:#}")));
+            // Before the first start, what lies on a volume is not where it will be.
+            let later = matches!(text, CertificateText::Path(path) if is_of_volume(path)) && !history::has_place(host);
+            let text = format!("'appliance.ssl.{key}' cannot be read: {error:#}");
+            found.push(if later { at(spot, Diagnostic::warning(spot.place, text)) } else { wrong(spot, text) });
             None
         }
     };

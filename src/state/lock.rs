@@ -19,6 +19,8 @@ pub struct Lock {
 }
 
 const NAME: &str = "lock";
+/// How often a lock is looked at again after its file was closed.
+const AFTER_CLOSE: u32 = 5;
 /// Whoever orders a certificate holds this one; that can take minutes and must not stop anything else.
 const ORDER: &str = "order.lock";
 const AUTHORITY: &str = "authority.lock";
@@ -59,6 +61,14 @@ impl Lock {
                     return anyhow::Ok(lock);
                 }
                 watch.changed().await?;
+                // The kernel closes the files of a killed process in an order of its own: the one that wakes us may go before
+                // the one that is locked.
+                for _ in 0..AFTER_CLOSE {
+                    if let Some(lock) = Lock::try_take_named(host, name, verb)? {
+                        return Ok(lock);
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
             }
         };
         match tokio::time::timeout(patience, wait).await {

@@ -1,12 +1,13 @@
 //! Makes nginx load a new CA or revocation list for client certificates as soon as it is written, whoever wrote it. What nginx
 //! then says is the step nginx.
 
+use crate::authority;
 use crate::env::Env;
 use crate::host::{Changed, Host};
 use crate::prepare::{client_ca, nginx};
 use crate::source;
 use crate::state::Lock;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use std::time::Duration;
 
 /// How long a file may be half written before it counts as broken.
@@ -32,8 +33,9 @@ async fn follow(host: &Host) -> Result<std::convert::Infallible> {
     loop {
         while client_ca::look(host, &env.app.name).is_err() {
             // The next part of it may be on its way.
-            if tokio::time::timeout(HALF_WRITTEN, watch.changed()).await.is_err() {
-                break;
+            match tokio::time::timeout(HALF_WRITTEN, watch.changed()).await {
+                Ok(changed) => changed?,
+                Err(_) => break,
             }
         }
         load(&env, host).await?;
@@ -43,18 +45,26 @@ async fn follow(host: &Host) -> Result<std::convert::Infallible> {
 }
 
 async fn load(env: &Env, host: &Host) -> Result<()> {
-    if nginx::is_current(env, host)? {
+    // A list of our own that was lost is signed anew before anything else: without it those who were revoked are let in.
+    for worry in authority::refresh(host, &env.app.name).await? {
+        tracing::warn!("{worry}; see {}", client_ca::directory(&env.app.name));
+    }
+    if nginx::is_current(env, host)? && host.owed(nginx::UNIT)?.is_none() {
         return Ok(());
     }
     let lock = match Lock::try_take(host, "client CA")? {
         Some(lock) => lock,
         None => {
             // Whoever holds the lock may take minutes; somebody who was revoked must be out at once.
-            nginx::load(host).await?;
+            nginx::load_beside(host).await?;
             Lock::take(host, "client CA", PATIENCE).await?
         }
     };
     let done = nginx::prepare(env, host, Changed::No).await;
     drop(lock);
-    done
+    done?;
+    match host.owed(nginx::UNIT)? {
+        Some(_) => bail!("nginx did not take up the certificates for clients"),
+        None => Ok(()),
+    }
 }

@@ -14,6 +14,8 @@ pub struct ClientAuthority {
     pub not_after: i64,
     /// When the first of its lists must have been replaced by a newer one.
     pub next_update: Option<i64>,
+    /// When the last of its lists was signed.
+    pub this_update: Option<i64>,
     /// How many certificates a chain has above the client's own.
     pub depth: usize,
 }
@@ -34,18 +36,26 @@ impl ClientAuthority {
             }
             not_after = not_after.min(parsed.validity().not_after.timestamp());
         }
-        let mut next_update = None;
+        let (mut next_update, mut this_update) = (None, None);
         if let Some(list) = list {
             for block in blocks(list, "X509 CRL").map_err(|why| format!("the revocation list {why}"))? {
                 let (_, parsed) = CertificateRevocationList::from_der(&block.contents)
                     .map_err(|_| "the revocation list is no X.509 list".to_owned())?;
                 let next = parsed.next_update().map(|next| next.timestamp());
                 next_update = [next_update, next].into_iter().flatten().min();
+                this_update = this_update.max(Some(parsed.last_update().timestamp()));
             }
         }
         let digest = Sha256::digest(format!("{certificates}\0{}", list.unwrap_or("none")));
         let digest = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Ok(ClientAuthority { digest, has_list: list.is_some(), not_after, next_update, depth: chain.len() })
+        Ok(ClientAuthority {
+            digest,
+            has_list: list.is_some(),
+            not_after,
+            next_update,
+            this_update,
+            depth: chain.len(),
+        })
     }
 }
 

@@ -5,7 +5,6 @@ use super::{AbsPath, HostPattern, Invalid, Secret};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::collections::BTreeSet;
-use std::fmt::Write;
 use std::str::FromStr;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::public_key::PublicKey;
@@ -62,6 +61,8 @@ pub struct Pair {
     key: Secret,
     facts: Facts,
     length: usize,
+    /// Where a certificate was not issued by the next one, in words.
+    gap: Option<String>,
 }
 
 /// Which half of a pair is wrong, and how.
@@ -77,8 +78,7 @@ impl Pair {
     /// Reads chain and key, both PEM.
     ///
     /// # Errors
-    /// One of them is none, they do not belong together, the chain is in another order than TLS sends it (RFC 8446, 4.4.2),
-    /// or nginx would not load the key.
+    /// One of them is none, they do not belong together, or nginx would not load them.
     pub fn parse(certificate: &str, key: &Secret) -> Result<Pair, Unfit> {
         let bad = |text: &str| Unfit::Certificate(text.to_owned());
         let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
@@ -111,18 +111,19 @@ impl Pair {
             let text = format!("has an RSA key of {} bits; nginx takes no less than 2048", rsa.key_size());
             return Err(Unfit::Certificate(text));
         }
-        for (at, two) in parsed.windows(2).enumerate() {
-            if two[0].issuer() != two[1].subject() {
-                let mut text =
-                    format!("has its chain in the wrong order: number {} was not issued by number {}", at + 1, at + 2);
-                if let Some(right) = parsed.iter().position(|one| two[0].issuer() == one.subject()) {
-                    let _ = write!(text, ", but by number {}", right + 1);
-                }
-                return Err(Unfit::Certificate(text));
-            }
-        }
+        // Most clients find their way all the same, so this is a doubt only.
+        let gap =
+            parsed.windows(2).enumerate().find(|(_, two)| two[0].issuer() != two[1].subject()).map(|(at, two)| {
+                let right = parsed.iter().position(|one| two[0].issuer() == one.subject());
+                let right = right.map(|right| format!(", but by number {}", right + 1)).unwrap_or_default();
+                format!(
+                    "has its chain in another order than TLS wants: number {} was not issued by number {}{right}",
+                    at + 1,
+                    at + 2
+                )
+            });
         let (facts, length) = (facts_of(&parsed[0]), parsed.len());
-        Ok(Pair { certificate: certificate.to_owned(), key: key.clone(), facts, length })
+        Ok(Pair { certificate: certificate.to_owned(), key: key.clone(), facts, length, gap })
     }
 
     /// The chain as PEM.
@@ -143,7 +144,7 @@ impl Pair {
         self.facts.responder.is_some() && self.length > 1
     }
 
-    /// What is doubtful about it for these hosts, in words: its time, its names, its length.
+    /// What is doubtful about it for these hosts, in words: its time, its names, its chain (RFC 8446, 4.4.2).
     pub fn doubts(&self, hosts: &[HostPattern], now_s: i64) -> Vec<String> {
         let (facts, mut doubts) = (&self.facts, Vec::new());
         let day =
@@ -161,6 +162,7 @@ impl Pair {
         if !lacks.is_empty() {
             doubts.push(format!("does not hold for {} of appliance.allowed_hosts", lacks.join(", ")));
         }
+        doubts.extend(self.gap.clone());
         if self.length == 1 && !facts.self_signed {
             let text =
                 "stands alone; unless its issuer is a root that visitors have, put the authority's chain behind it";
@@ -285,11 +287,6 @@ mod tests {
                 &key,
                 "the certificate has its chain in the wrong order: number 2 belongs to the key, put it first",
             ),
-            (
-                format!("{host}{root}{middle}"),
-                &key,
-                "the certificate has its chain in the wrong order: number 1 was not issued by number 2, but by number 3",
-            ),
             (host.clone(), &other, "the key does not belong to the certificate"),
             (host.clone(), &cut, "the key has no whole block '-----BEGIN PRIVATE KEY-----'"),
             (host.clone(), &locked, "the key is protected by a passphrase, which nobody could enter; remove it"),
@@ -309,7 +306,8 @@ mod tests {
         let day = |text: &str| text.parse::<jiff::Timestamp>().expect("a time").as_second();
         let hosts =
             |text: &str| -> Vec<HostPattern> { text.split(' ').map(|host| host.parse().expect("a host")).collect() };
-        let ([host, middle, _], key) = chain(2020, 2030);
+        let ([host, middle, root], key) = chain(2020, 2030);
+        let mixed = Pair::parse(&format!("{host}{root}{middle}"), &key).expect("the first one fits");
         let whole = Pair::parse(&format!("{host}{middle}"), &key).expect("they fit");
         let alone = Pair::parse(&host, &key).expect("they fit");
         let good = day("2026-01-01T00:00:00Z");
@@ -320,6 +318,10 @@ mod tests {
             (whole.doubts(&hosts("a.de"), day("2019-01-02T00:00:00Z")), "is valid from 2020-01-01 only"),
             (whole.doubts(&hosts("a.de b.de *.a.de"), good), "does not hold for b.de, *.a.de of"),
             (alone.doubts(&hosts("a.de"), good), "stands alone"),
+            (
+                mixed.doubts(&hosts("a.de"), good),
+                "has its chain in another order than TLS wants: number 1 was not issued by number 2, but by number 3",
+            ),
         ] {
             assert!(doubts.len() == 1 && doubts[0].starts_with(expected), "{doubts:?}");
         }

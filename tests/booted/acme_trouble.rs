@@ -47,15 +47,19 @@ fn limits_a_full_disk_and_a_wrong_clock_cost_no_certificate() {
     });
 
     // 429: nobody asks again before the time is up, not even by hand, nor after a restart; then it goes on.
-    machine.put("/root/pebble/limit", "6", 0o600);
+    machine.put("/root/pebble/limit", "25", 0o600);
     let before = (served(&machine), orders(&machine));
     renew_refused(&machine, "", "the server asks to be left in peace until");
     renew_refused(&machine, "", "asks to be left in peace until");
+    // A new name makes an order due; the server still has its peace.
+    machine.put("/app/env.yml", env_with_acme(&machine, LIMITED, CA, "late.example.test more.example.test", ""), 0o600);
     machine.ok("systemctl restart appliance-supervisor");
     wait_for_phase(&machine, "running");
     assert_eq!((served(&machine), orders(&machine)), (before.0.clone(), before.1 + 1), "it was asked once");
     machine.ok("rm /root/pebble/limit");
-    wait_for("the end of the limit", Duration::from_secs(20), || {
+    // And then it orders by itself.
+    wait_for_names(&machine, &["late.example.test", "more.example.test", DOMAIN]);
+    wait_for("the end of the limit", Duration::from_secs(40), || {
         let out = machine.sh("appliance cert renew");
         if out.code == 0 { Ok(()) } else { Err(out.all()) }
     });

@@ -64,6 +64,8 @@ fn what_reaches_the_app_is_what_nginx_says() {
         ("X-Forwarded-Ssl", None),
         ("Forwarded", None),
         ("Proxy", None),
+        // Another protocol would be a tunnel past all of this.
+        ("Upgrade", None),
     ];
     for (name, truth) in lies {
         for form in [name.to_owned(), name.to_uppercase(), name.replace('-', "_")] {

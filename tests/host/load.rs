@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 #[derive(Debug)]
 pub struct Load {
     pub requests: u64,
-    /// Answers that were no success.
+    /// Answers that were no success, by nginx's own log; 499 is a visitor who left, as wrk does at its end.
     pub refused: u64,
     /// Connections that could not be made.
     pub connect: u64,
@@ -20,6 +20,7 @@ pub struct Load {
 /// Keeps connections busy for some seconds while nginx is reloaded so many times, evenly.
 pub fn load(machine: &Machine, path: &str, connections: u32, seconds: u32, reloads: u32) -> Load {
     let url = format!("https://{}{path}", machine.address());
+    machine.ok("truncate -s 0 /var/log/nginx/access.log");
     let wrk = Command::new("sh")
         .args(["-c", "ulimit -n 65536; exec wrk \"$@\"", "sh", "--threads", "2", "--timeout", "30s"])
         .args(["--connections", &connections.to_string(), "--duration", &format!("{seconds}s"), &url])
@@ -31,8 +32,9 @@ pub fn load(machine: &Machine, path: &str, connections: u32, seconds: u32, reloa
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.status.success(), "wrk: {text}");
     // "Socket errors: connect 0, read 1, write 2, timeout 3" stands there only if there was one.
+    let errors = text.lines().find_map(|line| line.trim().strip_prefix("Socket errors: ")).unwrap_or("").to_owned();
     let after = |word: &str| -> u64 {
-        let rest = text.split(word).nth(1).unwrap_or("0");
+        let rest = errors.split(word).nth(1).unwrap_or("0");
         rest.trim().chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0)
     };
     let requests = text
@@ -41,7 +43,11 @@ pub fn load(machine: &Machine, path: &str, connections: u32, seconds: u32, reloa
         .map_or(0, |(count, _)| count.parse().unwrap_or(0));
     Load {
         requests,
-        refused: after("Non-2xx or 3xx responses:"),
+        refused: machine
+            .ok("awk '$9 !~ /^2/ && $9 != 499' /var/log/nginx/access.log | wc -l; truncate -s 0 /var/log/nginx/access.log")
+            .trim()
+            .parse()
+            .expect("a number"),
         connect: after("connect "),
         closed: after("read ") + after("write "),
         timeout: after("timeout "),

@@ -14,6 +14,7 @@ gpg,gpg-agent,xorriso,python3-yaml,jq,faketime,bsdextrautils";
 /// issued before us. Each runs on any Debian as it is unpacked.
 const NEWER: &str = "pebble caddy dehydrated";
 const NEWER_SUITE: &str = "trixie";
+const NEWER_SCRIPT: &str = include_str!("../newer.sh");
 /// The demo app's base image.
 const APP_PACKAGES: &str = "redis-server,memcached,python3-django,gunicorn,python3-celery,python3-redis,\
 python3-psycopg2,python3-pymemcache";
@@ -59,7 +60,7 @@ pub(super) fn lock_cache() -> File {
 pub fn parts() -> Parts {
     let _lock = lock_cache();
     let cache = cache();
-    let rootfs_hash = part_hash(&[PACKAGES, CGROUPS_UNIT, NEWER, NEWER_SUITE, "bookworm 2"]);
+    let rootfs_hash = part_hash(&[PACKAGES, CGROUPS_UNIT, NEWER, NEWER_SUITE, NEWER_SCRIPT, "bookworm 2"]);
     let rootfs = cache.join(format!("rootfs-{rootfs_hash}"));
     build_part(&rootfs, make_rootfs);
     let docker = cache.join(format!("docker-{}", part_hash(&[&rootfs_hash, APP_PACKAGES, STUB, "5"])));

@@ -16,7 +16,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use transport::Transport;
+use transport::{Peace, Transport};
 
 /// Where nginx serves challenges from.
 pub const CHALLENGES: &str = "/var/lib/appliance/acme";
@@ -116,7 +116,7 @@ impl Host {
         let ordered = async {
             let account = self.account(authority, transport).await?;
             let mut published = Vec::new();
-            let outcome = self.order(&account, names, replaces, &mut published).await;
+            let outcome = self.order(&account, names, replaces, (&mut published, &peace)).await;
             for path in published {
                 // What was issued must not be lost over this; the next start tidies up.
                 if let Err(error) = self.discard(&path) {
@@ -155,7 +155,7 @@ impl Host {
         account: &Account,
         names: &[String],
         replaces: Option<&str>,
-        published: &mut Vec<String>,
+        (published, peace): (&mut Vec<String>, &Peace),
     ) -> Result<Outcome> {
         let identifiers: Vec<Identifier> = names.iter().map(|name| Identifier::Dns(name.clone())).collect();
         let old = replaces.and_then(|chain| CertificateDer::from_pem_slice(chain.as_bytes()).ok());
@@ -170,7 +170,7 @@ impl Host {
             Err(error) => match rejected(&error, names) {
                 Some(bad) => return Ok(Outcome::Refused(bad)),
                 // A server may not know what is to be replaced, or not know of replacing at all.
-                None if replaces.is_some() && !is_final(&error) => {
+                None if replaces.is_some() && !is_final(&error) && peace.until().is_none() => {
                     tracing::info!("the order is made as a new one: {error}");
                     with_nonce!(account.new_order(&wanted).await)?
                 }
@@ -231,8 +231,23 @@ impl Host {
     pub async fn acme_window(&self, authority: &Authority, chain: &str) -> Result<Option<(Window, Duration)>> {
         let der = CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|error| anyhow!("{error}"))?;
         let Ok(id) = CertificateIdentifier::try_from(&der) else { return Ok(None) };
-        let account = self.account(authority, Transport::new(authority)?).await?;
-        match account.renewal_info(&id).await {
+        let transport = Transport::new(authority)?;
+        let peace = transport.peace();
+        let asked = self.ask_window(authority, transport, &id).await;
+        match (asked, peace.until()) {
+            (Err(error), Some(until)) => Err(Limited { until, why: format!("{error:#}") }.into()),
+            (asked, _) => asked,
+        }
+    }
+
+    async fn ask_window(
+        &self,
+        authority: &Authority,
+        transport: Transport,
+        id: &CertificateIdentifier<'_>,
+    ) -> Result<Option<(Window, Duration)>> {
+        let account = self.account(authority, transport).await?;
+        match account.renewal_info(id).await {
             Ok((info, again)) => {
                 let (start, end) = (info.suggested_window.start, info.suggested_window.end);
                 Ok(Some((Window { start: start.unix_timestamp(), end: end.unix_timestamp() }, again)))

@@ -4,19 +4,18 @@
 mod limits;
 mod site;
 
+pub use super::NGINX as UNIT;
 pub use site::render_page_only;
 
+use super::SITE;
 use crate::env::Env;
 use crate::host::{Changed, Cmd, File, Host, Owed, UnitState};
 use crate::state::Ledger;
 use anyhow::{Context, Result};
+use limits::Limits;
 use std::time::Duration;
 
-pub const UNIT: &str = "nginx.service";
-pub const SITE: &str = "/etc/nginx/conf.d/appliance.conf";
 const DEBIAN_DEFAULT: &str = "/etc/nginx/sites-enabled/default";
-/// Where a candidate is tested.
-const TRIAL: &str = "/run/appliance/nginx";
 const MAX_CONFIG: u64 = 1 << 20;
 
 /// The site as it should be now.
@@ -33,24 +32,45 @@ pub fn is_current(env: &Env, host: &Host) -> Result<bool> {
 
 pub async fn prepare(env: &Env, host: &Host, certificate: Changed) -> Result<()> {
     let site = wanted(env, host)?;
-    let limits = limits::prepare(host)?;
+    let limits = raise_limits(host, &site).await?;
     if install(host, &site).await?.yes() {
         return Ok(());
     }
     if host.unit_state(UNIT).await? != UnitState::Active {
         host.start_unit(UNIT).await?;
     } else if certificate.yes() || limits.yes() || host.owed(UNIT)?.is_some() {
-        test(host, &site).await?;
+        if host.applies() {
+            test(host, &site, None).await?;
+        }
         reload(host).await?;
     }
     Ok(())
 }
 
+/// Raises nginx's limits, if it still takes its configuration then; else they stay as they are.
+async fn raise_limits(host: &Host, site: &str) -> Result<Changed> {
+    let Some(limits) = limits::wanted(host)? else { return Ok(Changed::No) };
+    if host.applies()
+        && let Err(error) = test(host, site, Some(&limits)).await
+    {
+        tracing::warn!("nginx's limits stay as they are: {error:#}");
+        return Ok(Changed::No);
+    }
+    limits.put(host)
+}
+
 /// Tests the configuration as it lies there, and loads it.
 pub async fn load(host: &Host) -> Result<()> {
     let site = host.read_text(SITE, MAX_CONFIG)?.with_context(|| format!("{SITE} is missing"))?;
-    test(host, &site).await?;
+    test(host, &site, None).await?;
     reload(host).await
+}
+
+/// Like [`load`], beside somebody who holds the lock: what they still owe stays theirs.
+pub async fn load_beside(host: &Host) -> Result<()> {
+    let site = host.read_text(SITE, MAX_CONFIG)?.with_context(|| format!("{SITE} is missing"))?;
+    test(host, &site, None).await?;
+    host.reload_unit(UNIT).await
 }
 
 /// How long nginx's old workers may take to stop listening.
@@ -96,9 +116,7 @@ pub async fn install(host: &Host, site: &str) -> Result<Changed> {
     }
     // In check mode the certificate may not be there yet, so there is nothing to test.
     if host.applies() {
-        test(host, site).await?;
-    }
-    if host.applies() {
+        test(host, site, None).await?;
         host.owe(UNIT, Owed::Reload)?;
     }
     host.ensure_absent(DEBIAN_DEFAULT)?;
@@ -124,24 +142,34 @@ pub async fn start(host: &Host) -> Result<()> {
     host.start_unit(UNIT).await
 }
 
-/// `nginx -t` on the host's own configuration with the candidate in the place of our site.
-async fn test(host: &Host, site: &str) -> Result<()> {
-    let main = host.read_text(limits::MAIN, MAX_CONFIG)?.with_context(|| format!("{} is missing", limits::MAIN))?;
-    let mut includes = format!("include {TRIAL}/site.conf;");
-    for name in host.names("/etc/nginx/conf.d")? {
-        if name.ends_with(".conf") && format!("/etc/nginx/conf.d/{name}") != SITE {
-            includes.push_str(&format!(" include /etc/nginx/conf.d/{name};"));
-        }
+/// `nginx -t` on the host's own configuration with the candidates in the places of our site and limits.
+async fn test(host: &Host, site: &str, limits: Option<&Limits>) -> Result<()> {
+    // One of its own: somebody else may be testing at the same time.
+    let trial = host.private_directory()?;
+    let there = host.read_text(limits::MAIN, MAX_CONFIG)?.with_context(|| format!("{} is missing", limits::MAIN))?;
+    let main = limits.and_then(|limits| limits.main.as_ref()).unwrap_or(&there);
+    let mut main = with_candidate(main, host, "/etc/nginx/conf.d", SITE, &trial.file("site.conf"))?;
+    if let Some(files) = limits.and_then(|limits| limits.files.as_ref()) {
+        main = with_candidate(&main, host, limits::MODULES, limits::FILES, &trial.file("limits.conf"))?;
+        host.put(&trial.file("limits.conf"), files.as_bytes(), 0o600)?;
     }
     // Debian's own site is about to be removed.
-    let main = main
-        .replace("include /etc/nginx/conf.d/*.conf;", &includes)
-        .replace("include /etc/nginx/sites-enabled/*;", "include /etc/nginx/sites-enabled/[!d]*;");
-    host.put(&format!("{TRIAL}/nginx.conf"), main.as_bytes(), 0o600)?;
-    host.put(&format!("{TRIAL}/site.conf"), site.as_bytes(), 0o600)?;
-    let config = format!("{TRIAL}/nginx.conf");
-    host.ask(Cmd::new("nginx", ["-t", "-q", "-c", &config]))
+    let main = main.replace("include /etc/nginx/sites-enabled/*;", "include /etc/nginx/sites-enabled/[!d]*;");
+    host.put(&trial.file("nginx.conf"), main.as_bytes(), 0o600)?;
+    host.put(&trial.file("site.conf"), site.as_bytes(), 0o600)?;
+    host.ask(Cmd::new("nginx", ["-t", "-q", "-c", &trial.file("nginx.conf")]))
         .await
-        .context("nginx refuses the new site; the old one stays")?;
+        .context("nginx refuses the new configuration; the old one stays")?;
     Ok(())
+}
+
+/// The text with the include of a directory spelled out, and one of its files replaced.
+fn with_candidate(text: &str, host: &Host, directory: &str, path: &str, candidate: &str) -> Result<String> {
+    let mut includes = String::new();
+    for name in host.names(directory)? {
+        if name.ends_with(".conf") && format!("{directory}/{name}") != path {
+            includes.push_str(&format!("include {directory}/{name}; "));
+        }
+    }
+    Ok(text.replace(&format!("include {directory}/*.conf;"), &format!("{includes}include {candidate};")))
 }

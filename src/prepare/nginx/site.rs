@@ -24,7 +24,7 @@ impl Facts {
             ipv6: host.exists("/proc/net/if_inet6"),
             certificate: host.exists(tls::CERTIFICATE) && host.exists(tls::KEY),
             client_ca: app.and_then(|app| client_ca::usable(host, app)),
-            resolvers: match tls::current(host)? {
+            resolvers: match tls::current(host) {
                 Some(pair) if pair.can_be_stapled() => resolvers(host)?,
                 _ => Vec::new(),
             },
@@ -80,7 +80,8 @@ fn common(facts: &Facts) -> minijinja::Value {
 pub fn render_page_only(host: &Host, with_https: bool) -> Result<String> {
     let facts = Facts::look(host, None)?;
     let common = common(&facts);
-    template("page-only.conf", minijinja::context! { certificate => facts.certificate && with_https, ..common })
+    let values = minijinja::context! { certificate => facts.certificate && with_https, client_ca => "", ..common };
+    template("page-only.conf", values)
 }
 
 /// An address as nginx writes it: IPv6 stands in brackets.
@@ -140,8 +141,14 @@ mod tests {
 
     #[test]
     fn the_site_is_rendered_whole() {
-        let client_ca =
-            ClientAuthority { digest: "0011".to_owned(), has_list: true, not_after: 1, next_update: None, depth: 2 };
+        let client_ca = ClientAuthority {
+            digest: "0011".to_owned(),
+            has_list: true,
+            not_after: 1,
+            next_update: None,
+            this_update: None,
+            depth: 2,
+        };
         let resolvers = vec![[10, 0, 0, 1].into(), "fd00::1".parse().expect("an address")];
         let facts = Facts { ipv6: true, certificate: true, client_ca: Some(client_ca), resolvers };
         let site = render(&env(", allowed_hosts: [a.de, '*.b.de']"), &routes(), &facts).expect("the site renders");
