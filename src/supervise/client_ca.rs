@@ -14,15 +14,22 @@ use std::time::Duration;
 const HALF_WRITTEN: Duration = Duration::from_secs(2);
 /// How long it waits for another command, before the next change or try.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// After a failure it is tried again then, even if nothing changes.
-const AGAIN: Duration = Duration::from_secs(60);
+/// After failures it is tried again, later each time, even if nothing changes; this is the longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Runs until it is dropped.
 pub async fn watch(host: &Host) {
+    let mut pause = Duration::from_secs(1);
     loop {
+        let begin = tokio::time::Instant::now();
         let Err(error) = follow(host).await;
-        tracing::warn!("{error:#}; looking again in {} s", AGAIN.as_secs());
-        tokio::time::sleep(AGAIN).await;
+        // It went well for a while before.
+        if begin.elapsed() > 2 * LONGEST_PAUSE {
+            pause = Duration::from_secs(1);
+        }
+        tracing::warn!("{error:#}; looking again in {} s", pause.as_secs());
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_PAUSE.min(2 * pause);
     }
 }
 
