@@ -42,7 +42,7 @@ pub async fn pending(stack: &Stack, images: &Images, host: &Host) -> Result<Pend
             config_hash: labels.and_then(|labels| labels.get(LABEL_CONFIG_HASH)).cloned().unwrap_or_default(),
             links: match service.network {
                 Network::Bridge => service.links.iter().map(|link| link.service.as_str().to_owned()).collect(),
-                Network::Default => Vec::new(),
+                Network::Default | Network::Host | Network::None => Vec::new(),
             },
         });
         bodies.insert(service.name.as_str().to_owned(), body);

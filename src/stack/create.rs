@@ -11,6 +11,9 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+/// Where logs go unless `logging:` says otherwise.
+const JOURNALD: &str = "journald";
+
 /// What a container is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -27,11 +30,20 @@ pub fn body(stack: &Stack, service: &Service, image: &str, image_id: &str, role:
         cmd: service.command.clone(),
         env: Some(service.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()),
         healthcheck: if alone { Some(no_health()) } else { health(service) },
-        host_config: Some(host_config(stack, service, alone)),
         networking_config: networking(stack, service, alone),
         stop_timeout: Some(whole_seconds(service.stop_grace)),
         ..Default::default()
     };
+    let anonymous = service.mounts.iter().filter(|mount| mount.source == Source::Anonymous);
+    body.volumes = Some(anonymous.map(|mount| mount.target.clone()).collect()).filter(|all: &Vec<_>| !all.is_empty());
+    let mut host = host_config(stack, service, alone);
+    service.options.apply(&mut body, &mut host);
+    if let Some(config) = host.log_config.as_mut().filter(|config| config.typ.as_deref() == Some(JOURNALD)) {
+        // `appliance logs` finds a service's lines by these.
+        let labels = || format!("{LABEL_PROJECT},{LABEL_SERVICE}");
+        config.config.get_or_insert_default().entry("labels".to_owned()).or_insert_with(labels);
+    }
+    body.host_config = Some(host);
     if !alone {
         let published = service.ports.iter().map(|port| port_name(port.target, port.udp));
         let mut exposed: Vec<String> = published.chain(service.expose.iter().cloned()).collect();
@@ -101,7 +113,7 @@ fn host_config(stack: &Stack, service: &Service, alone: bool) -> HostConfig {
         bindings.entry(port_name(port.target, port.udp)).or_default().get_or_insert_default().push(binding);
     }
     let binds = service.mounts.iter().filter_map(|mount| {
-        let mode = if mount.read_only { "ro" } else { "rw" };
+        let mode = if mount.read_only { "ro" } else { "rw" }.to_owned() + if mount.no_copy { ",nocopy" } else { "" };
         match &mount.source {
             Source::Path(path) => Some(format!("{path}:{}:{mode}", mount.target)),
             Source::Volume(name) => Some(format!("{}_{name}:{}:{mode}", stack.project, mount.target)),
@@ -116,14 +128,13 @@ fn host_config(stack: &Stack, service: &Service, alone: bool) -> HostConfig {
         network_mode: Some(match service.network {
             Network::Default => stack.network_name(),
             Network::Bridge => "bridge".to_owned(),
+            Network::Host => "host".to_owned(),
+            Network::None => "none".to_owned(),
         }),
         memory: service.mem_limit,
         // Docker must start nothing before the host is prepared; the supervisor carries out `restart:` itself.
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
-        log_config: Some(HostConfigLogConfig {
-            typ: Some("journald".to_owned()),
-            config: Some(HashMap::from([("labels".to_owned(), format!("{LABEL_PROJECT},{LABEL_SERVICE}"))])),
-        }),
+        log_config: Some(HostConfigLogConfig { typ: Some(JOURNALD.to_owned()), config: None }),
         ..Default::default()
     }
 }

@@ -9,6 +9,7 @@ mod env_file;
 pub mod interpolate;
 pub mod logs;
 pub mod model;
+mod options;
 mod ports;
 pub mod probe;
 pub mod routes;

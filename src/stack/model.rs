@@ -1,5 +1,6 @@
 //! The stack as the compose file asks for it, checked and resolved. Reading it is `compose.rs`.
 
+use super::options::Options;
 use crate::value::{AppName, ServiceName};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -41,6 +42,7 @@ pub struct Service {
     /// In bytes.
     pub mem_limit: Option<i64>,
     pub restart: Restart,
+    pub options: Options,
     pub stop_grace: Duration,
 }
 
@@ -70,6 +72,8 @@ pub struct Mount {
     pub source: Source,
     pub target: String,
     pub read_only: bool,
+    /// A new volume stays empty: what the image has at this place is not copied into it.
+    pub no_copy: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +112,10 @@ pub enum Network {
     Default,
     /// Docker's default bridge.
     Bridge,
+    /// The host's own.
+    Host,
+    /// Nothing but loopback.
+    None,
 }
 
 /// What the supervisor does when the service's container ends.

@@ -57,7 +57,7 @@ pub fn mount(text: &str, directory: &str) -> Result<Mount, String> {
         Some(name) if is_volume_name(name) => Source::Volume(name.to_owned()),
         Some(_) => return Err(right()),
     };
-    Ok(Mount { source, target: target.to_owned(), read_only })
+    Ok(Mount { source, target: target.to_owned(), read_only, no_copy: false })
 }
 
 fn is_volume_name(text: &str) -> bool {
@@ -109,6 +109,13 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(total)
 }
 
+/// A number of CPUs in billionths.
+pub fn nano_cpus(text: &str) -> Option<i64> {
+    let cpus: f64 = text.trim().parse().ok()?;
+    // Bounded before it is made a whole number.
+    (cpus > 0.0 && cpus <= 100_000.0).then_some((cpus * 1e9).round() as i64)
+}
+
 /// `512m`, `1gb`, `1144m`, `1048576`: bytes, in powers of 1024.
 pub fn bytes(text: &str) -> Result<i64, String> {
     let right = || format!("'{text}' is not a size like '512m' or '1g'");
@@ -149,7 +156,7 @@ mod tests {
         let read = |text: &str| mount(text, "/app/x");
         assert_eq!(
             read("./a:/b:ro"),
-            Ok(Mount { source: Source::Path("/app/x/a".into()), target: "/b".into(), read_only: true })
+            Ok(Mount { source: Source::Path("/app/x/a".into()), target: "/b".into(), read_only: true, no_copy: false })
         );
         assert_eq!(read("../a:/b").map(|mount| mount.source), Ok(Source::Path("/app/a".into())));
         assert_eq!(read("data:/b").map(|mount| mount.source), Ok(Source::Volume("data".into())));

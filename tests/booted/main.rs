@@ -15,6 +15,7 @@ mod ecs;
 mod front;
 mod history;
 mod load;
+mod options;
 mod page;
 mod papers;
 mod prepare;

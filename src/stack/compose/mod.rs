@@ -1,6 +1,9 @@
 //! A compose file's text into the model. A key that is not carried out is an error that names it. One service is read
 //! by `service.rs`; here is what concerns the whole file.
 
+mod deploy;
+mod mounts;
+mod options;
 mod service;
 
 use super::interpolate::interpolate;

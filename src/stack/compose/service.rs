@@ -1,5 +1,6 @@
 //! One service of a compose file: its keys, each with its forms.
 
+use super::{deploy, mounts, options};
 use crate::env::document::{self, Kind, Node};
 use crate::env::reader::{Fields, Reading, Unknown};
 use crate::stack::model::*;
@@ -39,9 +40,7 @@ pub fn read(
             }
         }
     };
-    let mut mounts = Vec::new();
-    let mounts_cell = std::cell::RefCell::new(&mut mounts);
-    with("volumes", &|text| ports::mount(text, directory).map(|mount| mounts_cell.borrow_mut().push(mount)));
+    let (mounts, memory) = mounts::read(&fields, directory);
     let mut links = Vec::new();
     let links_cell = std::cell::RefCell::new(&mut links);
     with("links", &|text| link(text).map(|link| links_cell.borrow_mut().push(link)));
@@ -51,17 +50,27 @@ pub fn read(
     let network = match fields.text("network_mode").as_deref() {
         None => Network::Default,
         Some("bridge") => Network::Bridge,
+        Some("host") => Network::Host,
+        Some("none") => Network::None,
         Some(other) => {
             let other = document::shown(other);
             fields.error(
                 node.place,
-                format!("'{path}.network_mode: {other}' is not carried out by the appliance; only bridge is"),
+                format!(
+                    "'{path}.network_mode: {other}' is not carried out by the appliance; bridge, host and none are"
+                ),
             );
             Network::Default
         }
     };
+    if matches!(network, Network::Host | Network::None) && !(ports.is_empty() && links.is_empty()) {
+        let text = format!("'{path}' has ports or links, which its network_mode cannot have");
+        fields.error(fields.value("network_mode").map_or(node.place, |node| node.place), text);
+    }
+    let deploy = deploy::read(&fields);
     let restart = match fields.text("restart").as_deref() {
-        None | Some("always" | "unless-stopped") => Restart::Always,
+        None => deploy.restart.unwrap_or(Restart::Always),
+        Some("always" | "unless-stopped") => Restart::Always,
         Some("no") => Restart::No,
         Some("on-failure") => Restart::OnFailure,
         Some(other) => {
@@ -78,6 +87,19 @@ pub fn read(
     let stop_grace =
         parsed("stop_grace_period").and_then(|(key, text)| ports::duration(&text).map_err(|p| report(key, p)).ok());
     let mem_limit = parsed("mem_limit").and_then(|(key, text)| ports::bytes(&text).map_err(|p| report(key, p)).ok());
+    let mut options = options::read(&fields, variables);
+    options.tmpfs.extend(memory);
+    // Said twice, it must be the same.
+    let once = |key: &str, own: Option<i64>, deployed: Option<i64>| {
+        if own.is_some() && deployed.is_some() && own != deployed {
+            fields.error(node.place, format!("'{path}.{key}' and '{path}.deploy.resources' say different things"));
+        }
+        own.or(deployed)
+    };
+    let mem_limit = once("mem_limit", mem_limit, deploy.memory);
+    options.mem_reservation = once("mem_reservation", options.mem_reservation, deploy.memory_reservation);
+    options.nano_cpus = once("cpus", options.nano_cpus, deploy.nano_cpus);
+    options.pids_limit = once("pids_limit", options.pids_limit, deploy.pids);
     let service = Service {
         image,
         build,
@@ -94,6 +116,7 @@ pub fn read(
         network,
         mem_limit,
         restart,
+        options,
         stop_grace: stop_grace.unwrap_or(Duration::from_secs(10)),
         name,
     };
@@ -113,7 +136,7 @@ fn link(text: &str) -> Result<Link, String> {
 }
 
 /// A text or a list of texts.
-fn texts(fields: &Fields, key: &'static str) -> Vec<String> {
+pub(super) fn texts(fields: &Fields, key: &'static str) -> Vec<String> {
     match fields.value(key).map(|node| &*node.kind) {
         None => Vec::new(),
         Some(Kind::Scalar { text, .. }) => vec![text.clone()],
@@ -122,7 +145,11 @@ fn texts(fields: &Fields, key: &'static str) -> Vec<String> {
 }
 
 /// `NAME: value` or `- NAME=value`; a name without a value takes the variable of that name, if it is set.
-fn pairs(fields: &Fields, key: &'static str, variables: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+pub(super) fn pairs(
+    fields: &Fields,
+    key: &'static str,
+    variables: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
     let Some(node) = fields.value(key) else { return BTreeMap::new() };
     let path = fields.path(key);
     let mut all = BTreeMap::new();
@@ -149,7 +176,7 @@ fn pairs(fields: &Fields, key: &'static str, variables: &BTreeMap<String, String
 }
 
 /// A command as a list, or as a text that is split like a shell's words.
-fn read_command(fields: &Fields, key: &'static str) -> Option<Vec<String>> {
+pub(super) fn read_command(fields: &Fields, key: &'static str) -> Option<Vec<String>> {
     let node = fields.value(key)?;
     match &*node.kind {
         Kind::Scalar { text, .. } => {

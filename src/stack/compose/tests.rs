@@ -39,13 +39,17 @@ fn a_service_is_read_whole() {
 fn what_is_not_carried_out_is_refused_by_name_and_place() {
     for (text, expected) in [
         (
-            "services:\n  a:\n    image: x\n    privileged: true\n",
-            "c:4:5: error: 'services.a.privileged' is not carried out",
+            "services:\n  a:\n    image: x\n    blkio_config: {weight: 1}\n",
+            "c:4:5: error: 'services.a.blkio_config' is not carried out",
         ),
         ("services:\n  a: {image: x}\nnetworks: {n: }\n", "'networks' is not carried out"),
         (
-            "services:\n  a:\n    image: x\n    network_mode: host\n",
-            "'services.a.network_mode: host' is not carried out",
+            "services:\n  a:\n    image: x\n    network_mode: service:b\n",
+            "'services.a.network_mode: service:b' is not carried out",
+        ),
+        (
+            "services:\n  a:\n    image: x\n    ports: ['80']\n    network_mode: host\n",
+            "c:5:19: error: 'services.a' has ports or links, which its network_mode cannot have",
         ),
         ("services:\n  a:\n    image: x\n    imagee: y\n", "did you mean 'image'?"),
         ("services:\n  a:\n    command: x\n", "neither 'image' nor 'build'"),
@@ -69,4 +73,61 @@ fn what_is_not_carried_out_is_refused_by_name_and_place() {
 fn a_missing_variable_is_a_warning() {
     let (stack, report) = read_text("services: {a: {image: 'x', command: '$NO'}}\n");
     assert!(stack.is_some() && report.contains("the variable NO is not set"), "{report}");
+}
+
+/// Each rule of an option once; what Docker makes of the good ones is seen on a booted host.
+#[test]
+fn options_are_checked_before_docker_sees_them() {
+    for (option, expected) in [
+        ("hostname: 'a b'", "c:4:15: error: 'services.a.hostname' is 'a b', but must be a host name"),
+        ("working_dir: src", "must be an absolute path"),
+        ("stop_signal: 'SIG TERM'", "must be a signal like SIGTERM"),
+        ("cap_add: [NET_ADMIN, 'a-b']", "'services.a.cap_add' is 'a-b', but must be a capability"),
+        ("security_opt: ['seccomp:profile.json']", "profiles in files are not carried out"),
+        ("devices: [/dev/null:x]", "is not /dev/HOST[:/dev/CONTAINER[:rwm]]"),
+        ("devices: ['/dev/a:/dev/b:rx']", "is not /dev/HOST"),
+        ("dns: [localhost]", "must be an IP address"),
+        ("extra_hosts: [db]", "'db:' is not a name with its address"),
+        ("extra_hosts: {db: nowhere}", "'db:nowhere' is not a name with its address"),
+        ("ipc: 'service:b'", "must be host, private, shareable or none"),
+        ("pid: 'container:x'", "must be host"),
+        ("tmpfs: run", "must be an absolute path, with options"),
+        ("ulimits: {NOFILE: 1}", "is not a limit's name like nofile"),
+        ("ulimits: {nofile: {soft: 1}}", "needs both 'soft' and 'hard'"),
+        ("ulimits: {nofile: -2}", "must be a whole number from -1"),
+        ("shm_size: much", "is not a size like '512m'"),
+        ("memswap_limit: '-2'", "is not a size like '512m'"),
+        ("mem_swappiness: 101", "must be a whole number from 0 to 100"),
+        ("cpus: none", "must be a number of CPUs like 0.5"),
+        ("cpus: '-1'", "must be a number of CPUs like 0.5"),
+        ("cpus: NaN", "must be a number of CPUs like 0.5"),
+        ("cpuset: all", "must be CPUs like 0-2,4"),
+        ("pids_limit: 0x", "must be a whole number"),
+        ("oom_score_adj: 2000", "must be a whole number from -1000 to 1000"),
+        ("privileged: maybe", "must be true or false"),
+        ("deploy: {mode: global}", "'services.a.deploy.mode: global' is not carried out"),
+        ("deploy: {replicas: 2}", "'services.a.deploy.replicas' other than 1 is not carried out yet"),
+        ("deploy: {placement: {}}", "'services.a.deploy.placement' is not carried out"),
+        ("deploy: {resources: {limits: {memory: x}}}", "is not a size like '512m'"),
+        ("deploy: {restart_policy: {condition: maybe}}", "must be any, on-failure or none"),
+        ("mem_limit: 1m\n    deploy: {resources: {limits: {memory: 2m}}}", "say different things"),
+        ("volumes: [{type: bind, target: /a}]", "'services.a.volumes.source' is missing"),
+        ("volumes: [{type: bind, source: /a}]", "'services.a.volumes.target' must be an absolute path"),
+        ("volumes: [{type: npipe, target: /a}]", "'services.a.volumes.type' must be bind, volume or tmpfs"),
+        ("volumes: [{type: volume, source: ./a, target: /a}]", "must be a volume's name"),
+        ("volumes: [{type: tmpfs, source: x, target: /a}]", "has no place in a tmpfs"),
+        ("volumes: [{type: bind, source: /a, target: /a, consistency: x}]", "is not carried out"),
+        ("volumes: [{type: bind, source: /a, target: /a, bind: {create_host_path: no}}]", "is not carried out"),
+        ("volumes: /a", "'services.a.volumes' must be a list"),
+        ("logging: {driver: none, format: x}", "'services.a.logging.format' is not carried out"),
+    ] {
+        let (stack, report) = read_text(&format!("services:\n  a:\n    image: x\n    {option}\n"));
+        assert!(stack.is_none() && report.contains(expected), "{option}\n{report}");
+    }
+}
+
+#[test]
+fn a_service_without_options_is_what_it_was() {
+    let stack = good("services: {a: {image: x}}\n");
+    assert_eq!(stack.services[0].options, crate::stack::options::Options::default());
 }

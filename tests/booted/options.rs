@@ -1,0 +1,177 @@
+//! Options of a service, by what Docker really made of them.
+
+use crate::host::apps::*;
+use crate::host::{Machine, wait_for};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const COMPOSE: &str = r#"
+services:
+  all:
+    image: stub:1
+    entrypoint: [/bin/sh, -c]
+    command: ['trap "exit 0" TERM; while true; do sleep 1; done']
+    user: "0:0"
+    working_dir: /tmp
+    hostname: box
+    domainname: example.test
+    stop_signal: SIGINT
+    tty: true
+    stdin_open: true
+    init: true
+    read_only: true
+    cap_add: [NET_ADMIN]
+    cap_drop: [CHOWN, KILL]
+    security_opt: ["no-new-privileges:true"]
+    group_add: ["7"]
+    devices: ["/dev/null:/dev/nothing:rw"]
+    device_cgroup_rules: ["c 1:3 mr"]
+    dns: 9.9.9.9
+    dns_opt: [timeout:3]
+    dns_search: [example.test]
+    extra_hosts: ["one:10.1.1.1", "two=fd00::2", "host:host-gateway"]
+    ipc: private
+    userns_mode: host
+    sysctls: {net.core.somaxconn: 1024}
+    tmpfs: [/run, "/scratch:size=64k"]
+    ulimits: {nproc: 4000, nofile: {soft: 1000, hard: 2000}}
+    logging: {driver: json-file, options: {max-size: 1m}}
+    shm_size: 32m
+    mem_limit: 128m
+    mem_reservation: 64m
+    memswap_limit: 256m
+    cpus: 0.5
+    cpu_shares: 512
+    pids_limit: 100
+    oom_score_adj: 100
+    volumes:
+      - /nameless
+      - {type: bind, source: ./data, target: /bound, read_only: true}
+      - {type: volume, source: named, target: /named, volume: {nocopy: true}}
+      - {type: tmpfs, target: /memory, tmpfs: {size: 64k}}
+  deployed:
+    image: stub:1
+    deploy:
+      resources: {limits: {cpus: "0.25", memory: 64m, pids: 50}, reservations: {memory: 32m}}
+      restart_policy: {condition: on-failure}
+  alone:
+    image: stub:1
+    network_mode: none
+  apart:
+    image: stub:1
+    network_mode: host
+    pid: host
+    uts: host
+    privileged: true
+    cpu_period: 50000
+    cpu_quota: 25000
+    cpuset: "0"
+    extra_hosts: {three: [10.1.1.3, 10.1.1.4]}
+    logging: {options: {tag: mine}}
+volumes: {named: }
+"#;
+
+fn inspect(machine: &Machine, container: &str) -> Value {
+    let text = machine.ok(&format!("docker inspect {container}"));
+    let value: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"));
+    value[0].clone()
+}
+
+#[test]
+fn docker_has_every_option_of_the_file() {
+    let machine = Machine::boot("options");
+    machine.put("/srv/opts/compose.yml", COMPOSE, 0o644);
+    machine
+        .ok("set -e; cd /srv/opts; git init -q -b main .; git config user.name M; git config user.email m@example.test
+         git add -A; git commit -q -m options; chown -R app:app /srv/opts");
+    let env = mirror_env(&machine, "")
+        .replace("name: mirror", "name: opts")
+        .replace("file:///srv/mirror", "file:///srv/opts");
+    machine.put("/app/env.yml", env, 0o600);
+    machine.ok("systemctl start appliance");
+    wait_for_phase(&machine, "running");
+    let (all, apart) = (inspect(&machine, "opts_all_1"), inspect(&machine, "opts_apart_1"));
+    let (deployed, alone) = (inspect(&machine, "opts_deployed_1"), inspect(&machine, "opts_alone_1"));
+    for (from, pointer, expected) in [
+        (&all, "/Config/Entrypoint", json!(["/bin/sh", "-c"])),
+        (&all, "/Config/User", json!("0:0")),
+        (&all, "/Config/WorkingDir", json!("/tmp")),
+        (&all, "/Config/Hostname", json!("box")),
+        (&all, "/Config/Domainname", json!("example.test")),
+        (&all, "/Config/StopSignal", json!("SIGINT")),
+        (&all, "/Config/Tty", json!(true)),
+        (&all, "/Config/OpenStdin", json!(true)),
+        (&all, "/HostConfig/Init", json!(true)),
+        (&all, "/HostConfig/ReadonlyRootfs", json!(true)),
+        (&all, "/HostConfig/CapAdd", json!(["CAP_NET_ADMIN"])),
+        (&all, "/HostConfig/CapDrop", json!(["CAP_CHOWN", "CAP_KILL"])),
+        (&all, "/HostConfig/SecurityOpt", json!(["no-new-privileges:true"])),
+        (&all, "/HostConfig/GroupAdd", json!(["7"])),
+        (
+            &all,
+            "/HostConfig/Devices",
+            json!([{ "PathOnHost": "/dev/null", "PathInContainer": "/dev/nothing", "CgroupPermissions": "rw" }]),
+        ),
+        (&all, "/HostConfig/DeviceCgroupRules", json!(["c 1:3 mr"])),
+        (&all, "/HostConfig/Dns", json!(["9.9.9.9"])),
+        (&all, "/HostConfig/DnsOptions", json!(["timeout:3"])),
+        (&all, "/HostConfig/DnsSearch", json!(["example.test"])),
+        (&all, "/HostConfig/ExtraHosts", json!(["one:10.1.1.1", "two:fd00::2", "host:host-gateway"])),
+        (&all, "/HostConfig/IpcMode", json!("private")),
+        (&all, "/HostConfig/UsernsMode", json!("host")),
+        (&all, "/HostConfig/Sysctls", json!({ "net.core.somaxconn": "1024" })),
+        (&all, "/HostConfig/Tmpfs", json!({ "/run": "", "/scratch": "size=64k", "/memory": "size=65536" })),
+        (
+            &all,
+            "/HostConfig/Ulimits",
+            json!([{ "Name": "nofile", "Soft": 1000, "Hard": 2000 }, { "Name": "nproc", "Soft": 4000, "Hard": 4000 }]),
+        ),
+        (&all, "/HostConfig/LogConfig", json!({ "Type": "json-file", "Config": { "max-size": "1m" } })),
+        (&all, "/HostConfig/ShmSize", json!(32 << 20)),
+        (&all, "/HostConfig/Memory", json!(128 << 20)),
+        (&all, "/HostConfig/MemoryReservation", json!(64 << 20)),
+        (&all, "/HostConfig/MemorySwap", json!(256 << 20)),
+        (&all, "/HostConfig/NanoCpus", json!(500_000_000)),
+        (&all, "/HostConfig/CpuShares", json!(512)),
+        (&all, "/HostConfig/PidsLimit", json!(100)),
+        (&all, "/HostConfig/OomScoreAdj", json!(100)),
+        // What nobody asked for is Docker's own.
+        (&all, "/HostConfig/Privileged", json!(false)),
+        (&all, "/HostConfig/PidMode", json!("")),
+        (&apart, "/HostConfig/PidMode", json!("host")),
+        (&apart, "/HostConfig/NetworkMode", json!("host")),
+        (&alone, "/HostConfig/NetworkMode", json!("none")),
+        (&apart, "/HostConfig/UTSMode", json!("host")),
+        (&apart, "/HostConfig/Privileged", json!(true)),
+        (&apart, "/HostConfig/CpuPeriod", json!(50_000)),
+        (&apart, "/HostConfig/CpuQuota", json!(25_000)),
+        (&apart, "/HostConfig/CpusetCpus", json!("0")),
+        (&apart, "/HostConfig/ExtraHosts", json!(["three:10.1.1.3", "three:10.1.1.4"])),
+        (&apart, "/HostConfig/LogConfig/Type", json!("journald")),
+        (&apart, "/HostConfig/LogConfig/Config/tag", json!("mine")),
+        (&apart, "/Config/Tty", json!(false)),
+        (&all, "/Config/Volumes", json!({ "/nameless": {} })),
+        (&all, "/HostConfig/Binds", json!(["/app/opts/data:/bound:ro", "opts_named:/named:rw,nocopy"])),
+        (&deployed, "/HostConfig/NanoCpus", json!(250_000_000)),
+        (&deployed, "/HostConfig/Memory", json!(64 << 20)),
+        (&deployed, "/HostConfig/MemoryReservation", json!(32 << 20)),
+        (&deployed, "/HostConfig/PidsLimit", json!(50)),
+    ] {
+        assert_eq!(from.pointer(pointer), Some(&expected), "{pointer}");
+    }
+    // Inside, where it counts.
+    assert_eq!(machine.ok("docker exec opts_all_1 hostname").trim(), "box");
+    assert_eq!(machine.ok("docker exec opts_all_1 cat /proc/sys/net/core/somaxconn").trim(), "1024");
+    assert!(machine.sh("docker exec opts_all_1 touch /etc/x").all().contains("Read-only"));
+    machine.ok("docker exec opts_all_1 touch /scratch/x");
+    // on-failure: one that ends well stays ended, and is not made again.
+    machine.ok("docker exec opts_deployed_1 kill -TERM 1");
+    wait_for("its end", Duration::from_secs(20), || {
+        let state = machine.ok("docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' opts_deployed_1");
+        if state.trim() == "exited 0" { Ok(()) } else { Err(state) }
+    });
+    machine.ok("docker start opts_deployed_1");
+    // Nothing differs from what is wanted, and a changed option recreates that one alone.
+    let out = machine.sh("appliance plan");
+    assert_eq!((out.code, out.stdout.as_str()), (0, "nothing to do\n"), "{}", out.all());
+}
