@@ -141,3 +141,16 @@ impl Options {
         host.oom_kill_disable = self.oom_kill_disable;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn privileged_reaches_the_call_and_nothing_else_does() {
+        let (mut body, mut host) = (ContainerCreateBody::default(), HostConfig::default());
+        Options { privileged: true, ..Options::default() }.apply(&mut body, &mut host);
+        assert_eq!(host, HostConfig { privileged: Some(true), ..HostConfig::default() });
+        assert_eq!(body, ContainerCreateBody::default());
+    }
+}
