@@ -1,7 +1,7 @@
 //! What a CA certificate that was signed elsewhere must be before it is used (RFC 5280, 4.2.1.3, 4.2.1.9 and 6). Pure.
 
+use crate::value::pem_blocks as blocks;
 use rcgen::{KeyPair, PublicKeyData};
-use x509_parser::pem::Pem;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 /// Judges a chain, ours first and a root last, and the lists of all that stand above ours.
@@ -9,15 +9,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 /// # Errors
 /// The first thing that is wrong, in words.
 pub(super) fn judge(chain: &str, lists: &str, key: &KeyPair, now_s: i64) -> Result<(), String> {
-    let blocks = |text: &str, label: &str| -> Result<Vec<Pem>, String> {
-        let all: Result<Vec<Pem>, _> = Pem::iter_from_buffer(text.as_bytes()).collect();
-        Ok(all
-            .map_err(|_| "what is given is not PEM".to_owned())?
-            .into_iter()
-            .filter(|pem| pem.label == label)
-            .collect())
-    };
-    let blocks_of_chain = blocks(chain, "CERTIFICATE")?;
+    let blocks_of_chain = blocks(chain, "CERTIFICATE").map_err(|why| format!("the chain {why}"))?;
     let mut parsed = Vec::new();
     for block in &blocks_of_chain {
         let (_, one) = X509Certificate::from_der(&block.contents)
@@ -64,7 +56,11 @@ pub(super) fn judge(chain: &str, lists: &str, key: &KeyPair, now_s: i64) -> Resu
     if last.issuer() != last.subject() {
         return Err(format!("the chain ends with {}; put its issuers behind it, up to the root", last.subject()));
     }
-    let blocks_of_lists = blocks(lists, "X509 CRL")?;
+    let blocks_of_lists = if lists.trim().is_empty() {
+        Vec::new()
+    } else {
+        blocks(lists, "X509 CRL").map_err(|why| format!("what is given as lists {why}"))?
+    };
     let mut parsed_lists = Vec::new();
     for block in &blocks_of_lists {
         let (_, one) = CertificateRevocationList::from_der(&block.contents)
@@ -181,7 +177,7 @@ mod tests {
             ),
             (format!("{}{}", sub(&key, ca(), sign, &strict.issuer, 2100), strict.pem), strict.list.clone(), "pathlen"),
             (format!("{}{}", sub(&key, ca(), sign, &angry.issuer, 2100), angry.pem), angry.list.clone(), "is revoked"),
-            (String::new(), root.list.clone(), "there is no certificate"),
+            (String::new(), root.list.clone(), "the chain has no block"),
         ] {
             let said = judge(&chain, &lists, &key, now_s).map_or_else(|why| why, |()| "good".to_owned());
             assert!(said.contains(expected), "wanted '{expected}': {said}");

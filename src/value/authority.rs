@@ -59,7 +59,11 @@ impl ClientAuthority {
     }
 }
 
-fn blocks(text: &str, label: &str) -> Result<Vec<Pem>, String> {
+/// The blocks of one kind in a PEM text.
+///
+/// # Errors
+/// It is not PEM, or holds none of them.
+pub fn blocks(text: &str, label: &str) -> Result<Vec<Pem>, String> {
     let blocks: Result<Vec<Pem>, _> = Pem::iter_from_buffer(text.as_bytes()).collect();
     let blocks: Vec<Pem> =
         blocks.map_err(|_| "is not PEM".to_owned())?.into_iter().filter(|pem| pem.label == label).collect();

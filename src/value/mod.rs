@@ -12,7 +12,7 @@ mod ssh_key;
 mod stage;
 mod step;
 
-pub use authority::ClientAuthority;
+pub use authority::{ClientAuthority, blocks as pem_blocks};
 pub use git::{Commit, GitRef, GitUrl};
 pub use names::{
     AbsPath, AppName, Calendar, DatabaseName, Domain, Email, FileMode, FileSystemType, HostPattern, Invalid, Owner,

@@ -22,3 +22,4 @@ mod prepare;
 mod releases;
 mod secrets;
 mod sources;
+mod tls;
