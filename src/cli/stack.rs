@@ -1,6 +1,7 @@
 //! The commands about the app's containers: ps and logs. `exec` has its own file.
 
 use super::{print, render};
+use crate::host::docker::is_missing;
 use crate::host::{Host, Mode};
 use crate::source;
 use crate::stack::logs::{JOURNALCTL, Query, entry};
@@ -25,24 +26,32 @@ pub struct LogsArguments {
 pub async fn ps(json: bool) -> Result<u8> {
     let host = Host::system(Mode::Check);
     let found = source::active(&host)?;
-    let containers = host.docker().containers(found.env.app.name.as_str()).await?;
+    let mut containers = Vec::new();
+    for container in host.docker().containers(found.env.app.name.as_str()).await? {
+        match host.docker().started_at(&container.id).await {
+            Ok(started) => containers.push((container, started)),
+            // Gone meanwhile.
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
     if json {
         let rows: Vec<serde_json::Value> = containers
             .iter()
-            .map(|container| {
+            .map(|(container, started_at)| {
                 serde_json::json!({
                     "service": container.service(), "name": container.name, "id": container.id, "state": container.state,
-                    "health": container.health, "exit_code": container.exit_code, "started_at": container.started_at,
+                    "health": container.health, "exit_code": container.exit_code, "started_at": started_at,
                 })
             })
             .collect();
         print(&format!("{}\n", serde_json::to_string_pretty(&rows)?))?;
         return Ok(0);
     }
-    let rows = containers.iter().map(|container| {
+    let rows = containers.iter().map(|(container, started_at)| {
         let health =
             container.health.map(|health| format!("{health:?}").to_lowercase()).unwrap_or_else(|| "-".to_owned());
-        let started = container.started_at.get(..19).unwrap_or("-").replace('T', " ");
+        let started = started_at.get(..19).unwrap_or("-").replace('T', " ");
         vec![
             container.service().to_owned(),
             container.name.clone(),

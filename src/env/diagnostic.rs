@@ -3,15 +3,17 @@
 use serde::Serialize;
 use std::fmt;
 
-/// A place in a file, both from 1; columns count characters.
+/// A place in a file, line and column from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
+    /// Which of the files that are read together (a compose file may have others beside it); 0 is the first.
+    pub file: u16,
     pub line: u32,
     pub column: u32,
 }
 
 impl Place {
-    pub const START: Place = Place { line: 1, column: 1 };
+    pub const START: Place = Place { file: 0, line: 1, column: 1 };
 }
 
 /// Whether a problem stops the file from being used.
@@ -26,6 +28,12 @@ pub enum Severity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
     pub severity: Severity,
+    /// The file, if it is another than the one that the report is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Which file it is, by [`Place::file`].
+    #[serde(skip)]
+    pub source: u16,
     /// Where, from 1.
     pub line: u32,
     /// Where, in characters, from 1.
@@ -48,7 +56,15 @@ pub struct Quote {
 impl Diagnostic {
     pub fn error(place: Place, message: impl Into<String>) -> Self {
         let message = message.into();
-        Diagnostic { severity: Severity::Error, line: place.line, column: place.column, message, quote: None }
+        Diagnostic {
+            severity: Severity::Error,
+            file: None,
+            source: place.file,
+            line: place.line,
+            column: place.column,
+            message,
+            quote: None,
+        }
     }
 
     pub fn warning(place: Place, message: impl Into<String>) -> Self {
@@ -57,6 +73,7 @@ impl Diagnostic {
 
     /// `FILE:LINE:COLUMN: error: message`.
     pub fn render(&self, file: &str) -> String {
+        let file = self.file.as_deref().unwrap_or(file);
         let kind = match self.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
@@ -116,8 +133,15 @@ impl Report {
 
     /// The problems in the order of their places.
     pub fn sorted(mut self) -> Self {
-        self.found.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+        self.found.sort_by_key(|diagnostic| (diagnostic.source, diagnostic.line, diagnostic.column));
         self
+    }
+
+    /// Puts the files' names to problems of other files than the first.
+    pub fn name_files(&mut self, names: &[String]) {
+        for diagnostic in self.found.iter_mut().filter(|diagnostic| diagnostic.source > 0) {
+            diagnostic.file = names.get(usize::from(diagnostic.source)).cloned();
+        }
     }
 
     pub fn all(&self) -> &[Diagnostic] {
@@ -218,7 +242,7 @@ mod tests {
 
     #[test]
     fn many_warnings_never_hide_an_error() {
-        let place = Place { line: 1, column: 1 };
+        let place = Place { file: 0, line: 1, column: 1 };
         let mut report = Report::default();
         for _ in 0..MAX_KEPT + 5 {
             report.push(Diagnostic::warning(place, "w"));

@@ -4,6 +4,7 @@
 use super::diagnostic::Diagnostic;
 pub use super::diagnostic::Place;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -16,6 +17,8 @@ pub struct Node {
     pub kind: Arc<Kind>,
     /// Whether it is a block of text: one behind `|`, line by line, or one behind `>`.
     pub block: Block,
+    /// What a compose file's tag says about merging it (Compose Specification, "Merge").
+    pub mark: Option<Mark>,
     /// How much this one stands for once aliases are expanded; bounded by [`MAX_NODES`].
     size: u32,
 }
@@ -28,6 +31,15 @@ pub enum Block {
     Literal,
     /// Behind `>`.
     Folded,
+}
+
+/// A compose file's own tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// `!reset`: the value of the file below is taken away.
+    Reset,
+    /// `!override`: the value of the file below is replaced, not merged.
+    Override,
 }
 
 #[derive(Debug)]
@@ -60,6 +72,18 @@ fn error<T>(place: Place, message: impl Into<String>) -> Result<T> {
 /// # Errors
 /// The first problem of the text itself, with its place: the parser cannot go on behind it.
 pub fn parse(bytes: &[u8], max_bytes: u64) -> Result<Node> {
+    parse_as(bytes, max_bytes, false)
+}
+
+/// [`parse`] for compose files, which have the tags `!reset` and `!override`.
+///
+/// # Errors
+/// As for [`parse`].
+pub fn parse_with_marks(bytes: &[u8], max_bytes: u64) -> Result<Node> {
+    parse_as(bytes, max_bytes, true)
+}
+
+fn parse_as(bytes: &[u8], max_bytes: u64, with_marks: bool) -> Result<Node> {
     if bytes.len() as u64 > max_bytes {
         return error(Place::START, format!("the file is larger than {max_bytes} bytes, the most that is read"));
     }
@@ -73,7 +97,7 @@ pub fn parse(bytes: &[u8], max_bytes: u64) -> Result<Node> {
     if let Some(at) = text.find('\0') {
         return error(place_at_end(&text[..at]), "there is a NUL byte here; remove it");
     }
-    Builder { parser: Parser::new_from_str(text), anchors: HashMap::new(), text }.document()
+    Builder { parser: Parser::new_from_str(text), anchors: HashMap::new(), with_marks, text }.document()
 }
 
 /// What a text counts for: copies of a long one are as dear as many short ones.
@@ -104,11 +128,11 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = &str> {
 
 fn place_at_end(text: &str) -> Place {
     let (number, last) = lines(text).enumerate().last().unwrap_or_default();
-    Place { line: count(number + 1), column: count(last.chars().count() + 1) }
+    Place { file: 0, line: count(number + 1), column: count(last.chars().count() + 1) }
 }
 
 fn at(marker: &saphyr_parser::Marker) -> Place {
-    Place { line: count(marker.line().max(1)), column: count(marker.col() + 1) }
+    Place { file: 0, line: count(marker.line().max(1)), column: count(marker.col() + 1) }
 }
 
 fn place(span: &Span) -> Place {
@@ -118,6 +142,7 @@ fn place(span: &Span) -> Place {
 struct Builder<'a> {
     parser: Parser<'a, saphyr_parser::StrInput<'a>>,
     anchors: HashMap<usize, Node>,
+    with_marks: bool,
     text: &'a str,
 }
 
@@ -136,7 +161,7 @@ impl<'a> Builder<'a> {
         for (index, line) in lines(self.text).enumerate().skip(at.line as usize - 1).take(2) {
             let indent = line.chars().take_while(|c| c.is_whitespace());
             if let Some(tab) = indent.clone().position(|c| c == '\t') {
-                let place = Place { line: count(index + 1), column: count(tab + 1) };
+                let place = Place { file: 0, line: count(index + 1), column: count(tab + 1) };
                 return error(place, "a tab in the indentation; YAML takes only spaces");
             }
         }
@@ -169,6 +194,10 @@ impl<'a> Builder<'a> {
             return error(at, format!("nested deeper than {MAX_DEPTH} levels; flatten it"));
         }
         let end = self::at(&span.end);
+        let (mut event, mut mark) = (event, None);
+        if let Event::Scalar(.., tag) | Event::SequenceStart(_, tag) | Event::MappingStart(_, tag) = &mut event {
+            mark = self.take_mark(tag);
+        }
         let (node, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let forced_text =
@@ -198,6 +227,7 @@ impl<'a> Builder<'a> {
             },
             _ => return error(at, "unexpected end of a value"),
         };
+        let node = Node { mark, ..node };
         if node.size > MAX_NODES {
             return error(at, format!("aliases expand to more than {MAX_NODES} values here; write them out"));
         }
@@ -207,13 +237,30 @@ impl<'a> Builder<'a> {
         Ok(node)
     }
 
+    fn take_mark(&self, tag: &mut Option<Cow<'a, saphyr_parser::Tag>>) -> Option<Mark> {
+        let mark = match tag.as_deref().filter(|tag| self.with_marks && tag.handle == "!")?.suffix.as_str() {
+            "reset" => Mark::Reset,
+            "override" => Mark::Override,
+            _ => return None,
+        };
+        *tag = None;
+        Some(mark)
+    }
+
     fn sequence(&mut self, at: Place, depth: usize) -> Result<Node> {
         let mut items = Vec::new();
         let mut size = 1;
         loop {
             let (event, span) = self.next()?;
             if event == Event::SequenceEnd {
-                return Ok(Node { place: at, end: at, kind: Arc::new(Kind::Sequence(items)), block: Block::No, size });
+                return Ok(Node {
+                    place: at,
+                    end: at,
+                    kind: Arc::new(Kind::Sequence(items)),
+                    block: Block::No,
+                    mark: None,
+                    size,
+                });
             }
             let item = self.node(event, span, depth + 1)?;
             size = self.grown(size, &item)?;
@@ -255,7 +302,7 @@ impl<'a> Builder<'a> {
         for source in merged {
             merge(&mut entries, &mut seen, &source)?;
         }
-        Ok(Node { place: at, end: at, kind: Arc::new(Kind::Mapping(entries)), block: Block::No, size })
+        Ok(Node { place: at, end: at, kind: Arc::new(Kind::Mapping(entries)), block: Block::No, mark: None, size })
     }
 
     fn grown(&self, size: u32, child: &Node) -> Result<u32> {
@@ -308,7 +355,7 @@ pub fn shown(text: &str) -> String {
 impl Node {
     pub fn scalar(place: Place, text: String, plain: bool) -> Node {
         let size = weight(&text);
-        Node { place, end: place, kind: Arc::new(Kind::Scalar { text, plain }), block: Block::No, size }
+        Node { place, end: place, kind: Arc::new(Kind::Scalar { text, plain }), block: Block::No, mark: None, size }
     }
 
     /// The words of a scalar, each at its own place where that is known: on one line and without escapes.
@@ -332,6 +379,11 @@ impl Node {
     /// The same place with other contents of the same shape.
     pub fn with_kind(&self, kind: Kind) -> Node {
         Node { kind: Arc::new(kind), ..self.clone() }
+    }
+
+    /// The same contents in another file's place.
+    pub fn in_file(&self, file: u16) -> Node {
+        Node { place: Place { file, ..self.place }, ..self.clone() }
     }
 
     /// YAML's null: nothing, `~` or a plain `null`.

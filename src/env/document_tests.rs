@@ -11,9 +11,9 @@ fn refused(text: &str) -> (u32, u32, String) {
 fn nodes_know_their_places() {
     let root = parse(b"a:\n  b: [1, x]\n", 1 << 20).expect("the text is valid");
     let list = root.get("a").and_then(|a| a.get("b")).expect("a.b is there");
-    assert_eq!(list.place, Place { line: 2, column: 6 });
+    assert_eq!(list.place, Place { file: 0, line: 2, column: 6 });
     let Kind::Sequence(items) = &*list.kind else { panic!("a.b is a list") };
-    assert_eq!(items[1].place, Place { line: 2, column: 10 });
+    assert_eq!(items[1].place, Place { file: 0, line: 2, column: 10 });
 }
 
 #[test]

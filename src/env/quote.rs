@@ -32,7 +32,7 @@ pub fn quotes_of(places: &[Place], text: &str, root: &Node, open: &HashSet<Place
 /// Gives every problem of a parsed file its quote.
 pub fn quote_parsed(report: &mut Report, text: &str, root: &Node, open: &HashSet<Place>) {
     let places: Vec<Place> =
-        report.all().iter().map(|found| Place { line: found.line, column: found.column }).collect();
+        report.all().iter().map(|found| Place { file: 0, line: found.line, column: found.column }).collect();
     let quotes = quotes_of(&places, text, root, open);
     for (found, quote) in report.all_mut().iter_mut().zip(quotes) {
         found.quote = quote;

@@ -18,6 +18,7 @@ pub(super) fn read_setup(reading: &Reading, node: &Node) -> Option<Node> {
             Err(problem) => {
                 let place = match node.block {
                     Block::Literal => Place {
+                        file: 0,
                         line: (node.place.line + problem.line - 1).min(node.end.line),
                         column: node.place.column + problem.column - 1,
                     },

@@ -1,8 +1,8 @@
 //! Docker as the rest of the house sees it: the verbs, their types, their errors. The API client is `engine.rs`.
 
-use super::{Changed, Host, Pending, What};
+use super::{Host, Pending, What};
 use anyhow::Result;
-use bollard::models::ContainerCreateBody;
+use bollard::models::{ContainerCreateBody, EndpointSettings, NetworkCreateRequest, VolumeCreateRequest};
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -67,10 +67,17 @@ pub struct Container {
     pub health: Option<Health>,
     pub exit_code: i64,
     pub oom_killed: bool,
-    /// RFC 3339; as Docker prints it.
-    pub started_at: String,
-    /// Process id on the host; 0 when it does not run.
-    pub pid: i64,
+    /// The networks that it is connected to: name to id; the id is empty where it never ran.
+    pub networks: BTreeMap<String, String>,
+}
+
+/// A container to be created.
+#[derive(Debug, Clone)]
+pub struct NewContainer {
+    pub name: String,
+    pub body: ContainerCreateBody,
+    /// Networks beside the one in the body: an engine before API 1.44 takes only one when it creates.
+    pub further: Vec<(String, EndpointSettings)>,
 }
 
 impl Container {
@@ -82,6 +89,10 @@ impl Container {
     pub fn is_running(&self) -> bool {
         self.state == ContainerState::Running
     }
+
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels.get(name).map(String::as_str)
+    }
 }
 
 /// The standard labels (spec/product.md, "Runtime layout").
@@ -90,25 +101,37 @@ pub const LABEL_SERVICE: &str = "com.docker.compose.service";
 pub const LABEL_NUMBER: &str = "com.docker.compose.container-number";
 pub const LABEL_ONEOFF: &str = "com.docker.compose.oneoff";
 pub const LABEL_CONFIG_HASH: &str = "com.docker.compose.config-hash";
+/// What the container was made of, for telling what changed: ours, not compose's.
+pub const LABEL_CONFIG: &str = "appliance.config";
 pub const LABEL_NETWORK: &str = "com.docker.compose.network";
 pub const LABEL_VOLUME: &str = "com.docker.compose.volume";
 
-/// An event of one of the project's containers.
+/// An event of one of the project's containers, or of a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContainerEvent {
-    /// `die`, `start`, `destroy`, `health_status: healthy` …
+pub struct DockerEvent {
+    /// `die`, `start`, `destroy`, `health_status: healthy` …; of networks `disconnect` and `destroy`.
     pub action: String,
+    /// The container's; empty where a network was removed.
     pub container_id: String,
-    pub service: String,
+    /// With `kill`: which.
+    pub signal: Option<i32>,
 }
 
 /// A network as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkState {
+    pub id: String,
     pub name: String,
     pub labels: HashMap<String, String>,
     /// In CIDR notation.
     pub subnets: Vec<String>,
+}
+
+/// A volume as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeState {
+    pub name: String,
+    pub labels: HashMap<String, String>,
 }
 
 /// The default bridge: where containers reach the host.
@@ -155,7 +178,10 @@ pub trait Docker: Send + Sync {
     fn ping<'a>(&'a self) -> Pending<'a, Result<()>>;
     /// All containers of a project, stopped ones included, one-offs too.
     fn containers<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<Container>>>;
-    fn create<'a>(&'a self, name: &'a str, body: ContainerCreateBody) -> Pending<'a, Result<String>>;
+    /// Creates a container with all its networks; gives back its id.
+    fn create<'a>(&'a self, container: NewContainer) -> Pending<'a, Result<String>>;
+    /// When a container was last started: RFC 3339, as Docker prints it.
+    fn started_at<'a>(&'a self, id: &'a str) -> Pending<'a, Result<String>>;
     fn start<'a>(&'a self, id: &'a str) -> Pending<'a, Result<()>>;
     /// Stops with a grace period, then kills. Stopped already is fine.
     fn stop<'a>(&'a self, id: &'a str, grace: Duration) -> Pending<'a, Result<()>>;
@@ -169,31 +195,38 @@ pub trait Docker: Send + Sync {
     fn tag<'a>(&'a self, image: &'a str, repository: &'a str, tag: &'a str) -> Pending<'a, Result<()>>;
     fn build<'a>(&'a self, request: BuildRequest, progress: Progress<'a>) -> Pending<'a, Result<()>>;
     fn networks<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<NetworkState>>>;
-    fn create_network<'a>(&'a self, name: &'a str, labels: HashMap<String, String>) -> Pending<'a, Result<()>>;
-    fn create_volume<'a>(&'a self, name: &'a str, labels: HashMap<String, String>) -> Pending<'a, Result<()>>;
+    /// The id of a network by its name, whoever made it.
+    fn network_id<'a>(&'a self, name: &'a str) -> Pending<'a, Result<Option<String>>>;
+    fn create_network<'a>(&'a self, network: NetworkCreateRequest) -> Pending<'a, Result<()>>;
+    /// Removes a network; a missing one is fine.
+    fn remove_network<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>>;
+    fn volumes<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<VolumeState>>>;
+    /// Whether there is a volume of this name, whoever made it.
+    fn has_volume<'a>(&'a self, name: &'a str) -> Pending<'a, Result<bool>>;
+    fn create_volume<'a>(&'a self, volume: VolumeCreateRequest) -> Pending<'a, Result<()>>;
+    /// The version of the engine's API.
+    fn api_version<'a>(&'a self) -> Pending<'a, Result<(u32, u32)>>;
     fn bridge<'a>(&'a self) -> Pending<'a, Result<Bridge>>;
-    /// The events that matter of a project's containers, from now on.
-    fn events<'a>(&'a self, project: &'a str) -> Pending<'a, Result<BoxStream<'static, Result<ContainerEvent>>>>;
+    /// The events that matter of a project's containers and of networks, from now on.
+    fn events<'a>(&'a self, project: &'a str) -> Pending<'a, Result<BoxStream<'static, Result<DockerEvent>>>>;
     fn exec<'a>(&'a self, id: &'a str, command: Vec<String>, tty: bool) -> Pending<'a, Result<ExecSession>>;
     fn exec_exit_code<'a>(&'a self, exec: &'a str) -> Pending<'a, Result<i64>>;
     fn exec_resize<'a>(&'a self, exec: &'a str, rows: u16, columns: u16) -> Pending<'a, Result<()>>;
 }
 
 impl Host {
-    /// Makes a project's network if it is missing.
-    pub async fn ensure_network(&self, project: &str, name: &str, labels: HashMap<String, String>) -> Result<Changed> {
-        if self.docker().networks(project).await?.iter().any(|network| network.name == name) {
-            return Ok(Changed::No);
-        }
-        self.note(What::Network, name, "create");
-        if self.applies() {
-            self.docker().create_network(name, labels).await?;
-        }
-        Ok(Changed::Yes)
-    }
-
     /// Notes what happens to a container; the caller then does it, if [`Host::applies`].
     pub fn note_container(&self, name: &str, how: impl Into<String>) {
         self.note(What::Container, name, how);
+    }
+
+    /// Notes what happens to a volume; the caller then does it, if [`Host::applies`].
+    pub fn note_volume(&self, name: &str, how: impl Into<String>) {
+        self.note(What::Volume, name, how);
+    }
+
+    /// Notes what happens to a network; the caller then does it, if [`Host::applies`].
+    pub fn note_network(&self, name: &str, how: impl Into<String>) {
+        self.note(What::Network, name, how);
     }
 }

@@ -4,9 +4,9 @@ use super::docker::*;
 use super::units::UnitState;
 use super::{Cmd, Exec, Host, Mode, Output, Pending, Units};
 use anyhow::Result;
-use bollard::models::ContainerCreateBody;
+use bollard::models::{NetworkCreateRequest, VolumeCreateRequest};
 use futures_util::stream::BoxStream;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -94,6 +94,7 @@ pub struct FakeDocker {
     pub containers: Mutex<BTreeMap<String, Container>>,
     pub images: Mutex<BTreeMap<String, String>>,
     pub networks: Mutex<Vec<NetworkState>>,
+    pub volumes: Mutex<Vec<VolumeState>>,
     /// The verbs that changed something, in order.
     pub log: Mutex<Vec<String>>,
 }
@@ -127,22 +128,27 @@ impl Docker for FakeDocker {
         let found: Vec<Container> = ours.cloned().collect();
         Box::pin(async { Ok(found) })
     }
-    fn create<'a>(&'a self, name: &'a str, body: ContainerCreateBody) -> Pending<'a, Result<String>> {
-        self.did("create", name);
+    fn create<'a>(&'a self, new: NewContainer) -> Pending<'a, Result<String>> {
+        let NewContainer { name, body, further } = new;
+        self.did("create", &name);
+        let first = body.networking_config.and_then(|config| config.endpoints_config).unwrap_or_default();
+        let names = first.into_keys().chain(further.into_iter().map(|(name, _)| name));
         let container = Container {
-            id: name.to_owned(),
-            name: name.to_owned(),
+            id: name.clone(),
+            name: name.clone(),
             labels: body.labels.unwrap_or_default(),
             image_id: body.image.unwrap_or_default(),
             state: ContainerState::Created,
             health: None,
             exit_code: 0,
             oom_killed: false,
-            started_at: String::new(),
-            pid: 0,
+            networks: names.map(|name| (name.clone(), format!("id-{name}"))).collect(),
         };
-        self.containers.lock().expect("no test panics here").insert(name.to_owned(), container);
-        Box::pin(async move { Ok(name.to_owned()) })
+        self.containers.lock().expect("no test panics here").insert(name.clone(), container);
+        Box::pin(async move { Ok(name) })
+    }
+    fn started_at<'a>(&'a self, _: &'a str) -> Pending<'a, Result<String>> {
+        refused("clock")
     }
     fn start<'a>(&'a self, id: &'a str) -> Pending<'a, Result<()>> {
         self.did("start", id);
@@ -186,20 +192,49 @@ impl Docker for FakeDocker {
         let found: Vec<NetworkState> = ours.cloned().collect();
         Box::pin(async { Ok(found) })
     }
-    fn create_network<'a>(&'a self, name: &'a str, labels: HashMap<String, String>) -> Pending<'a, Result<()>> {
-        self.did("network", name);
-        let network = NetworkState { name: name.to_owned(), labels, subnets: vec!["172.18.0.0/16".to_owned()] };
+    fn network_id<'a>(&'a self, name: &'a str) -> Pending<'a, Result<Option<String>>> {
+        let all = self.networks.lock().expect("no test panics here");
+        let found = all.iter().find(|network| network.name == name).map(|network| network.id.clone());
+        Box::pin(async { Ok(found) })
+    }
+    fn create_network<'a>(&'a self, request: NetworkCreateRequest) -> Pending<'a, Result<()>> {
+        self.did("network", &request.name);
+        let network = NetworkState {
+            id: format!("id-{}", request.name),
+            name: request.name,
+            labels: request.labels.unwrap_or_default(),
+            subnets: vec!["172.18.0.0/16".to_owned()],
+        };
         self.networks.lock().expect("no test panics here").push(network);
         Box::pin(async { Ok(()) })
     }
-    fn create_volume<'a>(&'a self, name: &'a str, _: HashMap<String, String>) -> Pending<'a, Result<()>> {
-        self.did("volume", name);
+    fn remove_network<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>> {
+        self.did("remove network", name);
+        self.networks.lock().expect("no test panics here").retain(|network| network.name != name);
         Box::pin(async { Ok(()) })
+    }
+    fn volumes<'a>(&'a self, _: &'a str) -> Pending<'a, Result<Vec<VolumeState>>> {
+        let found = self.volumes.lock().expect("no test panics here").clone();
+        Box::pin(async { Ok(found) })
+    }
+    fn has_volume<'a>(&'a self, name: &'a str) -> Pending<'a, Result<bool>> {
+        let found = self.volumes.lock().expect("no test panics here").iter().any(|volume| volume.name == name);
+        Box::pin(async move { Ok(found) })
+    }
+    fn create_volume<'a>(&'a self, request: VolumeCreateRequest) -> Pending<'a, Result<()>> {
+        let name = request.name.unwrap_or_default();
+        self.did("volume", &name);
+        let volume = VolumeState { name, labels: request.labels.unwrap_or_default() };
+        self.volumes.lock().expect("no test panics here").push(volume);
+        Box::pin(async { Ok(()) })
+    }
+    fn api_version<'a>(&'a self) -> Pending<'a, Result<(u32, u32)>> {
+        Box::pin(async { Ok((1, 41)) })
     }
     fn bridge<'a>(&'a self) -> Pending<'a, Result<Bridge>> {
         Box::pin(async { Ok(Bridge { gateway: [172, 17, 0, 1].into(), subnet: "172.17.0.0/16".to_owned() }) })
     }
-    fn events<'a>(&'a self, _: &'a str) -> Pending<'a, Result<BoxStream<'static, Result<ContainerEvent>>>> {
+    fn events<'a>(&'a self, _: &'a str) -> Pending<'a, Result<BoxStream<'static, Result<DockerEvent>>>> {
         refused("events")
     }
     fn exec<'a>(&'a self, _: &'a str, _: Vec<String>, _: bool) -> Pending<'a, Result<ExecSession>> {

@@ -23,6 +23,11 @@ impl File {
         File { contents: contents.into().into_bytes(), mode: None, owner: None }
     }
 
+    /// World-readable bytes.
+    pub fn bytes(contents: Vec<u8>) -> File {
+        File { contents, mode: None, owner: None }
+    }
+
     /// Readable by its owner alone: everything that holds a secret.
     pub fn secret(contents: impl Into<String>) -> File {
         File::text(contents).mode(0o600)

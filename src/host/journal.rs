@@ -17,6 +17,7 @@ pub enum What {
     Database,
     Container,
     Network,
+    Volume,
 }
 
 impl fmt::Display for What {
@@ -30,6 +31,7 @@ impl fmt::Display for What {
             What::Database => "database",
             What::Container => "container",
             What::Network => "network",
+            What::Volume => "volume",
         })
     }
 }

@@ -1,16 +1,47 @@
 //! The difference between the wanted stack and what runs, as data. Pure.
 
-use crate::host::docker::{Container, LABEL_CONFIG_HASH, LABEL_ONEOFF};
-use std::collections::BTreeMap;
+use super::model::Restart;
+use super::parts::differences;
+use crate::host::docker::{Container, LABEL_CONFIG, LABEL_CONFIG_HASH, LABEL_ONEOFF};
+
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A container as it is wanted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Wanted {
     pub service: String,
     pub container: String,
     pub config_hash: String,
-    /// Services that this one links to by name: Docker ties such a link to one container.
-    pub links: Vec<String>,
+    /// What it is made of, as its label tells.
+    pub config: String,
+    /// Services that it is tied to by Docker: to one very container.
+    pub ties: Vec<String>,
+    /// Services after whose restart it is restarted.
+    pub follows: Vec<String>,
+    /// Its networks, by Docker's names.
+    pub networks: Vec<String>,
+    pub restart: Restart,
+    /// Others wait for it to be done: once it was, it is not run again.
+    pub once: bool,
+}
+
+/// Why the stack is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occasion {
+    /// It is started: everything is to run.
+    Start,
+    /// It was started before: what ended for good stays down.
+    Mend,
+}
+
+/// What there is.
+#[derive(Debug, Clone, Default)]
+pub struct Present {
+    pub containers: Vec<Container>,
+    /// Networks by Docker's names, with their ids. A missing one is about to be made.
+    pub networks: BTreeMap<String, String>,
+    /// Ids of containers that somebody stopped by hand.
+    pub stopped: BTreeSet<String>,
 }
 
 /// One thing to do.
@@ -18,15 +49,24 @@ pub struct Wanted {
 pub enum Action {
     Create {
         service: String,
+        container: String,
     },
     Recreate {
         service: String,
+        container: String,
         container_id: String,
         why: String,
     },
     Start {
         service: String,
+        container: String,
         container_id: String,
+    },
+    Restart {
+        service: String,
+        container: String,
+        container_id: String,
+        why: String,
     },
     /// A container of the project that no service asks for.
     Remove {
@@ -36,122 +76,136 @@ pub enum Action {
     },
 }
 
-/// What must be done so that `running` becomes `wanted`, which is in dependency order.
-pub fn actions(wanted: &[Wanted], running: &[Container]) -> Vec<Action> {
-    let by_name: BTreeMap<&str, &Container> =
-        running.iter().map(|container| (container.name.as_str(), container)).collect();
-    let mut all: Vec<Action> = Vec::new();
-    for container in running {
-        let is_oneoff = container.labels.get(LABEL_ONEOFF).is_some_and(|value| value == "True");
-        let is_wanted = wanted.iter().any(|wanted| wanted.container == container.name);
-        let is_in_use = is_oneoff && container.is_running();
-        if !is_wanted && !is_in_use {
-            let why = if is_oneoff { "a one-off that has ended" } else { "no service of the compose file" };
-            all.push(Action::Remove {
-                container: container.name.clone(),
-                container_id: container.id.clone(),
-                why: why.to_owned(),
-            });
+impl Action {
+    /// The service that it is about, if there is one.
+    pub fn service(&self) -> Option<&str> {
+        match self {
+            Action::Create { service, .. }
+            | Action::Recreate { service, .. }
+            | Action::Start { service, .. }
+            | Action::Restart { service, .. } => Some(service),
+            Action::Remove { .. } => None,
         }
     }
-    let mut replaced: Vec<&str> = Vec::new();
-    for want in wanted {
-        let service = want.service.clone();
-        let Some(container) = by_name.get(want.container.as_str()) else {
-            replaced.push(&want.service);
-            all.push(Action::Create { service });
-            continue;
-        };
-        let container_id = container.id.clone();
-        let same = container.labels.get(LABEL_CONFIG_HASH) == Some(&want.config_hash);
-        let torn = want.links.iter().find(|link| replaced.contains(&link.as_str()));
-        if !same {
-            replaced.push(&want.service);
-            all.push(Action::Recreate { service, container_id, why: "its configuration or image changed".to_owned() });
-        } else if let Some(link) = torn {
-            replaced.push(&want.service);
-            all.push(Action::Recreate { service, container_id, why: format!("it links to {link}, which is new") });
-        } else if !container.is_running() {
-            all.push(Action::Start { service, container_id });
+
+    pub fn container(&self) -> &str {
+        match self {
+            Action::Create { container, .. }
+            | Action::Recreate { container, .. }
+            | Action::Start { container, .. }
+            | Action::Restart { container, .. }
+            | Action::Remove { container, .. } => container,
         }
+    }
+
+    /// What is done and why, in words.
+    pub fn words(&self) -> String {
+        match self {
+            Action::Create { .. } => "create".to_owned(),
+            Action::Recreate { why, .. } => format!("recreate: {why}"),
+            Action::Start { .. } => "start".to_owned(),
+            Action::Restart { why, .. } => format!("restart: {why}"),
+            Action::Remove { why, .. } => format!("remove: {why}"),
+        }
+    }
+}
+
+/// What must be done so that what is present becomes `wanted`, which is in dependency order.
+pub fn actions(wanted: &[Wanted], present: &Present, occasion: Occasion) -> Vec<Action> {
+    let names: BTreeSet<&str> = wanted.iter().map(|wanted| wanted.container.as_str()).collect();
+    let strangers = present.containers.iter().filter(|container| !names.contains(container.name.as_str()));
+    let mut all: Vec<Action> = strangers.filter_map(|container| removal(container, wanted)).collect();
+    let by_name: BTreeMap<&str, &Container> =
+        present.containers.iter().map(|container| (container.name.as_str(), container)).collect();
+    // Services that get a new container, and those that are started in any way.
+    let (mut replaced, mut started) = (BTreeSet::new(), BTreeSet::new());
+    for want in wanted {
+        let action =
+            decide(want, by_name.get(want.container.as_str()).copied(), present, occasion, &replaced, &started);
+        if let Some(action) = &action {
+            started.insert(want.service.clone());
+            if matches!(action, Action::Create { .. } | Action::Recreate { .. }) {
+                replaced.insert(want.service.clone());
+            }
+        }
+        all.extend(action);
     }
     all
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::docker::ContainerState;
-    use std::collections::HashMap;
-
-    fn want(service: &str, hash: &str, links: &[&str]) -> Wanted {
-        Wanted {
-            service: service.to_owned(),
-            container: format!("x_{service}_1"),
-            config_hash: hash.to_owned(),
-            links: links.iter().map(|link| (*link).to_owned()).collect(),
-        }
+fn removal(container: &Container, wanted: &[Wanted]) -> Option<Action> {
+    let is_oneoff = container.label(LABEL_ONEOFF) == Some("True");
+    // A shell that somebody has open is not taken from under their hands.
+    if is_oneoff && container.is_running() {
+        return None;
     }
+    let why = match wanted.iter().find(|wanted| wanted.service == container.service()) {
+        _ if is_oneoff => "a one-off that has ended".to_owned(),
+        Some(wanted) => format!("one more than the service {} asks for", wanted.service),
+        None => "no service of the compose file".to_owned(),
+    };
+    Some(Action::Remove { container: container.name.clone(), container_id: container.id.clone(), why })
+}
 
-    fn have(service: &str, hash: &str, state: ContainerState, oneoff: bool) -> Container {
-        let oneoff = if oneoff { "True" } else { "False" };
-        let labels = [(LABEL_CONFIG_HASH, hash), (LABEL_ONEOFF, oneoff)];
-        Container {
-            id: format!("id-{service}"),
-            name: format!("x_{service}_1"),
-            labels: HashMap::from(labels.map(|(name, value)| (name.to_owned(), value.to_owned()))),
-            image_id: String::new(),
-            state,
-            health: None,
-            exit_code: 0,
-            oom_killed: false,
-            started_at: String::new(),
-            pid: 0,
-        }
+fn decide(
+    want: &Wanted,
+    container: Option<&Container>,
+    present: &Present,
+    occasion: Occasion,
+    replaced: &BTreeSet<String>,
+    started: &BTreeSet<String>,
+) -> Option<Action> {
+    let (service, name) = (want.service.clone(), want.container.clone());
+    let Some(container) = container else { return Some(Action::Create { service, container: name }) };
+    let container_id = container.id.clone();
+    let recreate = |why| {
+        Some(Action::Recreate {
+            service: service.clone(),
+            container: name.clone(),
+            container_id: container_id.clone(),
+            why,
+        })
+    };
+    if container.label(LABEL_CONFIG_HASH) != Some(&want.config_hash) {
+        return recreate(differences(container.label(LABEL_CONFIG), Some(&want.config)));
     }
-
-    #[test]
-    fn what_is_as_wanted_is_left_alone() {
-        let running = [have("a", "1", ContainerState::Running, false), have("b", "1", ContainerState::Running, false)];
-        assert!(actions(&[want("a", "1", &[]), want("b", "1", &["a"])], &running).is_empty());
+    if let Some(tie) = want.ties.iter().find(|tie| replaced.contains(*tie)) {
+        return recreate(format!("it is tied to {tie}, which is new"));
     }
+    if let Some(lost) = want.networks.iter().find(|network| is_lost(container, network, present)) {
+        return recreate(format!("it is not connected to the network {lost} any more"));
+    }
+    if container.is_running() {
+        let followed = want.follows.iter().find(|follows| started.contains(*follows))?;
+        let why = format!("{followed} was started");
+        return Some(Action::Restart { service, container: name, container_id, why });
+    }
+    let never_ran = container.state == crate::host::docker::ContainerState::Created;
+    let is_done = want.once && container.exit_code == 0;
+    let stays_down = match (occasion, want.restart) {
+        (Occasion::Start, _) => false,
+        _ if present.stopped.contains(&container.id) => true,
+        (Occasion::Mend, Restart::No) => true,
+        (Occasion::Mend, Restart::OnFailure(_)) => container.exit_code == 0,
+        (Occasion::Mend, Restart::Always) => false,
+    };
+    if !never_ran && (is_done || stays_down) {
+        return None;
+    }
+    Some(Action::Start { service, container: name, container_id })
+}
 
-    #[test]
-    fn each_difference_has_its_action() {
-        let running = [
-            have("stopped", "1", ContainerState::Exited, false),
-            have("changed", "0", ContainerState::Running, false),
-            have("linked", "1", ContainerState::Running, false),
-            have("orphan", "1", ContainerState::Running, false),
-            have("migrate", "1", ContainerState::Exited, true),
-            have("shell", "1", ContainerState::Running, true),
-        ];
-        let wanted = [
-            want("stopped", "1", &[]),
-            want("changed", "1", &[]),
-            want("linked", "1", &["changed"]),
-            want("new", "1", &[]),
-        ];
-        let kinds: Vec<String> = actions(&wanted, &running)
-            .into_iter()
-            .map(|action| match action {
-                Action::Create { service } => format!("create {service}"),
-                Action::Recreate { service, .. } => format!("recreate {service}"),
-                Action::Start { service, .. } => format!("start {service}"),
-                Action::Remove { container, .. } => format!("remove {container}"),
-            })
-            .collect();
-        // The shell that somebody has open is not taken from under their hands.
-        assert_eq!(
-            kinds,
-            [
-                "remove x_orphan_1",
-                "remove x_migrate_1",
-                "start stopped",
-                "recreate changed",
-                "recreate linked",
-                "create new"
-            ]
-        );
+/// Whether a container is not in a network that it should be in, or in one of that name that is gone.
+fn is_lost(container: &Container, network: &str, present: &Present) -> bool {
+    match (container.networks.get(network), present.networks.get(network)) {
+        (None, _) => true,
+        // It is about to be made anew.
+        (Some(_), None) => true,
+        // One that never ran does not know the id yet.
+        (Some(has), Some(is)) => !has.is_empty() && has != is,
     }
 }
+
+#[cfg(test)]
+#[path = "actions_tests.rs"]
+mod tests;

@@ -1,19 +1,15 @@
-//! Carrying out the difference: networks, volumes, containers, in dependency order; and taking all of it down.
+//! Carrying out the difference: containers, in dependency order.
 
-use super::actions::{Action, Wanted, actions};
-use super::create::{Role, body};
+use super::actions::{Action, Occasion, Present, Wanted, actions};
+use super::create::{Image, Role, container};
 use super::model::{Condition, Network, Service, Stack};
+use super::{grants, stopped, surroundings, wait};
 use crate::host::Host;
-use crate::host::docker::{
-    Container, Health, LABEL_CONFIG_HASH, LABEL_NETWORK, LABEL_PROJECT, LABEL_VOLUME, OneOff, is_missing,
-};
+use crate::host::docker::{LABEL_CONFIG, LABEL_CONFIG_HASH, NewContainer, OneOff};
 use anyhow::{Context, Result, bail};
-use bollard::models::ContainerCreateBody;
-use futures_util::StreamExt;
-use futures_util::future::{join_all, try_join_all};
-use std::collections::{BTreeMap, HashMap};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Service to image reference, as a release holds them.
 pub type Images = BTreeMap<String, String>;
@@ -21,191 +17,195 @@ pub type Images = BTreeMap<String, String>;
 /// Told what is happening.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
 
-/// What there is to do, and the bodies to do it with.
+/// How many containers are worked at once; Docker itself does not get faster with more.
+const AT_ONCE: usize = 16;
+
+/// What there is to do, and what to do it with.
 pub struct Pending {
-    bodies: BTreeMap<String, ContainerCreateBody>,
+    wanted: BTreeMap<String, NewContainer>,
     pub actions: Vec<Action>,
 }
 
-/// Compares the wanted stack with what Docker has.
+/// Compares the wanted stack with what Docker has. Nothing is made.
 ///
 /// # Errors
-/// An image of the release that is not there any more.
-pub async fn pending(stack: &Stack, images: &Images, host: &Host) -> Result<Pending> {
-    let (mut bodies, mut wanted) = (BTreeMap::new(), Vec::new());
-    for service in stack.levels().into_iter().flatten() {
-        let body = service_body(stack, service, images, host, Role::Service).await?;
-        let labels = body.labels.as_ref();
-        wanted.push(Wanted {
-            service: service.name.as_str().to_owned(),
-            container: stack.container_name(service),
-            config_hash: labels.and_then(|labels| labels.get(LABEL_CONFIG_HASH)).cloned().unwrap_or_default(),
-            links: match service.network {
-                Network::Bridge => service.links.iter().map(|link| link.service.as_str().to_owned()).collect(),
-                Network::Default | Network::Host | Network::None => Vec::new(),
-            },
-        });
-        bodies.insert(service.name.as_str().to_owned(), body);
-    }
-    let running = host.docker().containers(stack.project.as_str()).await?;
-    Ok(Pending { bodies, actions: actions(&wanted, &running) })
+/// An image of the release that is not there any more, or a key that the engine is too old for.
+pub async fn pending(stack: &Stack, images: &Images, host: &Host, occasion: Occasion) -> Result<Pending> {
+    compare(stack, images, host, occasion, surroundings::look(stack, host).await?).await
 }
 
-async fn service_body(
+async fn compare(
     stack: &Stack,
-    service: &Service,
     images: &Images,
     host: &Host,
-    role: Role,
-) -> Result<ContainerCreateBody> {
+    occasion: Occasion,
+    networks: BTreeMap<String, String>,
+) -> Result<Pending> {
+    check_engine(stack, host).await?;
+    let found = look_up(images, host).await?;
+    let (mut all, mut wanted) = (BTreeMap::new(), Vec::new());
+    for service in stack.levels().into_iter().flatten() {
+        let image = image_of(service, &found)?;
+        let granted = grants::look(stack, service, host)?;
+        for number in 1..=service.replicas {
+            let new = container(stack, service, image, &granted, Role::Service(number));
+            wanted.push(want(stack, service, &new));
+            all.insert(new.name.clone(), new);
+        }
+    }
+    let containers = host.docker().containers(stack.project.as_str()).await?;
+    let present = Present { containers, networks, stopped: stopped::read(host)? };
+    Ok(Pending { wanted: all, actions: actions(&wanted, &present, occasion) })
+}
+
+fn want(stack: &Stack, service: &Service, new: &NewContainer) -> Wanted {
+    let label = |name| new.body.labels.as_ref().and_then(|labels| labels.get(name)).cloned().unwrap_or_default();
+    let names = |names: Vec<&crate::value::ServiceName>| names.iter().map(|name| name.as_str().to_owned()).collect();
+    let mut ties: Vec<_> = service.shared().collect();
+    if service.network == Network::Bridge {
+        ties.extend(service.links.iter().map(|link| &link.service));
+    }
+    let mut follows: Vec<_> = service.shared().collect();
+    follows.extend(service.depends_on.iter().filter(|needed| needed.restart).map(|needed| &needed.service));
+    Wanted {
+        service: service.name.as_str().to_owned(),
+        container: new.name.clone(),
+        config_hash: label(LABEL_CONFIG_HASH),
+        config: label(LABEL_CONFIG),
+        ties: names(ties),
+        follows: names(follows),
+        networks: service.joined().iter().map(|joined| stack.network_name(&joined.network)).collect(),
+        restart: service.restart,
+        once: stack.is_one_shot(&service.name),
+    }
+}
+
+/// Each image once: services share them.
+async fn look_up(images: &Images, host: &Host) -> Result<BTreeMap<String, Image>> {
+    let mut by_reference: BTreeMap<&String, Option<String>> = BTreeMap::new();
+    for reference in images.values() {
+        if !by_reference.contains_key(reference) {
+            by_reference.insert(reference, host.docker().image_id(reference).await?);
+        }
+    }
+    let mut all = BTreeMap::new();
+    for (service, reference) in images {
+        let id = by_reference.get(reference).cloned().flatten();
+        let id = id.with_context(|| format!("the image {reference} of the service {service} is missing"))?;
+        all.insert(service.clone(), Image { reference: reference.clone(), id });
+    }
+    Ok(all)
+}
+
+fn image_of<'a>(service: &Service, images: &'a BTreeMap<String, Image>) -> Result<&'a Image> {
     let name = service.name.as_str();
-    let image = images.get(name).with_context(|| format!("the release has no image for the service {name}"))?;
-    let id = host.docker().image_id(image).await?;
-    let id = id.with_context(|| format!("the image {image} of the service {name} is missing"))?;
-    Ok(body(stack, service, image, &id, role))
+    images.get(name).with_context(|| format!("the release has no image for the service {name}"))
+}
+
+/// An old engine would ignore what it does not know.
+async fn check_engine(stack: &Stack, host: &Host) -> Result<()> {
+    if stack.needs.is_empty() {
+        return Ok(());
+    }
+    let has = host.docker().api_version().await?;
+    let lacking = stack.needs.iter().filter(|need| need.api > has).map(|need| {
+        format!(
+            "{}: error: '{}' needs Docker's API {}.{}, this engine has {}.{}",
+            need.at, need.key, need.api.0, need.api.1, has.0, has.1
+        )
+    });
+    let lacking: Vec<String> = lacking.collect();
+    if lacking.is_empty() { Ok(()) } else { bail!("{}", lacking.join("\n")) }
 }
 
 /// Notes what would be done, for `plan`.
 pub async fn plan(stack: &Stack, images: &Images, host: &Host) -> Result<()> {
-    for action in pending(stack, images, host).await?.actions {
-        note(stack, &action, host);
-    }
-    Ok(())
-}
-
-fn note(stack: &Stack, action: &Action, host: &Host) {
-    let name = |service: &str| format!("{}_{service}_1", stack.project);
-    match action {
-        Action::Create { service } => host.note_container(&name(service), "create"),
-        Action::Recreate { service, why, .. } => host.note_container(&name(service), format!("recreate: {why}")),
-        Action::Start { service, .. } => host.note_container(&name(service), "start"),
-        Action::Remove { container, why, .. } => host.note_container(container, format!("remove: {why}")),
-    }
-}
-
-/// Makes the project's network and volumes.
-pub async fn ensure_surroundings(stack: &Stack, host: &Host) -> Result<()> {
-    let project = stack.project.as_str();
-    let labels = |kind: &str, name: &str| {
-        HashMap::from([(LABEL_PROJECT.to_owned(), project.to_owned()), (kind.to_owned(), name.to_owned())])
-    };
-    if stack.needs_network() {
-        host.ensure_network(project, &stack.network_name(), labels(LABEL_NETWORK, "default")).await?;
-    }
-    for volume in &stack.volumes {
-        // Docker gives back the volume that is there, so this can be repeated.
-        host.docker().create_volume(&format!("{project}_{volume}"), labels(LABEL_VOLUME, volume)).await?;
+    surroundings::ensure(stack, host).await?;
+    for action in pending(stack, images, host, Occasion::Start).await?.actions {
+        host.note_container(action.container(), action.words());
     }
     Ok(())
 }
 
 /// Brings the stack to what is wanted. Run again, it does nothing.
-pub async fn up(stack: &Stack, images: &Images, host: &Host, progress: Progress<'_>) -> Result<()> {
-    ensure_surroundings(stack, host).await?;
-    let pending = pending(stack, images, host).await?;
+///
+/// # Errors
+/// What is external and missing, a service that others wait for in vain, or whatever Docker refuses.
+pub async fn up(stack: &Stack, images: &Images, host: &Host, occasion: Occasion, progress: Progress<'_>) -> Result<()> {
+    let networks = surroundings::ensure(stack, host).await?;
+    let pending = compare(stack, images, host, occasion, networks).await?;
     for action in &pending.actions {
-        if let Action::Remove { container_id, .. } = action {
-            note(stack, action, host);
+        if let Action::Remove { container, container_id, .. } = action {
+            host.note_container(container, action.words());
             host.docker().remove(container_id).await?;
         }
     }
     for level in stack.levels() {
-        let work = level.iter().filter_map(|service| {
-            let action = pending.actions.iter().find(|action| is_for(action, service.name.as_str()))?;
-            Some(bring_up(stack, service, action, &pending, host, progress))
+        let work = level.into_iter().filter_map(|service| {
+            let of_service = |action: &&Action| action.service() == Some(service.name.as_str());
+            let actions: Vec<&Action> = pending.actions.iter().filter(of_service).collect();
+            (!actions.is_empty()).then(|| bring_up(stack, service, actions, &pending, host, progress))
         });
-        try_join_all(work).await?;
+        stream::iter(work).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
     }
     Ok(())
 }
 
-fn is_for(action: &Action, name: &str) -> bool {
-    match action {
-        Action::Create { service } | Action::Recreate { service, .. } | Action::Start { service, .. } => {
-            service == name
-        }
-        Action::Remove { .. } => false,
-    }
-}
-
+/// One service's containers: those that are replaced by so many at a time as `update_config` says, the others all at once.
 async fn bring_up(
     stack: &Stack,
     service: &Service,
-    action: &Action,
+    actions: Vec<&Action>,
     pending: &Pending,
     host: &Host,
     progress: Progress<'_>,
 ) -> Result<()> {
-    for (name, condition) in &service.depends_on {
-        if *condition == Condition::Healthy {
-            let deadline = stack.service(name.as_str()).map_or(Duration::ZERO, Service::health_deadline);
-            progress(&format!("{} waits for {name}", service.name));
-            wait_healthy(stack, name.as_str(), deadline, host).await?;
+    for needed in service.depends_on.iter().filter(|needed| needed.condition != Condition::Started) {
+        progress(&format!("{} waits for {}", service.name, needed.service));
+        match wait::wait_for(stack, needed, host).await {
+            Err(error) if !needed.required => {
+                tracing::warn!("{error:#}; {} starts without it, since it is not required", service.name);
+            }
+            other => other?,
         }
     }
     progress(service.name.as_str());
-    note(stack, action, host);
+    let (replaced, others): (Vec<&Action>, Vec<&Action>) =
+        actions.into_iter().partition(|action| matches!(action, Action::Recreate { .. }));
+    let at_once = match usize::from(service.rolling.parallelism) {
+        0 => replaced.len().max(1),
+        some => some,
+    };
+    let one = |action| carry_out(service, action, pending, host);
+    stream::iter(others.into_iter().map(one)).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    for (index, group) in replaced.chunks(at_once).enumerate() {
+        if index > 0 {
+            tokio::time::sleep(service.rolling.delay).await;
+        }
+        stream::iter(group.iter().copied().map(one)).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    }
+    Ok(())
+}
+
+async fn carry_out(service: &Service, action: &Action, pending: &Pending, host: &Host) -> Result<()> {
+    host.note_container(action.container(), action.words());
     let docker = host.docker();
     let id = match action {
-        Action::Start { container_id, .. } => container_id.clone(),
         Action::Remove { .. } => return Ok(()),
-        Action::Create { .. } | Action::Recreate { .. } => {
+        Action::Start { container_id, .. } => container_id.clone(),
+        Action::Restart { container_id, .. } => {
+            docker.stop(container_id, service.stop_grace).await?;
+            container_id.clone()
+        }
+        Action::Create { container, .. } | Action::Recreate { container, .. } => {
             if let Action::Recreate { container_id, .. } = action {
                 docker.stop(container_id, service.stop_grace).await?;
                 docker.remove(container_id).await?;
             }
-            let body = pending.bodies.get(service.name.as_str()).context("an action without its service")?.clone();
-            docker.create(&stack.container_name(service), body).await?
+            docker.create(pending.wanted.get(container).context("an action without its container")?.clone()).await?
         }
     };
     docker.start(&id).await.with_context(|| format!("could not start the service {}", service.name))
-}
-
-/// Waits until a service reports healthy.
-///
-/// # Errors
-/// It ends, or does not become healthy in its time.
-pub async fn wait_healthy(stack: &Stack, name: &str, deadline: Duration, host: &Host) -> Result<()> {
-    let container_name = format!("{}_{name}_1", stack.project);
-    let check = |containers: &[Container]| {
-        let Some(container) = containers.iter().find(|container| container.name == container_name) else {
-            return Ok(false);
-        };
-        match container.health {
-            Some(Health::Healthy) => Ok(true),
-            // Without a health check it counts once it runs.
-            None if container.is_running() => Ok(true),
-            _ if !container.is_running() => {
-                bail!("the service {name} ended with {} before it was healthy", container.exit_code)
-            }
-            _ => Ok(false),
-        }
-    };
-    wait_until(stack.project.as_str(), deadline, host, check)
-        .await?
-        .with_context(|| format!("the service {name} did not become healthy within {} s", deadline.as_secs()))
-}
-
-/// Looks at the containers at every event until `check` says true; `None` when the deadline passes.
-pub async fn wait_until(
-    project: &str,
-    deadline: Duration,
-    host: &Host,
-    check: impl Fn(&[Container]) -> Result<bool>,
-) -> Result<Option<()>> {
-    let end = Instant::now() + deadline;
-    // Subscribed before the first look, so that nothing is missed in between.
-    let mut events = host.docker().events(project).await?;
-    loop {
-        if check(&host.docker().containers(project).await?)? {
-            return Ok(Some(()));
-        }
-        match tokio::time::timeout_at(end, events.next()).await {
-            Err(_) => return Ok(None),
-            Ok(Some(event)) => drop(event?),
-            Ok(None) => bail!("Docker ended its events"),
-        }
-    }
 }
 
 /// Runs a command in a one-off container of a service, to its end; the container is removed.
@@ -219,68 +219,20 @@ pub async fn run_once(
     host: &Host,
 ) -> Result<OneOff> {
     let name = format!("{}_{purpose}_1", stack.project);
-    let mut body = service_body(stack, service, images, host, Role::OneOff).await?;
-    body.cmd = Some(command.to_vec());
+    check_engine(stack, host).await?;
+    let found = look_up(images, host).await?;
+    let granted = grants::look(stack, service, host)?;
+    let mut new = container(stack, service, image_of(service, &found)?, &granted, Role::OneOff);
+    new.name = name.clone();
+    new.body.cmd = Some(command.to_vec());
     let docker = host.docker();
     // A killed run left its own behind.
     docker.remove(&name).await?;
     host.note_container(&name, format!("run {purpose} of {}", service.name));
-    let id = docker.create(&name, body).await?;
+    let id = docker.create(new).await?;
     let ended = docker.run_to_end(&id, deadline).await;
     docker.remove(&id).await?;
     ended
-}
-
-/// How long stopping the stack may take in all, unless a service asks for more (spec/stack.md, "Stop").
-pub const STOP_BUDGET: Duration = Duration::from_secs(45);
-
-/// Stops the stack in reverse dependency order. Services that the stack does not know are stopped first.
-///
-/// Each level gets what is left of the budget, less a second for each level still to come, so that the last one has
-/// its turn too.
-pub async fn stop(stack: Option<&Stack>, project: &str, host: &Host) -> Result<()> {
-    let running: Vec<Container> = host.docker().containers(project).await?.into_iter().filter(is_alive).collect();
-    let mut levels: Vec<Vec<(Container, Duration)>> = Vec::new();
-    let mut known: Vec<String> = Vec::new();
-    for level in stack.map(Stack::levels).unwrap_or_default().into_iter().rev() {
-        let mut containers = Vec::new();
-        for service in level {
-            let name = stack.map(|stack| stack.container_name(service)).unwrap_or_default();
-            containers.extend(
-                running
-                    .iter()
-                    .find(|container| container.name == name)
-                    .map(|found| (found.clone(), service.stop_grace)),
-            );
-            known.push(name);
-        }
-        levels.push(containers);
-    }
-    let strangers = running.iter().filter(|container| !known.contains(&container.name));
-    levels.insert(0, strangers.map(|container| (container.clone(), Duration::from_secs(10))).collect());
-    levels.retain(|level| !level.is_empty());
-
-    let longest = levels.iter().flatten().map(|(_, grace)| *grace).max().unwrap_or_default();
-    let end = Instant::now() + STOP_BUDGET.max(longest + Duration::from_secs(5)) - Duration::from_secs(3);
-    let mut failed = Vec::new();
-    for (index, level) in levels.iter().enumerate() {
-        let to_come = Duration::from_secs((levels.len() - index - 1) as u64);
-        let left = end.saturating_duration_since(Instant::now()).saturating_sub(to_come);
-        let stops = level.iter().map(|(container, grace)| async move {
-            host.note_container(&container.name, "stop");
-            host.docker().stop(&container.id, (*grace).min(left)).await
-        });
-        failed.extend(join_all(stops).await.into_iter().filter_map(Result::err).filter(|error| !is_missing(error)));
-    }
-    match failed.into_iter().next() {
-        Some(error) => Err(error).context("could not stop the whole stack"),
-        None => Ok(()),
-    }
-}
-
-fn is_alive(container: &Container) -> bool {
-    use crate::host::docker::ContainerState::{Paused, Restarting, Running};
-    matches!(container.state, Running | Paused | Restarting)
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 use super::*;
 use crate::host::fake::TestHost;
 use crate::stack::compose;
+use crate::stack::stop::stop;
 use crate::value::AppName;
 
 fn stack(text: &str) -> Stack {
-    let (stack, report) = compose::read(text.as_bytes(), 1 << 20, &AppName::ecs(), "/c.yml", &BTreeMap::new());
+    let (stack, report) = compose::of_text(text, &AppName::ecs(), "/c.yml", &BTreeMap::new());
     stack.unwrap_or_else(|| panic!("{}", report.render("c")))
 }
 
@@ -29,49 +30,38 @@ fn take_log(test: &TestHost) -> Vec<String> {
 #[tokio::test]
 async fn up_goes_by_dependency_and_the_second_time_does_nothing() {
     let ((test, images), stack) = (host(), stack(TEXT));
-    up(&stack, &images, &test.host, &|_| ()).await.expect("the stack comes up");
+    up(&stack, &images, &test.host, Occasion::Start, &|_| ()).await.expect("the stack comes up");
     let log = take_log(&test);
-    assert_eq!(
-        log,
-        [
-            "network ecs_default",
-            "volume ecs_v",
-            "create ecs_db_1",
-            "start ecs_db_1",
-            "create ecs_web_1",
-            "start ecs_web_1"
-        ]
-    );
-    up(&stack, &images, &test.host, &|_| ()).await.expect("the stack is up");
-    assert_eq!(take_log(&test), ["volume ecs_v"], "the volume's verb is idempotent in Docker itself");
+    let made = ["volume ecs_v", "network ecs_default"];
+    let started = ["create ecs_db_1", "start ecs_db_1", "create ecs_web_1", "start ecs_web_1"];
+    assert_eq!(log, [&made[..], &started[..]].concat());
+    up(&stack, &images, &test.host, Occasion::Start, &|_| ()).await.expect("the stack is up");
+    assert!(take_log(&test).is_empty());
     stop(Some(&stack), "ecs", &test.host).await.expect("the stack stops");
     assert_eq!(take_log(&test), ["stop ecs_web_1", "stop ecs_db_1"]);
-    up(&stack, &images, &test.host, &|_| ()).await.expect("the stack comes up again");
-    assert_eq!(take_log(&test), ["volume ecs_v", "start ecs_db_1", "start ecs_web_1"]);
+    up(&stack, &images, &test.host, Occasion::Start, &|_| ()).await.expect("the stack comes up again");
+    assert_eq!(take_log(&test), ["start ecs_db_1", "start ecs_web_1"]);
 }
 
 #[tokio::test]
 async fn a_new_image_recreates_its_service_alone_and_plan_touches_nothing() {
     let ((test, images), stack) = (host(), stack(TEXT));
-    up(&stack, &images, &test.host, &|_| ()).await.expect("the stack comes up");
+    up(&stack, &images, &test.host, Occasion::Start, &|_| ()).await.expect("the stack comes up");
     take_log(&test);
     test.docker.images.lock().expect("no test panics here").insert("w".to_owned(), "sha-new".to_owned());
     let check = test.host.in_mode(crate::host::Mode::Check);
     plan(&stack, &images, &check).await.expect("planning works");
     let entries: Vec<String> = check.journal().entries().iter().map(ToString::to_string).collect();
-    assert_eq!(entries, ["container ecs_web_1: recreate: its configuration or image changed"]);
+    assert_eq!(entries, ["container ecs_web_1: recreate: image: w (sha-w) -> w (sha-new)"]);
     assert!(take_log(&test).is_empty());
-    up(&stack, &images, &test.host, &|_| ()).await.expect("the stack comes up");
-    assert_eq!(
-        take_log(&test),
-        ["volume ecs_v", "stop ecs_web_1", "remove ecs_web_1", "create ecs_web_1", "start ecs_web_1"]
-    );
+    up(&stack, &images, &test.host, Occasion::Start, &|_| ()).await.expect("the stack comes up");
+    assert_eq!(take_log(&test), ["stop ecs_web_1", "remove ecs_web_1", "create ecs_web_1", "start ecs_web_1"]);
 }
 
 #[tokio::test]
 async fn a_missing_image_is_named() {
     let ((test, images), stack) = (host(), stack(TEXT));
     test.docker.images.lock().expect("no test panics here").remove("d");
-    let error = up(&stack, &images, &test.host, &|_| ()).await.expect_err("an image is missing");
+    let error = up(&stack, &images, &test.host, Occasion::Start, &|_| ()).await.expect_err("an image is missing");
     assert!(error.to_string().contains("the image d of the service db is missing"), "{error}");
 }

@@ -8,17 +8,22 @@ const MAX_DEPTH: usize = 16;
 /// The longest text that may come out, in bytes.
 const MAX_LENGTH: usize = 1 << 20;
 
-/// The text with its variables filled in; names that are not set are added to `missing` and count as empty.
+/// What was learnt while variables were filled in.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Names that are not set; they count as empty.
+    pub missing: BTreeSet<String>,
+    /// Values that were put in. They may be secrets.
+    pub used: BTreeSet<String>,
+}
+
+/// The text with its variables filled in.
 ///
 /// # Errors
 /// A broken `${`, a required variable that is not set, or too much of everything.
-pub fn interpolate(
-    text: &str,
-    variables: &BTreeMap<String, String>,
-    missing: &mut BTreeSet<String>,
-) -> Result<String, String> {
+pub fn interpolate(text: &str, variables: &BTreeMap<String, String>, found: &mut Found) -> Result<String, String> {
     let mut rest = text;
-    let out = expand(&mut rest, variables, missing, 0, false)?;
+    let out = expand(&mut rest, variables, found, 0, false)?;
     if out.len() > MAX_LENGTH { Err(format!("comes to more than {MAX_LENGTH} bytes")) } else { Ok(out) }
 }
 
@@ -26,7 +31,7 @@ pub fn interpolate(
 fn expand(
     rest: &mut &str,
     variables: &BTreeMap<String, String>,
-    missing: &mut BTreeSet<String>,
+    found: &mut Found,
     depth: usize,
     braced: bool,
 ) -> Result<String, String> {
@@ -50,11 +55,11 @@ fn expand(
             }
             Some('{') => {
                 *rest = &rest[1..];
-                out.push_str(&braces(rest, variables, missing, depth)?);
+                out.push_str(&braces(rest, variables, found, depth)?);
             }
             Some(first) if first == '_' || first.is_ascii_alphabetic() => {
                 let name = take_name(rest);
-                out.push_str(&value(name, variables, missing));
+                out.push_str(&value(name, variables, found));
             }
             _ => return Err("has a '$' that begins no variable; write '$$' for a plain '$'".to_owned()),
         }
@@ -69,11 +74,14 @@ fn take_name<'t>(rest: &mut &'t str) -> &'t str {
     name
 }
 
-fn value(name: &str, variables: &BTreeMap<String, String>, missing: &mut BTreeSet<String>) -> String {
+fn value(name: &str, variables: &BTreeMap<String, String>, found: &mut Found) -> String {
     match variables.get(name) {
-        Some(value) => value.clone(),
+        Some(value) => {
+            found.used.insert(value.clone());
+            value.clone()
+        }
         None => {
-            missing.insert(name.to_owned());
+            found.missing.insert(name.to_owned());
             String::new()
         }
     }
@@ -82,7 +90,7 @@ fn value(name: &str, variables: &BTreeMap<String, String>, missing: &mut BTreeSe
 fn braces(
     rest: &mut &str,
     variables: &BTreeMap<String, String>,
-    missing: &mut BTreeSet<String>,
+    found: &mut Found,
     depth: usize,
 ) -> Result<String, String> {
     let name = take_name(rest);
@@ -98,19 +106,20 @@ fn braces(
     };
     *rest = &rest[if operator == b'}' { 1 } else { 1 + usize::from(with_colon) }..];
     if operator == b'}' {
-        return Ok(value(name, variables, missing));
+        return Ok(value(name, variables, found));
     }
-    // Only the branch that is taken reports missing variables.
-    let mut missing_inside = BTreeSet::new();
-    let word = expand(rest, variables, &mut missing_inside, depth + 1, true)?;
+    // Only the branch that is taken tells what it found.
+    let mut inside = Found::default();
+    let word = expand(rest, variables, &mut inside, depth + 1, true)?;
     *rest = rest.strip_prefix('}').ok_or_else(|| format!("has '${{{name}' without the closing '}}'"))?;
     let set = variables.get(name).filter(|value| !with_colon || !value.is_empty());
     let mut take = |word: String| {
-        missing.append(&mut missing_inside);
+        found.missing.append(&mut inside.missing);
+        found.used.append(&mut inside.used);
         word
     };
     match (operator, set) {
-        (b'-' | b'?', Some(value)) => Ok(value.clone()),
+        (b'-' | b'?', Some(_)) => Ok(value(name, variables, found)),
         (b'-', None) => Ok(take(word)),
         (b'+', Some(_)) => Ok(take(word)),
         (b'+', None) => Ok(String::new()),
@@ -125,7 +134,7 @@ mod tests {
 
     fn with(text: &str) -> Result<String, String> {
         let variables = BTreeMap::from([("SET".to_owned(), "s".to_owned()), ("EMPTY".to_owned(), String::new())]);
-        interpolate(text, &variables, &mut BTreeSet::new())
+        interpolate(text, &variables, &mut Found::default())
     }
 
     #[test]
@@ -157,9 +166,10 @@ mod tests {
 
     #[test]
     fn only_the_branch_taken_reports_missing_names() {
-        let mut missing = BTreeSet::new();
+        let mut found = Found::default();
         let variables = BTreeMap::from([("SET".to_owned(), "s".to_owned())]);
-        interpolate("${SET:-$A}$B", &variables, &mut missing).expect("the text is valid");
-        assert_eq!(missing, BTreeSet::from(["B".to_owned()]));
+        interpolate("${SET:-$A}$B", &variables, &mut found).expect("the text is valid");
+        assert_eq!(found.missing, BTreeSet::from(["B".to_owned()]));
+        assert_eq!(found.used, BTreeSet::from(["s".to_owned()]));
     }
 }

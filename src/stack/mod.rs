@@ -6,22 +6,25 @@ pub mod apply;
 pub mod compose;
 mod create;
 mod env_file;
+mod grants;
 pub mod interpolate;
 pub mod logs;
 pub mod model;
 mod options;
+mod parts;
 mod ports;
 pub mod probe;
 pub mod routes;
+pub mod stop;
+pub mod stopped;
+pub mod surroundings;
+mod wait;
 
-pub use model::{Build, Condition, Restart, Service, Stack};
+pub use model::{Build, Condition, Dependency, Pull, Restart, Service, Stack};
 
 use crate::env::{BrokenFile, Env, flat};
 use crate::host::Host;
 use anyhow::{Context, Result, bail};
-
-/// The largest compose file that is read, in bytes.
-const MAX_BYTES: u64 = 1 << 20;
 
 /// Where the app's checkout is.
 pub fn checkout(env: &Env) -> String {
@@ -49,28 +52,52 @@ pub fn compose_path(env: &Env, host: &Host) -> Result<String> {
     }
 }
 
-/// Reads the compose file with the env's variables, and the env files that it names.
+/// Reads the compose file with the env's variables, the files that belong to it, and the env files that it names.
 ///
 /// # Errors
 /// [`BrokenFile`] with every problem; anything else if a file cannot be read.
 pub fn load(env: &Env, host: &Host) -> Result<Stack> {
     let path = compose_path(env, host)?;
     let directory = path.rsplit_once('/').map_or("/", |(directory, _)| directory).to_owned();
-    let bytes = host.read(&path, MAX_BYTES)?.with_context(|| format!("{path} is missing"))?;
     let mut variables = flat::for_stack(env)?;
-    if let Some(text) = host.read_text(&format!("{directory}/.env"), MAX_BYTES)? {
-        for (name, value) in env_file::parse(&text).with_context(|| format!("{directory}/.env is broken"))? {
+    if let Some(text) = host.read_text(&format!("{directory}/.env"), compose::MAX_BYTES)? {
+        let parsed = env_file::parse(&text, &variables);
+        for (name, value) in parsed.with_context(|| format!("{directory}/.env is broken"))? {
             variables.entry(name).or_insert(value);
         }
     }
-    let project = env.app.name.clone();
-    let (stack, report) = compose::read(&bytes, MAX_BYTES, &project, &path, &variables);
+    let files = files(env, &path, &directory, &variables, host);
+    let read = |path: &str| host.read(path, compose::MAX_BYTES);
+    let project = compose::Project {
+        name: &env.app.name,
+        files: &files,
+        directory: &directory,
+        variables: &variables,
+        read: &read,
+    };
+    let (stack, report) = compose::read(&project);
     for warning in report.warnings() {
         tracing::warn!("{}", warning.render(&path));
     }
     let Some(mut stack) = stack else { return Err(BrokenFile { file: path, report }.into()) };
     for service in &mut stack.services {
-        env_file::resolve(service, &directory, host)?;
+        stack.hidden.extend(env_file::resolve(service, &variables, host)?);
     }
     Ok(stack)
+}
+
+/// The files of the project: those that `COMPOSE_FILE` names, else the one that was found and the override beside it. A file that
+/// `app.compose` names stands alone.
+fn files(env: &Env, path: &str, directory: &str, variables: &compose::Variables, host: &Host) -> Vec<String> {
+    if env.app.compose.is_some() {
+        return vec![path.to_owned()];
+    }
+    if let Some(named) = variables.get("COMPOSE_FILE").filter(|named| !named.is_empty()) {
+        let separator = variables.get("COMPOSE_PATH_SEPARATOR").map_or(":", String::as_str);
+        return named.split(separator).map(|name| ports::join(directory, name)).collect();
+    }
+    let stem = path.rsplit_once('.').map_or(path, |(stem, _)| stem);
+    let beside = ["yml", "yaml"].map(|ending| format!("{stem}.override.{ending}"));
+    let beside = beside.into_iter().find(|path| host.exists(path));
+    std::iter::once(path.to_owned()).chain(beside).collect()
 }

@@ -1,69 +1,142 @@
-//! The stack as the compose file asks for it, checked and resolved. Reading it is `compose.rs`.
+//! The stack as the compose file asks for it, checked and resolved. Reading it is `compose/`.
 
 use super::options::Options;
 use crate::value::{AppName, ServiceName};
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// All of a compose file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Stack {
     pub project: AppName,
-    /// The compose file, and its directory, from which relative paths count.
-    pub file: String,
+    /// The compose files, the main one first, and its directory.
+    pub files: Vec<String>,
     pub directory: String,
-    /// In the order of the file.
+    /// In the order of the file; those of profiles that are not asked for are left out.
     pub services: Vec<Service>,
+    /// Networks that services join.
+    pub networks: Vec<StackNetwork>,
     /// Named volumes that services use.
-    pub volumes: Vec<String>,
+    pub volumes: Vec<StackVolume>,
+    /// Values of variables that were put into the file, and of env files: they may be secrets and are not shown.
+    pub hidden: BTreeSet<String>,
+    /// What asks for a newer engine than the oldest that the appliance runs with.
+    pub needs: Vec<Need>,
+}
+
+/// A key that only a newer engine carries out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// The engine API's version.
+    pub api: (u32, u32),
+    pub key: String,
+    /// `FILE:LINE:COLUMN`.
+    pub at: String,
 }
 
 /// One service.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Service {
     pub name: ServiceName,
     pub image: Option<String>,
     pub build: Option<Build>,
+    pub pull: Pull,
     pub command: Option<Vec<String>>,
     /// Values may be secrets: they go to the API and nowhere else.
     pub environment: BTreeMap<String, String>,
     /// Files whose variables stand below `environment`; read into it by `env_file.rs`.
-    pub env_files: Vec<String>,
+    pub env_files: Vec<EnvFile>,
     pub labels: BTreeMap<String, String>,
     pub ports: Vec<Port>,
     /// `PORT/PROTOCOL`.
     pub expose: Vec<String>,
     pub mounts: Vec<Mount>,
+    /// Secrets and configs.
+    pub grants: Vec<Grant>,
     pub links: Vec<Link>,
-    pub depends_on: Vec<(ServiceName, Condition)>,
+    pub depends_on: Vec<Dependency>,
     pub healthcheck: Option<Healthcheck>,
     pub network: Network,
     /// In bytes.
     pub mem_limit: Option<i64>,
     pub restart: Restart,
+    /// Whether the file says so; what nobody said is decided by what the service is for.
+    pub restart_is_said: bool,
     pub options: Options,
     pub stop_grace: Duration,
+    /// `container_name`: a service with a name of its own has one container.
+    pub container_name: Option<String>,
+    /// How many containers.
+    pub replicas: u16,
+    pub rolling: Rolling,
+    /// Profiles that it belongs to; none means that it always runs.
+    pub profiles: Vec<String>,
+}
+
+/// An env file, absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvFile {
+    pub path: String,
+    pub required: bool,
+    /// `format: raw`: values are taken as they are, without quotes or variables.
+    pub raw: bool,
 }
 
 /// How to build a service's image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Build {
     /// Absolute.
     pub context: String,
     pub dockerfile: String,
     pub args: BTreeMap<String, String>,
     pub target: String,
+    pub labels: BTreeMap<String, String>,
+    pub cache_from: Vec<String>,
+    pub network: Option<String>,
+    /// Name to absolute directory or `docker-image://…`; only BuildKit knows them.
+    pub additional_contexts: BTreeMap<String, String>,
+}
+
+/// When an image is pulled (Compose Specification, "pull_policy").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pull {
+    /// For a new release, if it is not there: the key's default.
+    #[default]
+    Missing,
+    /// For every new release.
+    Always,
+    Never,
+    /// Not pulled but built.
+    Build,
+    /// For a new release, if it is older than this, in seconds.
+    Older(u64),
 }
 
 /// A published port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
     pub address: Option<IpAddr>,
-    /// `None`: Docker chooses one.
-    pub published: Option<u16>,
+    pub published: Published,
     pub target: u16,
-    pub udp: bool,
+    pub protocol: Protocol,
+}
+
+/// The host's side of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// Docker chooses one.
+    Any,
+    Fixed(u16),
+    /// Docker chooses one of these.
+    Range(u16, u16),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
 }
 
 /// A bind mount or a volume.
@@ -74,13 +147,70 @@ pub struct Mount {
     pub read_only: bool,
     /// A new volume stays empty: what the image has at this place is not copied into it.
     pub no_copy: bool,
+    /// A directory inside the volume.
+    pub subpath: Option<String>,
+    /// How mounts travel between host and container: `rslave` and so on.
+    pub propagation: Option<String>,
+    /// `z` or `Z`: the label for SELinux.
+    pub selinux: Option<char>,
+    /// A missing directory on the host is an error, not made.
+    pub must_exist: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     Path(String),
+    /// By its key in the file.
     Volume(String),
     Anonymous,
+}
+
+impl Mount {
+    /// With nothing special.
+    pub fn plain(source: Source, target: &str, read_only: bool) -> Mount {
+        Mount {
+            source,
+            target: target.to_owned(),
+            read_only,
+            no_copy: false,
+            subpath: None,
+            propagation: None,
+            selinux: None,
+            must_exist: false,
+        }
+    }
+}
+
+/// A secret or config that a service sees as a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// A secret, or else a config.
+    pub is_secret: bool,
+    /// Its key in the file.
+    pub name: String,
+    /// Absolute, in the container.
+    pub target: String,
+    pub content: Content,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub mode: Option<u32>,
+}
+
+/// Where its content is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Absolute, on the host.
+    File(String),
+    Text(String),
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Content::File(path) => write!(f, "File({path})"),
+            Content::Text(_) => f.write_str("Text(…)"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,11 +219,23 @@ pub struct Link {
     pub alias: String,
 }
 
+/// What must be before a service starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dependency {
+    pub service: ServiceName,
+    pub condition: Condition,
+    /// Whether the service cannot do without it.
+    pub required: bool,
+    /// Whether the service is restarted when this one was.
+    pub restart: bool,
+}
+
 /// What a dependent waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
     Started,
     Healthy,
+    Completed,
 }
 
 /// Docker's health check; `test` empty means the image's own, `["NONE"]` none.
@@ -103,28 +245,103 @@ pub struct Healthcheck {
     pub interval: Option<Duration>,
     pub timeout: Option<Duration>,
     pub start_period: Option<Duration>,
+    pub start_interval: Option<Duration>,
     pub retries: Option<i64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a service's containers are connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Network {
-    /// The project's own network.
-    Default,
+    /// Networks of the file, the one that decides on the default route first.
+    Joined(Vec<Joined>),
     /// Docker's default bridge.
     Bridge,
     /// The host's own.
     Host,
     /// Nothing but loopback.
     None,
+    /// Another service's.
+    Service(ServiceName),
+    /// That of a container that is not the stack's, by name.
+    Container(String),
+}
+
+/// A network that a service joins.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Joined {
+    /// Its key in the file.
+    pub network: String,
+    pub aliases: Vec<String>,
+    pub ipv4: Option<Ipv4Addr>,
+    pub ipv6: Option<Ipv6Addr>,
+    pub link_local: Vec<IpAddr>,
+}
+
+/// A network of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StackNetwork {
+    pub key: String,
+    /// What Docker knows it by.
+    pub name: String,
+    /// It is somebody else's: required, not made.
+    pub external: bool,
+    pub driver: Option<String>,
+    pub driver_opts: BTreeMap<String, String>,
+    pub ipam_driver: Option<String>,
+    pub ipam_options: BTreeMap<String, String>,
+    pub pools: Vec<Pool>,
+    pub internal: bool,
+    pub attachable: bool,
+    pub ipv6: Option<bool>,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Addresses of a network; texts were checked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pool {
+    pub subnet: Option<String>,
+    pub gateway: Option<String>,
+    pub range: Option<String>,
+    pub reserved: BTreeMap<String, String>,
+}
+
+/// A named volume of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StackVolume {
+    pub key: String,
+    /// What Docker knows it by.
+    pub name: String,
+    /// It is somebody else's: required, not made.
+    pub external: bool,
+    pub driver: Option<String>,
+    pub driver_opts: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What the supervisor does when the service's container ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Restart {
     No,
-    OnFailure,
-    /// `always` and `unless-stopped`: a stop by hand is honoured by nobody else here, so they are one.
+    /// After a failure, at most so often if that is said.
+    OnFailure(Option<u32>),
+    /// `always` and `unless-stopped`: a stop by hand is honoured until the next start in both.
+    #[default]
     Always,
+}
+
+/// How several containers of one service are replaced (`deploy.update_config`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rolling {
+    /// How many at a time; 0 means all.
+    pub parallelism: u16,
+    /// Between two such groups.
+    pub delay: Duration,
+}
+
+impl Default for Rolling {
+    fn default() -> Self {
+        Rolling { parallelism: 1, delay: Duration::ZERO }
+    }
 }
 
 impl Stack {
@@ -132,44 +349,95 @@ impl Stack {
         self.services.iter().find(|service| service.name.as_str() == name)
     }
 
-    pub fn container_name(&self, service: &Service) -> String {
-        format!("{}_{}_1", self.project, service.name)
+    /// The name of one of a service's containers, counted from 1.
+    pub fn container_name(&self, service: &Service, number: u16) -> String {
+        match &service.container_name {
+            Some(name) => name.clone(),
+            None => format!("{}_{}_{number}", self.project, service.name),
+        }
     }
 
-    pub fn network_name(&self) -> String {
-        format!("{}_default", self.project)
+    /// The names of all containers of a service.
+    pub fn container_names<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = String> + 'a {
+        (1..=service.replicas).map(|number| self.container_name(service, number))
     }
 
-    pub fn needs_network(&self) -> bool {
-        self.services.iter().any(|service| service.network == Network::Default)
+    /// The container that stands for a service where only one can: in links and shared namespaces.
+    pub fn first_container(&self, service: &ServiceName) -> String {
+        match self.service(service.as_str()) {
+            Some(service) => self.container_name(service, 1),
+            None => format!("{}_{service}_1", self.project),
+        }
+    }
+
+    pub fn network(&self, key: &str) -> Option<&StackNetwork> {
+        self.networks.iter().find(|network| network.key == key)
+    }
+
+    /// What Docker calls a network of the file.
+    pub fn network_name(&self, key: &str) -> String {
+        self.network(key).map_or_else(|| format!("{}_{key}", self.project), |network| network.name.clone())
+    }
+
+    /// What Docker calls a volume of the file.
+    pub fn volume_name(&self, key: &str) -> String {
+        let volume = self.volumes.iter().find(|volume| volume.key == key);
+        volume.map_or_else(|| format!("{}_{key}", self.project), |volume| volume.name.clone())
     }
 
     /// Services by level: those of one level depend only on earlier ones. The file was checked to have no circle.
     pub fn levels(&self) -> Vec<Vec<&Service>> {
+        let here = |name: &ServiceName| self.services.iter().any(|service| &service.name == name);
         let mut levels: Vec<Vec<&Service>> = Vec::new();
-        let mut placed: Vec<&ServiceName> = Vec::new();
+        let mut placed: BTreeSet<&str> = BTreeSet::new();
         while placed.len() < self.services.len() {
             let ready = |service: &&Service| {
-                !placed.contains(&&service.name) && service.dependencies().all(|name| placed.contains(&name))
+                // What is not required may be missing.
+                let mut open = service.dependencies().filter(|name| here(name));
+                !placed.contains(service.name.as_str()) && open.all(|name| placed.contains(name.as_str()))
             };
             let level: Vec<&Service> = self.services.iter().filter(ready).collect();
             if level.is_empty() {
                 // A circle, which the reader refuses; the rest comes last rather than never.
-                let rest = |service: &&Service| !placed.contains(&&service.name);
+                let rest = |service: &&Service| !placed.contains(service.name.as_str());
                 levels.push(self.services.iter().filter(rest).collect());
                 break;
             }
-            placed.extend(level.iter().map(|service| &service.name));
+            placed.extend(level.iter().map(|service| service.name.as_str()));
             levels.push(level);
         }
         levels
     }
+
+    /// Whether another service waits for this one to have done its work: then it runs once.
+    pub fn is_one_shot(&self, name: &ServiceName) -> bool {
+        let waits = |needed: &Dependency| &needed.service == name && needed.condition == Condition::Completed;
+        self.services.iter().any(|service| service.depends_on.iter().any(waits))
+    }
 }
 
 impl Service {
-    /// What must be there before this service: `depends_on` and `links`.
+    /// What must be there before this service: `depends_on`, `links`, and services whose namespaces it shares.
     pub fn dependencies(&self) -> impl Iterator<Item = &ServiceName> {
-        self.depends_on.iter().map(|(name, _)| name).chain(self.links.iter().map(|link| &link.service))
+        let needed = self.depends_on.iter().map(|needed| &needed.service);
+        needed.chain(self.links.iter().map(|link| &link.service)).chain(self.shared())
+    }
+
+    /// Services in whose containers' namespaces this one's run: Docker ties it to that very container.
+    pub fn shared(&self) -> impl Iterator<Item = &ServiceName> {
+        let network = match &self.network {
+            Network::Service(name) => Some(name),
+            _ => None,
+        };
+        network.into_iter().chain(&self.options.ipc_service).chain(&self.options.pid_service)
+    }
+
+    /// The networks that it joins.
+    pub fn joined(&self) -> &[Joined] {
+        match &self.network {
+            Network::Joined(joined) => joined,
+            _ => &[],
+        }
     }
 
     /// How long its first healthy report may take: its own checks' worth, and a minute for a slow machine.

@@ -1,6 +1,7 @@
 //! What a service asks of its container beyond image, command, ports and mounts: options that go to Docker's API as they are.
 //! Reading them from the compose file is `compose/options.rs`.
 
+use crate::value::ServiceName;
 use bollard::models::{ContainerCreateBody, DeviceMapping, HostConfig, HostConfigLogConfig, ResourcesUlimits};
 use std::collections::BTreeMap;
 
@@ -32,6 +33,9 @@ pub struct Options {
     pub extra_hosts: Vec<String>,
     pub ipc: Option<String>,
     pub pid: Option<String>,
+    /// The service whose container's namespace is used; the container's name is put in when that is made.
+    pub ipc_service: Option<ServiceName>,
+    pub pid_service: Option<ServiceName>,
     pub uts: Option<String>,
     pub userns_mode: Option<String>,
     pub cgroup_parent: Option<String>,

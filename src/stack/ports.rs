@@ -1,66 +1,120 @@
 //! Compose's short forms: ports, mounts, durations and sizes. Pure.
 
-use super::model::{Mount, Port, Source};
+use super::model::{Mount, Port, Protocol, Published, Source};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// `[ADDRESS:][PUBLISHED:]TARGET[/PROTOCOL]` (Compose Specification, "ports", short syntax) without ranges.
-pub fn port(text: &str) -> Result<Port, String> {
-    let right = || format!("'{text}' is not [address:][published:]target[/tcp|/udp]; ranges are not carried out");
-    let (main, udp) = match text.rsplit_once('/') {
-        Some((main, "tcp")) => (main, false),
-        Some((main, "udp")) => (main, true),
-        Some(_) => return Err(right()),
-        None => (text, false),
+/// The most ports that one range may stand for.
+const MAX_RANGE: u16 = 1000;
+
+/// `[ADDRESS:][PUBLISHED:]TARGET[/PROTOCOL]` (Compose Specification, "ports", short syntax). Ranges: as many published ports as
+/// targets, each to its own; or a range for one target, of which Docker takes one.
+pub fn port(text: &str) -> Result<Vec<Port>, String> {
+    let right = || format!("'{text}' is not [address:][published:]target[/tcp|/udp|/sctp]");
+    let (main, protocol) = match text.rsplit_once('/') {
+        Some((main, name)) => (main, protocol(name).ok_or_else(right)?),
+        None => (text, Protocol::Tcp),
     };
-    let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(right);
     let (before, target) = match main.rsplit_once(':') {
-        Some((before, target)) => (Some(before), number(target)?),
-        None => (None, number(main)?),
+        Some((before, target)) => (Some(before), range(target).ok_or_else(right)?),
+        None => (None, range(main).ok_or_else(right)?),
     };
-    let Some(before) = before else { return Ok(Port { address: None, published: None, target, udp }) };
-    let (address, published) = match before.rsplit_once(':') {
-        Some((address, published)) => (Some(address), published),
-        None => (None, before),
+    let (address, published) = match before.map(|before| before.rsplit_once(':').unwrap_or(("", before))) {
+        None => (None, None),
+        Some((address, published)) => {
+            let address = address.trim_matches(['[', ']']);
+            let address = if address.is_empty() { None } else { Some(address.parse::<IpAddr>().map_err(|_| right())?) };
+            let published = if published.is_empty() { None } else { Some(range(published).ok_or_else(right)?) };
+            (address, published)
+        }
     };
-    let address = match address {
-        Some(text) => Some(text.trim_matches(['[', ']']).parse::<IpAddr>().map_err(|_| right())?),
-        None => None,
-    };
-    let published = if published.is_empty() { None } else { Some(number(published)?) };
-    Ok(Port { address, published, target, udp })
+    let port = |target, published| Port { address, published, target, protocol };
+    let targets = target.0..=target.1;
+    match published {
+        None => Ok(targets.map(|target| port(target, Published::Any)).collect()),
+        Some((first, last)) if last - first == target.1 - target.0 => {
+            Ok(targets.zip(first..=last).map(|(target, own)| port(target, Published::Fixed(own))).collect())
+        }
+        Some((first, last)) if target.0 == target.1 => Ok(vec![port(target.0, Published::Range(first, last))]),
+        Some(_) => Err(format!("'{text}' has ranges of different lengths")),
+    }
 }
 
-/// `[SOURCE:]TARGET[:ro|rw]`; a relative source counts from the compose file's directory.
+/// A port's protocol by its name.
+pub fn protocol(name: &str) -> Option<Protocol> {
+    match name {
+        "tcp" => Some(Protocol::Tcp),
+        "udp" => Some(Protocol::Udp),
+        "sctp" => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
+/// `80` or `80-85`.
+pub fn range(text: &str) -> Option<(u16, u16)> {
+    let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (number(first)?, number(last)?);
+    (first <= last && last - first < MAX_RANGE).then_some((first, last))
+}
+
+/// `PORT[-PORT][/PROTOCOL]`, as `expose:` has it: one `PORT/PROTOCOL` each.
+pub fn exposed(text: &str) -> Option<Vec<String>> {
+    let (ports, name) = text.split_once('/').unwrap_or((text, "tcp"));
+    protocol(name)?;
+    let (first, last) = range(ports)?;
+    Some((first..=last).map(|port| format!("{port}/{name}")).collect())
+}
+
+/// `[SOURCE:]TARGET[:MODE]`; a relative source counts from `directory`.
 pub fn mount(text: &str, directory: &str) -> Result<Mount, String> {
-    let right = || format!("'{text}' is not [source:]/target[:ro|rw]");
+    let right = || format!("'{text}' is not [source:]/target[:mode]");
     let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, mode) = match parts[..] {
-        [target] => (None, target, "rw"),
-        [source, target @ ("ro" | "rw")] => (None, source, target),
-        [source, target] => (Some(source), target, "rw"),
-        [source, target, mode] => (Some(source), target, mode),
+    let (source, target, modes) = match parts[..] {
+        [target] => (None, target, ""),
+        [first, second] if second.starts_with('/') => (Some(first), second, ""),
+        [target, modes] => (None, target, modes),
+        [source, target, modes] => (Some(source), target, modes),
         _ => return Err(right()),
     };
     if !target.starts_with('/') || target.chars().any(char::is_control) {
         return Err(right());
     }
-    let read_only = match mode {
-        "ro" => true,
-        "rw" => false,
-        _ => return Err(format!("'{text}' has the mode '{mode}'; only ro and rw are carried out")),
-    };
     let source = match source {
         None => Source::Anonymous,
         Some(path) if path.starts_with('/') => Source::Path(path.to_owned()),
         Some(path) if path.starts_with('.') => Source::Path(join(directory, path)),
+        Some(path) if path.starts_with('~') => {
+            return Err(format!(
+                "'{text}' begins with '~'; whose home that is, is not known here: write the whole path"
+            ));
+        }
         Some(name) if is_volume_name(name) => Source::Volume(name.to_owned()),
         Some(_) => return Err(right()),
     };
-    Ok(Mount { source, target: target.to_owned(), read_only, no_copy: false })
+    let mut mount = Mount::plain(source, target, false);
+    for mode in modes.split(',').filter(|mode| !mode.is_empty()) {
+        match mode {
+            "rw" => {}
+            "ro" => mount.read_only = true,
+            "nocopy" => mount.no_copy = true,
+            "z" | "Z" => mount.selinux = mode.chars().next(),
+            // They say something to Docker Desktop only.
+            "cached" | "delegated" | "consistent" => {}
+            _ if is_propagation(mode) => mount.propagation = Some(mode.to_owned()),
+            _ => return Err(format!("'{text}' has the mode '{mode}', which is not carried out")),
+        }
+    }
+    Ok(mount)
 }
 
-fn is_volume_name(text: &str) -> bool {
+/// How mounts travel (mount(8), "Shared subtree operations").
+pub fn is_propagation(text: &str) -> bool {
+    ["private", "rprivate", "shared", "rshared", "slave", "rslave"].contains(&text)
+}
+
+/// What Docker takes as a volume's name.
+pub fn is_volume_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
@@ -93,7 +147,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
         let (unit, next) = tail.split_at(end);
         let seconds = match unit {
-            "us" => 1e-6,
+            "ns" => 1e-9,
+            "us" | "µs" => 1e-6,
             "ms" => 1e-3,
             "s" => 1.0,
             "m" => 60.0,
@@ -107,6 +162,20 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         rest = next;
     }
     Ok(total)
+}
+
+/// [`duration`], and days and weeks: `1w2d12h`.
+pub fn long_duration(text: &str) -> Result<Duration, String> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    for (unit, hours) in [('w', 7 * 24), ('d', 24)] {
+        if let Some((number, tail)) = rest.split_once(unit) {
+            let number: u32 = number.parse().map_err(|_| format!("'{text}' is not a duration like '2d12h'"))?;
+            total = total.saturating_add(Duration::from_secs(u64::from(number) * hours * 3600));
+            rest = tail;
+        }
+    }
+    if rest.is_empty() { Ok(total) } else { Ok(total.saturating_add(duration(rest)?)) }
 }
 
 /// A number of CPUs in billionths.
@@ -138,30 +207,39 @@ mod tests {
 
     #[test]
     fn ports_in_every_short_form() {
-        let plain = Port { address: None, published: None, target: 80, udp: false };
-        assert_eq!(port("80"), Ok(plain.clone()));
-        assert_eq!(port("8080:80"), Ok(Port { published: Some(8080), ..plain.clone() }));
-        assert_eq!(
-            port("127.0.0.1:8080:80/udp"),
-            Ok(Port { address: Some([127, 0, 0, 1].into()), published: Some(8080), udp: true, ..plain.clone() })
-        );
-        assert_eq!(port("127.0.0.1::80"), Ok(Port { address: Some([127, 0, 0, 1].into()), ..plain }));
-        for bad in ["", "0", "80/x", "8000-8010:80", "a:80", "1.2.3:1:2", "70000"] {
+        let plain = Port { address: None, published: Published::Any, target: 80, protocol: Protocol::Tcp };
+        let local: Option<IpAddr> = Some([127, 0, 0, 1].into());
+        let fixed = Published::Fixed(8080);
+        let one = |port: Port| Ok(vec![port]);
+        assert_eq!(port("80"), one(plain.clone()));
+        assert_eq!(port("8080:80"), one(Port { published: fixed, ..plain.clone() }));
+        let udp = Port { address: local, published: fixed, protocol: Protocol::Udp, ..plain.clone() };
+        assert_eq!(port("127.0.0.1:8080:80/udp"), one(udp));
+        assert_eq!(port("127.0.0.1::80"), one(Port { address: local, ..plain.clone() }));
+        let six = Port { address: Some(std::net::Ipv6Addr::LOCALHOST.into()), published: fixed, ..plain.clone() };
+        assert_eq!(port("[::1]:8080:80"), one(six));
+        let ranged = Port { published: Published::Range(8000, 8010), ..plain.clone() };
+        assert_eq!(port("8000-8010:80"), one(ranged));
+        let second = Port { published: Published::Fixed(91), target: 81, ..plain.clone() };
+        assert_eq!(port("90-91:80-81"), Ok(vec![Port { published: Published::Fixed(90), ..plain }, second]));
+        for bad in ["", "0", "80/x", "a:80", "1.2.3:1:2", "70000", "1-3:1-2", "3-1", "1-2000:1-2000"] {
             assert!(port(bad).is_err(), "{bad}");
         }
+        assert_eq!(exposed("3-4/udp"), Some(vec!["3/udp".to_owned(), "4/udp".to_owned()]));
+        assert_eq!(exposed("x"), None);
     }
 
     #[test]
     fn mounts_in_every_short_form() {
         let read = |text: &str| mount(text, "/app/x");
-        assert_eq!(
-            read("./a:/b:ro"),
-            Ok(Mount { source: Source::Path("/app/x/a".into()), target: "/b".into(), read_only: true, no_copy: false })
-        );
+        assert_eq!(read("./a:/b:ro"), Ok(Mount::plain(Source::Path("/app/x/a".into()), "/b", true)));
         assert_eq!(read("../a:/b").map(|mount| mount.source), Ok(Source::Path("/app/a".into())));
         assert_eq!(read("data:/b").map(|mount| mount.source), Ok(Source::Volume("data".into())));
         assert_eq!(read("/b").map(|mount| mount.source), Ok(Source::Anonymous));
-        for bad in ["", "a:b", "/a:/b:z", "a:/b:c:d", "-x:/b"] {
+        assert_eq!(read("/b:ro").map(|mount| (mount.source, mount.read_only)), Ok((Source::Anonymous, true)));
+        let labelled = read("/a:/b:ro,z,rslave").expect("the modes are known");
+        assert_eq!((labelled.selinux, labelled.propagation.as_deref()), (Some('z'), Some("rslave")));
+        for bad in ["", "a:b", "/a:/b:q", "a:/b:c:d", "-x:/b", "~/a:/b"] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

@@ -1,7 +1,7 @@
 //! The default gate: every service healthy, and every route answering below 500.
 
-use super::apply::wait_until;
 use super::model::{Restart, Service, Stack};
+use super::wait::wait_until;
 use crate::host::Host;
 use crate::host::docker::{Container, Health};
 use crate::value::Route;
@@ -44,14 +44,20 @@ impl Gate<'_> {
         self.stack.services.iter().filter(counts)
     }
 
-    fn container<'c>(&self, service: &Service, containers: &'c [Container]) -> Option<&'c Container> {
-        let name = self.stack.container_name(service);
-        containers.iter().find(|container| container.name == name)
+    /// The containers that are waited for, by name, and as they are.
+    fn containers<'c>(
+        &'c self,
+        present: &'c [Container],
+    ) -> impl Iterator<Item = (&'c Service, Option<&'c Container>)> {
+        self.services().flat_map(move |service| {
+            let of_name = |name: String| present.iter().find(|container| container.name == name);
+            self.stack.container_names(service).map(move |name| (service, of_name(name)))
+        })
     }
 
-    fn all_good(&self, containers: &[Container]) -> Result<bool> {
-        for service in self.services() {
-            if let Some(container) = self.container(service, containers)
+    fn all_good(&self, present: &[Container]) -> Result<bool> {
+        for (service, container) in self.containers(present) {
+            if let Some(container) = container
                 && !container.is_running()
                 && !may_end(service, container)
             {
@@ -63,12 +69,12 @@ impl Gate<'_> {
                 );
             }
         }
-        Ok(self.not_yet(containers).is_empty())
+        Ok(self.not_yet(present).is_empty())
     }
 
     /// Services that are not good yet, with what they are.
-    fn not_yet(&self, containers: &[Container]) -> Vec<String> {
-        let state = |service| match self.container(service, containers) {
+    fn not_yet(&self, present: &[Container]) -> Vec<String> {
+        let state = |container: Option<&Container>| match container {
             None => Some("missing"),
             Some(container) if !container.is_running() => None,
             Some(container) => match container.health {
@@ -77,8 +83,8 @@ impl Gate<'_> {
                 Some(Health::Unhealthy) => Some("unhealthy"),
             },
         };
-        self.services()
-            .filter_map(|service| state(service).map(|state| format!("{} is {state}", service.name)))
+        self.containers(present)
+            .filter_map(|(service, container)| state(container).map(|state| format!("{} is {state}", service.name)))
             .collect()
     }
 }
@@ -86,7 +92,7 @@ impl Gate<'_> {
 /// Whether `restart:` says that this end is a good one.
 fn may_end(service: &Service, container: &Container) -> bool {
     match service.restart {
-        Restart::No | Restart::OnFailure => container.exit_code == 0,
+        Restart::No | Restart::OnFailure(_) => container.exit_code == 0,
         Restart::Always => false,
     }
 }

@@ -1,6 +1,6 @@
 //! Which service answers which path (spec/prepare.md, "Routes"). Pure.
 
-use super::model::{Port, Service, Stack};
+use super::model::{Port, Protocol, Published, Service, Stack};
 use crate::value::Route;
 use anyhow::{Context, Result, bail};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -38,7 +38,7 @@ pub fn routes(stack: &Stack) -> Result<Vec<Route>> {
         let service = stack
             .services
             .iter()
-            .find_map(|service| Some((service, published(service).find(|p| p.published == Some(port))?)));
+            .find_map(|service| Some((service, published(service).find(|p| p.published == Published::Fixed(port))?)));
         service.and_then(|(service, port)| route(service, path, port))
     };
     if stack.project.as_str() == "ecs" {
@@ -68,7 +68,7 @@ fn labelled(service: &Service, path: &str) -> Result<Route> {
 }
 
 fn published(service: &Service) -> impl Iterator<Item = &Port> {
-    service.ports.iter().filter(|port| !port.udp)
+    service.ports.iter().filter(|port| port.protocol == Protocol::Tcp)
 }
 
 fn route(service: &Service, path: &str, port: &Port) -> Option<Route> {
@@ -76,7 +76,8 @@ fn route(service: &Service, path: &str, port: &Port) -> Option<Route> {
         Some(address) if !address.is_unspecified() => address,
         _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
     };
-    let upstream = SocketAddr::new(address, port.published?);
+    let Published::Fixed(published) = port.published else { return None };
+    let upstream = SocketAddr::new(address, published);
     Some(Route { service: service.name.as_str().to_owned(), path: path.to_owned(), upstream })
 }
 
@@ -90,7 +91,7 @@ mod tests {
     fn of(project: &str, services: &str) -> Result<Vec<(String, String)>> {
         let project: AppName = project.parse().expect("the name is valid");
         let text = format!("services:\n{services}");
-        let (stack, report) = compose::read(text.as_bytes(), 1 << 20, &project, "/c.yml", &BTreeMap::new());
+        let (stack, report) = compose::of_text(&text, &project, "/c.yml", &BTreeMap::new());
         let found = routes(&stack.unwrap_or_else(|| panic!("{}", report.render("c"))))?;
         Ok(found.into_iter().map(|route| (route.path, route.upstream.to_string())).collect())
     }

@@ -1,24 +1,26 @@
 //! The loop: an event only wakes it, the truth is read again, and what follows from it is done.
 
 use super::board::Board;
-use super::restarts::{Memory, Seen, Verdict};
+use super::hands::Hands;
+use super::judge::{Due, Judge};
+use super::restarts::Memory;
 use super::start::{Running, wait_for_docker};
 use crate::error::Halt;
-use crate::host::docker::{Container, ContainerEvent, ContainerState, Health, is_away};
+use crate::host::docker::{Container, DockerEvent, is_away};
 use crate::host::{Host, notify};
-use crate::stack::apply;
+use crate::stack::actions::Occasion;
+use crate::stack::{Service, apply, stopped, surroundings};
 use crate::state::{Lock, ServiceStatus};
 use crate::value::Event;
 use anyhow::{Result, anyhow};
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use std::collections::BTreeMap;
+use futures_util::{FutureExt, StreamExt};
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// How long the loop waits for another command that holds the lock, before it looks again.
 const PATIENCE: Duration = Duration::from_secs(600);
-type Events = BoxStream<'static, Result<ContainerEvent>>;
+type Events = BoxStream<'static, Result<DockerEvent>>;
 
 /// Supervises until the stack fails.
 ///
@@ -26,7 +28,7 @@ type Events = BoxStream<'static, Result<ContainerEvent>>;
 /// [`Halt`] with failed.
 pub async fn follow(host: &Host, board: &Board, running: &Running) -> Result<()> {
     let project = running.stack.project.as_str();
-    let mut memories: BTreeMap<String, Memory> = BTreeMap::new();
+    let mut judge = Judge::new(Hands::new(stopped::read(host)?));
     let mut events = host.docker().events(project).await?;
     let mut watchdog = notify::watchdog_interval().map(|interval| {
         let mut ticks = tokio::time::interval(interval / 2);
@@ -36,8 +38,8 @@ pub async fn follow(host: &Host, board: &Board, running: &Running) -> Result<()>
     let mut stumbles = 0;
     loop {
         let looked = async {
-            let wake = look_and_act(host, board, running, &mut memories).await?;
-            wait(&mut events, wake, &mut watchdog).await
+            let wake = look_and_act(host, board, running, &mut judge).await?;
+            wait(&mut events, wake, &mut watchdog, &mut judge.hands).await
         };
         let error = match looked.await {
             Ok(()) => {
@@ -49,6 +51,7 @@ pub async fn follow(host: &Host, board: &Board, running: &Running) -> Result<()>
         };
         // Docker is away, or stumbled over one call. Neither is the app's failure: the truth is read again, later each time.
         tracing::warn!("{error:#}; looking again");
+        judge.hands.docker_lost(Instant::now());
         if !is_away(&error) {
             let _busy = notify::Busy::begin();
             tokio::time::sleep(LONGEST_PAUSE.min(Duration::from_secs(1 << stumbles.min(6)))).await;
@@ -71,7 +74,7 @@ async fn recover_docker(host: &Host, board: &Board, running: &Running) -> Result
         wait_for_docker(host, board).await?;
         let again = async {
             let _lock = Lock::take(host, "run", PATIENCE).await?;
-            apply::up(&running.stack, &running.release.images, host, &|_| ()).await?;
+            apply::up(&running.stack, &running.release.images, host, Occasion::Mend, &|_| ()).await?;
             host.docker().events(running.stack.project.as_str()).await
         };
         match again.await {
@@ -90,15 +93,23 @@ async fn recover_docker(host: &Host, board: &Board, running: &Running) -> Result
     }
 }
 
-/// Sleeps until something happens that asks for a look.
-async fn wait(events: &mut Events, wake: Option<Instant>, watchdog: &mut Option<tokio::time::Interval>) -> Result<()> {
+/// Sleeps until something happens that asks for a look, and takes up all that has happened by then.
+async fn wait(
+    events: &mut Events,
+    wake: Option<Instant>,
+    watchdog: &mut Option<tokio::time::Interval>,
+    hands: &mut Hands,
+) -> Result<()> {
     loop {
         tokio::select! {
-            event = events.next() => return match event {
-                Some(Ok(_)) => Ok(()),
-                Some(Err(error)) => Err(error),
-                None => Err(anyhow!("Docker ended its events")),
-            },
+            event = events.next() => {
+                hands.note(&event.ok_or_else(|| anyhow!("Docker ended its events"))??, Instant::now());
+                // Events come in swarms; one look serves them all.
+                while let Some(Some(event)) = events.next().now_or_never() {
+                    hands.note(&event?, Instant::now());
+                }
+                return Ok(());
+            }
             () = until(wake) => return Ok(()),
             () = tick(watchdog) => notify::watchdog(),
         }
@@ -119,78 +130,55 @@ async fn tick(watchdog: &mut Option<tokio::time::Interval>) {
     }
 }
 
-fn seen(container: &Container) -> Seen {
-    match (container.state, container.health) {
-        (ContainerState::Running, Some(Health::Unhealthy)) => Seen::Unhealthy,
-        // Paused by hand is left alone; restarting is Docker's word for a policy that our containers do not have.
-        (ContainerState::Running | ContainerState::Paused | ContainerState::Restarting, _) => Seen::Good,
-        _ => Seen::Ended { exit_code: container.exit_code },
-    }
-}
-
-/// One look at all services, and what follows. Gives back when to look again without being woken.
-async fn look_and_act(
-    host: &Host,
-    board: &Board,
-    running: &Running,
-    memories: &mut BTreeMap<String, Memory>,
-) -> Result<Option<Instant>> {
+/// One look at all containers, and what follows. Gives back when to look again without being woken.
+async fn look_and_act(host: &Host, board: &Board, running: &Running, judge: &mut Judge) -> Result<Option<Instant>> {
     let _busy = notify::Busy::begin();
     let stack = &running.stack;
     let containers = host.docker().containers(stack.project.as_str()).await?;
+    let networks = surroundings::look(stack, host).await?;
     let now = Instant::now();
-    let (mut wake, mut restarts, mut missing) = (None::<Instant>, Vec::new(), false);
-    let mut sooner = |at: Instant| wake = Some(wake.map_or(at, |wake| wake.min(at)));
-    // In dependency order: a link to a container that is down cannot be started.
-    for service in stack.levels().into_iter().flatten() {
-        let name = stack.container_name(service);
-        let Some(container) = containers.iter().find(|container| container.name == name) else {
-            missing = true;
-            continue;
-        };
-        let memory = memories.entry(service.name.as_str().to_owned()).or_default();
-        match memory.judge(seen(container), service.restart, now) {
-            Verdict::Fine { look_again } => look_again.into_iter().for_each(&mut sooner),
-            Verdict::Wait(due) => sooner(due),
-            Verdict::Restart => restarts.push((service, container)),
-        }
-    }
-    let looping: Vec<String> =
-        memories.iter().filter(|(_, memory)| memory.loops()).map(|(name, _)| name.clone()).collect();
-    if let Some(fatal) = looping.iter().find(|name| is_critical(running, name)) {
+    let decision = judge.decide(stack, &containers, &networks, now);
+    stopped::write(&judge.hands.all(), host)?;
+    if let Some(fatal) = decision.looping.iter().find(|name| is_critical(running, name)) {
         let text = format!("the service {fatal} died more than 5 times in 5 minutes; see: appliance logs {fatal}");
         return Err(Halt::failed("The app keeps dying", text).into());
     }
-    if missing || !restarts.is_empty() {
+    let mut wake = decision.wake;
+    if decision.mend.is_some() || !decision.restarts.is_empty() {
         // Whoever holds the lock is changing the stack; what is left to do is seen when it is done.
         let _lock = Lock::take(host, "run", PATIENCE).await?;
-        for (service, container) in &restarts {
-            let why = match seen(container) {
-                Seen::Unhealthy => "it is unhealthy".to_owned(),
-                _ if container.oom_killed => "it ran out of memory".to_owned(),
-                _ => format!("it ended with {}", container.exit_code),
-            };
-            tracing::warn!("restarting {}: {why}", service.name);
-            if container.is_running() {
-                host.docker().stop(&container.id, service.stop_grace).await?;
-            }
-            if let Err(error) = host.docker().start(&container.id).await {
-                if is_away(&error) {
-                    return Err(error);
-                }
-                // The next look sees that it does not run and tries again, later each time.
-                tracing::warn!("could not restart {}: {error:#}", service.name);
-                sooner(now + Duration::from_millis(100));
+        for due in &decision.restarts {
+            if !restart(due, running, host).await? {
+                let soon = now + Duration::from_millis(100);
+                wake = Some(wake.map_or(soon, |wake| wake.min(soon)));
             }
         }
-        if missing {
-            tracing::warn!("a container is missing and is made again");
-            apply::up(stack, &running.release.images, host, &|_| ()).await?;
+        if let Some(why) = &decision.mend {
+            tracing::warn!("{why}; mending");
+            apply::up(stack, &running.release.images, host, Occasion::Mend, &|_| ()).await?;
         }
     }
-    board.services(describe(running, &containers, memories));
-    board.event(if looping.is_empty() { Event::Up } else { Event::Degraded(looping) });
+    board.services(describe(running, &containers, judge));
+    board.event(if decision.looping.is_empty() { Event::Up } else { Event::Degraded(decision.looping) });
     Ok(wake)
+}
+
+/// Whether it was started; if not, the next look sees that it does not run and tries again, later each time.
+async fn restart(due: &Due, running: &Running, host: &Host) -> Result<bool> {
+    tracing::warn!("restarting {}: {}", due.container.name, due.why);
+    if due.container.is_running() {
+        let service = running.stack.service(&due.service);
+        let grace = service.map_or(crate::stack::stop::DEFAULT_GRACE, |service| service.stop_grace);
+        host.docker().stop(&due.container.id, grace).await?;
+    }
+    match host.docker().start(&due.container.id).await {
+        Ok(()) => Ok(true),
+        Err(error) if is_away(&error) => Err(error),
+        Err(error) => {
+            tracing::warn!("could not restart {}: {error:#}", due.container.name);
+            Ok(false)
+        }
+    }
 }
 
 /// Whose crash loop fails the stack: services with a route, and those that the env names.
@@ -199,14 +187,18 @@ fn is_critical(running: &Running, service: &str) -> bool {
         || running.env.app.critical.iter().any(|name| name.as_str() == service)
 }
 
-fn describe(running: &Running, containers: &[Container], memories: &BTreeMap<String, Memory>) -> Vec<ServiceStatus> {
-    let describe = |service: &crate::stack::Service| {
-        let name = running.stack.container_name(service);
+fn describe(running: &Running, containers: &[Container], judge: &Judge) -> Vec<ServiceStatus> {
+    let describe = |service: &Service, name: String| {
         let container = containers.iter().find(|container| container.name == name);
-        let memory = memories.get(service.name.as_str());
+        let memory = judge.memory(&name);
+        let by_hand = container.is_some_and(|container| !container.is_running() && judge.hands.stopped(&container.id));
         ServiceStatus {
             service: service.name.as_str().to_owned(),
-            state: container.map_or("missing".to_owned(), |container| format!("{:?}", container.state).to_lowercase()),
+            state: match container {
+                None => "missing".to_owned(),
+                Some(_) if by_hand => "stopped by hand".to_owned(),
+                Some(container) => format!("{:?}", container.state).to_lowercase(),
+            },
             health: match container.map(|container| (container.health, container.is_running())) {
                 Some((Some(health), _)) => format!("{health:?}").to_lowercase(),
                 Some((None, true)) => "running".to_owned(),
@@ -217,5 +209,8 @@ fn describe(running: &Running, containers: &[Container], memories: &BTreeMap<Str
             container: name,
         }
     };
-    running.stack.services.iter().map(describe).collect()
+    let stack = &running.stack;
+    let each =
+        stack.services.iter().flat_map(|service| stack.container_names(service).map(move |name| (service, name)));
+    each.map(|(service, name)| describe(service, name)).collect()
 }

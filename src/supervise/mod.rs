@@ -1,13 +1,15 @@
 //! The supervisor: from an env to a running app, and then whatever follows from its containers' deaths.
 //!
 //! `find.rs` chooses the env, `start.rs` brings the host and the stack up, `follow.rs` is the loop, `keeper.rs` the certificate beside it, `client_ca.rs` the
-//! certificates of clients, `restarts.rs` the pure rules, `board.rs` tells
+//! certificates of clients, `judge.rs` with `restarts.rs` and `hands.rs` the pure rules, `board.rs` tells
 //! everybody how things stand, `stop.rs` takes the stack down.
 
 mod board;
 mod client_ca;
 mod find;
 mod follow;
+mod hands;
+mod judge;
 mod keeper;
 mod restarts;
 mod start;

@@ -49,11 +49,12 @@ impl Memory {
         }
         let stays_down = match (seen, policy) {
             (Seen::Ended { .. }, Restart::No) => true,
-            (Seen::Ended { exit_code }, Restart::OnFailure) => exit_code == 0,
+            (Seen::Ended { exit_code: 0 }, Restart::OnFailure(_)) => true,
+            (Seen::Ended { .. }, Restart::OnFailure(Some(most))) => self.attempts >= most,
             _ => false,
         };
         if seen == Seen::Good || stays_down {
-            return self.well(now);
+            return if stays_down { self.over() } else { self.well(now) };
         }
         self.down = true;
         self.good_since = None;
@@ -70,6 +71,14 @@ impl Memory {
         self.restarts.push_back(now);
         self.down = false;
         Verdict::Restart
+    }
+
+    /// It ended for good.
+    fn over(&mut self) -> Verdict {
+        self.down = false;
+        self.due = None;
+        self.good_since = None;
+        Verdict::Fine { look_again: self.restarts.front().map(|first| *first + WINDOW) }
     }
 
     fn well(&mut self, now: Instant) -> Verdict {
@@ -141,8 +150,19 @@ mod tests {
     async fn the_policy_decides_whether_an_end_is_a_death() {
         let fine = Verdict::Fine { look_again: None };
         assert_eq!(Memory::default().judge(DEAD, Restart::No, Instant::now()), fine);
-        assert_eq!(Memory::default().judge(Seen::Ended { exit_code: 0 }, Restart::OnFailure, Instant::now()), fine);
-        assert_eq!(Memory::default().judge(DEAD, Restart::OnFailure, Instant::now()), Verdict::Restart);
+        assert_eq!(
+            Memory::default().judge(Seen::Ended { exit_code: 0 }, Restart::OnFailure(None), Instant::now()),
+            fine
+        );
+        assert_eq!(Memory::default().judge(DEAD, Restart::OnFailure(None), Instant::now()), Verdict::Restart);
+        let mut twice = Memory::default();
+        for _ in 0..2 {
+            assert!(!matches!(twice.judge(DEAD, Restart::OnFailure(Some(2)), Instant::now()), Verdict::Fine { .. }));
+            tokio::time::advance(Duration::from_secs(1)).await;
+            twice.judge(DEAD, Restart::OnFailure(Some(2)), Instant::now());
+        }
+        let given_up = twice.judge(DEAD, Restart::OnFailure(Some(2)), Instant::now());
+        assert!(matches!(given_up, Verdict::Fine { .. }), "{given_up:?}");
         assert_eq!(Memory::default().judge(Seen::Unhealthy, Restart::No, Instant::now()), Verdict::Restart);
     }
 }

@@ -9,9 +9,9 @@ use crate::host::docker::is_away;
 use crate::prepare::{self, Wanted, prepare};
 use crate::report::{page, sentry};
 use crate::source::Found;
-use crate::stack::actions::Action;
+use crate::stack::actions::{Action, Occasion};
 use crate::stack::probe::{Gate, Rigour, wait_until_good};
-use crate::stack::{self, Stack, apply};
+use crate::stack::{self, Stack, apply, stopped, surroundings};
 use crate::state::{InFlight, Ledger, Lock, Release, flags};
 use crate::update;
 use crate::value::{Event, Stage, Step};
@@ -104,8 +104,10 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
         Some(release) => runs_as_wanted(env, release, host).await,
         None => false,
     };
+    let occasion = if up_already { Occasion::Mend } else { Occasion::Start };
     if !up_already {
         board.show_page();
+        stopped::write(&Default::default(), host)?;
     }
     let prepared = prepare(wanted, host, None, &mut |step| board.step(step)).await;
     board.steps_ended(prepared.is_ok());
@@ -118,13 +120,13 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
             let restored = update::restore_checkout(env, &release, host).await.and_then(|()| stack::load(env, host));
             let stack = restored.map_err(|error| with_halt(error, "The release cannot be brought up"))?;
             update::restore_images(&stack, &release, host, &progress).await?;
-            apply::ensure_surroundings(&stack, host).await?;
+            surroundings::ensure(&stack, host).await?;
             prepare::admit_networks(env, host).await?;
             (stack, release)
         }
         None => {
             let mut built = update::build(env, &mut ledger, host, lock, &progress).await?;
-            apply::ensure_surroundings(&built.stack, host).await?;
+            surroundings::ensure(&built.stack, host).await?;
             prepare::admit_networks(env, host).await?;
             update::migrate(env, &mut built, &mut ledger, host, lock, &progress).await?;
             (built.stack, built.release)
@@ -141,7 +143,7 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     let mut vital: Vec<&str> = env.app.critical.iter().map(|name| name.as_str()).collect();
     vital.extend(release.routes.iter().map(|route| route.service.as_str()));
     let gate = Gate { stack: &stack, routes: &release.routes, domain, vital: &vital, rigour };
-    if let Err(error) = bring_up_good(&gate, &release, host, &progress).await {
+    if let Err(error) = bring_up_good(&gate, &release, occasion, host, &progress).await {
         if first && !is_away(&error) {
             ledger.remember_failed(release.commit.clone());
             ledger.in_flight = None;
@@ -169,13 +171,14 @@ const AGAIN_S: [u64; 4] = [1, 2, 4, 8];
 async fn bring_up_good(
     gate: &Gate<'_>,
     release: &Release,
+    occasion: Occasion,
     host: &Host,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<()> {
     let mut waits = AGAIN_S.iter().filter(|_| gate.rigour == Rigour::Known);
     loop {
         let tried = async {
-            apply::up(gate.stack, &release.images, host, progress).await?;
+            apply::up(gate.stack, &release.images, host, occasion, progress).await?;
             progress("waiting for the services");
             wait_until_good(gate, host).await
         };
@@ -215,14 +218,10 @@ async fn wait_for_front(domain: &str, host: &Host) -> Result<()> {
 /// Whether every routed service of the release runs as it is wanted.
 async fn runs_as_wanted(env: &Env, release: &Release, host: &Host) -> bool {
     let Ok(stack) = stack::load(env, host) else { return false };
-    let Ok(pending) = apply::pending(&stack, &release.images, host).await else { return false };
+    let Ok(pending) = apply::pending(&stack, &release.images, host, Occasion::Mend).await else { return false };
     // A service without a route may be down without a visitor noticing; the loop sees to it.
-    !pending.actions.iter().any(|action| match action {
-        Action::Create { service } | Action::Recreate { service, .. } | Action::Start { service, .. } => {
-            release.routes.iter().any(|route| &route.service == service)
-        }
-        Action::Remove { .. } => false,
-    })
+    let is_routed = |action: &Action| release.routes.iter().any(|route| action.service() == Some(&route.service));
+    !pending.actions.iter().any(is_routed)
 }
 
 /// An error that ends the run, unless it is one already, or Docker went away.

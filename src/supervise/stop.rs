@@ -3,8 +3,8 @@
 use crate::host::{Host, notify};
 use crate::report::page::{self, View};
 use crate::source;
-use crate::stack::apply::STOP_BUDGET;
-use crate::stack::{self, Stack, apply};
+use crate::stack::stop::{STOP_BUDGET, stop};
+use crate::stack::{self, Stack, stopped};
 use crate::state::{Lock, Status, history};
 use crate::value::Phase;
 use anyhow::{Context, Result};
@@ -33,7 +33,9 @@ pub async fn stop_stack(host: &Host) -> Result<()> {
             None
         }
     };
-    apply::stop(stack.as_ref(), found.env.app.name.as_str(), host).await
+    // The next start starts all of it.
+    stopped::write(&Default::default(), host)?;
+    stop(stack.as_ref(), found.env.app.name.as_str(), host).await
 }
 
 fn budget(stack: Option<&Stack>) -> Duration {

@@ -95,8 +95,9 @@ pub async fn migrate(
 async fn run_migration(migrate: &Migrate, built: &Built, host: &Host) -> Result<()> {
     let stack = &built.stack;
     let service = stack.service(migrate.service.as_str());
-    let service = service
-        .with_context(|| format!("app.migrate.service is {}, which is not in {}", migrate.service, stack.file))?;
+    let service = service.with_context(|| {
+        format!("app.migrate.service is {}, which is not in {}", migrate.service, stack.files.join(", "))
+    })?;
     let ended =
         apply::run_once(stack, service, &built.release.images, "migrate", &migrate.command, MIGRATION, host).await?;
     if ended.exit_code == 0 {

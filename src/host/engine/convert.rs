@@ -3,7 +3,7 @@
 use crate::host::docker::{Container, ContainerState, DockerError, Health, NetworkState};
 use anyhow::anyhow;
 use bollard::errors::Error as ApiError;
-use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum, Network};
+use bollard::models::{ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, Network};
 use std::collections::HashMap;
 
 pub(super) fn docker_error(error: ApiError) -> anyhow::Error {
@@ -24,38 +24,57 @@ pub(super) fn by_label(name: &str, value: &str) -> Option<HashMap<String, Vec<St
     Some(HashMap::from([("label".to_owned(), vec![format!("{name}={value}")])]))
 }
 
-pub(super) fn container(inspected: ContainerInspectResponse) -> Container {
-    let state = inspected.state.unwrap_or_default();
-    let health = state.health.and_then(|health| health.status).and_then(|status| match status {
-        HealthStatusEnum::STARTING => Some(Health::Starting),
-        HealthStatusEnum::HEALTHY => Some(Health::Healthy),
-        HealthStatusEnum::UNHEALTHY => Some(Health::Unhealthy),
-        _ => None,
-    });
+/// What a list of containers tells of one.
+pub(super) fn summary(summary: ContainerSummary) -> Container {
+    let status = summary.status.unwrap_or_default();
+    let networks = summary.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+    // One with links has the names that it is known by elsewhere, too: `/other/alias`.
+    let names = summary.names.unwrap_or_default();
+    let name = names.iter().map(|name| name.trim_start_matches('/')).find(|name| !name.contains('/'));
     Container {
-        id: inspected.id.unwrap_or_default(),
-        name: inspected.name.unwrap_or_default().trim_start_matches('/').to_owned(),
-        labels: inspected.config.and_then(|config| config.labels).unwrap_or_default(),
-        image_id: inspected.image.unwrap_or_default(),
-        state: match state.status {
-            Some(ContainerStateStatusEnum::RUNNING) => ContainerState::Running,
-            Some(ContainerStateStatusEnum::PAUSED) => ContainerState::Paused,
-            Some(ContainerStateStatusEnum::RESTARTING) => ContainerState::Restarting,
-            Some(ContainerStateStatusEnum::CREATED) => ContainerState::Created,
-            Some(ContainerStateStatusEnum::DEAD | ContainerStateStatusEnum::REMOVING) => ContainerState::Dead,
+        id: summary.id.unwrap_or_default(),
+        name: name.unwrap_or_default().to_owned(),
+        labels: summary.labels.unwrap_or_default(),
+        image_id: summary.image_id.unwrap_or_default(),
+        state: match summary.state {
+            Some(ContainerSummaryStateEnum::RUNNING) => ContainerState::Running,
+            Some(ContainerSummaryStateEnum::PAUSED) => ContainerState::Paused,
+            Some(ContainerSummaryStateEnum::RESTARTING) => ContainerState::Restarting,
+            Some(ContainerSummaryStateEnum::CREATED) => ContainerState::Created,
+            Some(ContainerSummaryStateEnum::DEAD | ContainerSummaryStateEnum::REMOVING) => ContainerState::Dead,
             _ => ContainerState::Exited,
         },
-        health,
+        health: health_in(&status),
+        exit_code: 0,
+        oom_killed: false,
+        networks: networks.into_iter().map(|(name, end)| (name, end.network_id.unwrap_or_default())).collect(),
+    }
+}
+
+/// Engines before API 1.52 tell a running container's health in its status alone: `Up 2 minutes (healthy)`.
+fn health_in(status: &str) -> Option<Health> {
+    match status.strip_prefix("Up ")?.rsplit_once('(')?.1 {
+        "healthy)" => Some(Health::Healthy),
+        "unhealthy)" => Some(Health::Unhealthy),
+        "health: starting)" => Some(Health::Starting),
+        _ => None,
+    }
+}
+
+/// How one ended.
+pub(super) fn inspected(known: Container, details: ContainerInspectResponse) -> Container {
+    let state = details.state.unwrap_or_default();
+    Container {
         exit_code: state.exit_code.unwrap_or_default(),
         oom_killed: state.oom_killed.unwrap_or_default(),
-        started_at: state.started_at.unwrap_or_default(),
-        pid: state.pid.unwrap_or_default(),
+        ..known
     }
 }
 
 pub(super) fn network(network: Network) -> NetworkState {
     let configs = network.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
     NetworkState {
+        id: network.id.unwrap_or_default(),
         name: network.name.unwrap_or_default(),
         labels: network.labels.unwrap_or_default(),
         subnets: configs.into_iter().filter_map(|config| config.subnet).collect(),

@@ -1,18 +1,19 @@
-//! Docker's API through bollard, on the local socket.
+//! Docker's API through bollard, on the local socket: the connection, deadlines, and which call each verb is. What a verb takes more
+//! than one call for is in `containers.rs`, `images.rs` and `surroundings.rs`.
 
+mod containers;
 mod convert;
+mod images;
+mod surroundings;
 
 use super::Pending;
-use super::build::context_stream;
 use super::docker::*;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use bollard::errors::Error as ApiError;
-use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
-use bollard::models::{ContainerCreateBody, NetworkCreateRequest, VolumeCreateRequest};
+use bollard::models::{NetworkCreateRequest, VolumeCreateRequest};
 use bollard::query_parameters::*;
-use convert::{by_label, container, docker_error, first_address, network, tag_of};
-use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
-use std::collections::HashMap;
+use convert::{docker_error, first_address};
+use futures_util::stream::{BoxStream, StreamExt};
 use std::future::Future;
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -89,92 +90,6 @@ where
     }
 }
 
-impl Engine {
-    async fn list(&self, project: &str) -> Result<Vec<Container>> {
-        let options =
-            ListContainersOptions { all: true, filters: by_label(LABEL_PROJECT, project), ..Default::default() };
-        let found = self.call("list containers", QUICK, |api| api.list_containers(Some(options))).await?;
-        let ids: Vec<String> = found.into_iter().filter_map(|summary| summary.id).collect();
-        let inspects = futures_util::stream::iter(ids).map(|id| async move {
-            match self.call("inspect", QUICK, |api| api.inspect_container(&id, None)).await {
-                Ok(inspected) => Ok(Some(container(inspected))),
-                // Gone between the two calls.
-                Err(error) if is_missing(&error) => Ok(None),
-                Err(error) => Err(error),
-            }
-        });
-        let mut all: Vec<Container> =
-            inspects.buffered(16).try_filter_map(|container| async move { Ok(container) }).try_collect().await?;
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(all)
-    }
-
-    async fn wait_for_end(&self, id: &str, deadline: Duration) -> Result<OneOff> {
-        self.call("start", QUICK, |api| api.start_container(id, None)).await?;
-        let client = self.client().await?;
-        let ended = tokio::time::timeout(deadline, client.wait_container(id, None).next()).await;
-        let exit_code = match ended.map_err(|_| too_slow("finish the container", deadline))? {
-            Some(Ok(end)) => end.status_code,
-            Some(Err(ApiError::DockerContainerWaitError { code, .. })) => code,
-            Some(Err(other)) => return Err(docker_error(other)),
-            None => return Err(anyhow!("Docker ended the wait for the container without an answer")),
-        };
-        let options = LogsOptions { stdout: true, stderr: true, tail: "20".to_owned(), ..Default::default() };
-        let read = client
-            .logs(id, Some(options))
-            .take(200)
-            .try_fold(String::new(), |all, line| async move { Ok(all + &line.to_string()) });
-        let tail = match tokio::time::timeout(Duration::from_secs(10), read).await {
-            Ok(Ok(tail)) => tail,
-            // The exit code is what counts; its last words are a help only.
-            Ok(Err(error)) => format!("(its last lines could not be read: {error})"),
-            Err(_) => "(its last lines could not be read in time)".to_owned(),
-        };
-        Ok(OneOff { exit_code, tail })
-    }
-
-    async fn open_exec(&self, id: &str, command: Vec<String>, tty: bool) -> Result<ExecSession> {
-        let options = CreateExecOptions {
-            attach_stdin: Some(true),
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            tty: Some(tty),
-            cmd: Some(command),
-            ..Default::default()
-        };
-        let exec = self.call("prepare the command", QUICK, |api| api.create_exec(id, options)).await?;
-        let start = Some(StartExecOptions { detach: false, tty, output_capacity: Some(64 * 1024) });
-        match self.call("start the command", QUICK, |api| api.start_exec(&exec.id, start)).await? {
-            StartExecResults::Attached { output, input } => Ok(ExecSession { id: exec.id, output, input }),
-            StartExecResults::Detached => Err(anyhow!("Docker started the command without its streams")),
-        }
-    }
-
-    async fn event_stream(&self, project: &str) -> Result<BoxStream<'static, Result<ContainerEvent>>> {
-        let client = self.client().await?;
-        let mut filters = by_label(LABEL_PROJECT, project).unwrap_or_default();
-        filters.insert("type".to_owned(), vec!["container".to_owned()]);
-        // Health checks' exec events are many and change nothing; they are not asked for.
-        let wanted = ["die", "start", "destroy", "oom", "health_status", "pause", "unpause"];
-        filters.insert("event".to_owned(), wanted.map(str::to_owned).to_vec());
-        // The request is only sent when the stream is first polled: what happened since is replayed from here.
-        let now = super::now();
-        let since = Some(format!("{}.{:09}", now.as_second(), now.subsec_nanosecond()));
-        let options = EventsOptions { since, filters: Some(filters), ..Default::default() };
-        let stream = client.events(Some(options));
-        let events = stream.map(|item| {
-            let message = item.map_err(docker_error)?;
-            let actor = message.actor.unwrap_or_default();
-            Ok(ContainerEvent {
-                action: message.action.unwrap_or_default(),
-                container_id: actor.id.unwrap_or_default(),
-                service: actor.attributes.unwrap_or_default().remove(LABEL_SERVICE).unwrap_or_default(),
-            })
-        });
-        Ok(events.boxed())
-    }
-}
-
 impl Docker for Engine {
     fn ping<'a>(&'a self) -> Pending<'a, Result<()>> {
         Box::pin(async move { self.call("answer", QUICK, |api| api.ping()).await.map(|_| ()) })
@@ -184,13 +99,12 @@ impl Docker for Engine {
         Box::pin(self.list(project))
     }
 
-    fn create<'a>(&'a self, name: &'a str, body: ContainerCreateBody) -> Pending<'a, Result<String>> {
-        let options = CreateContainerOptions { name: Some(name.to_owned()), ..Default::default() };
-        Box::pin(async move {
-            let created =
-                self.call("create the container", QUICK, |api| api.create_container(Some(options), body)).await;
-            created.map(|container| container.id).with_context(|| format!("could not create the container {name}"))
-        })
+    fn create<'a>(&'a self, container: NewContainer) -> Pending<'a, Result<String>> {
+        Box::pin(self.create_whole(container))
+    }
+
+    fn started_at<'a>(&'a self, id: &'a str) -> Pending<'a, Result<String>> {
+        Box::pin(self.start_time(id))
     }
 
     fn start<'a>(&'a self, id: &'a str) -> Pending<'a, Result<()>> {
@@ -233,19 +147,7 @@ impl Docker for Engine {
     }
 
     fn pull<'a>(&'a self, image: &'a str, progress: Progress<'a>) -> Pending<'a, Result<()>> {
-        let by_digest = image.contains('@');
-        let tag = (!by_digest).then(|| tag_of(image).to_owned());
-        let options = CreateImageOptions { from_image: Some(image.to_owned()), tag, ..Default::default() };
-        Box::pin(async move {
-            let stream = self.client().await?.create_image(Some(options), None, None);
-            let pulled = drain("pull", stream, |info| {
-                if let Some(status) = info.status.filter(|_| info.progress_detail.is_none_or(|p| p.current.is_none())) {
-                    progress(&status);
-                }
-                Ok(())
-            });
-            pulled.await.with_context(|| format!("could not pull {image}"))
-        })
+        Box::pin(self.pull_image(image, progress))
     }
 
     fn tag<'a>(&'a self, image: &'a str, repository: &'a str, tag: &'a str) -> Pending<'a, Result<()>> {
@@ -254,54 +156,59 @@ impl Docker for Engine {
     }
 
     fn build<'a>(&'a self, request: BuildRequest, progress: Progress<'a>) -> Pending<'a, Result<()>> {
-        Box::pin(async move {
-            let options = BuildImageOptions {
-                dockerfile: request.dockerfile.clone(),
-                t: Some(request.tag.clone()),
-                buildargs: Some(request.args.clone().into_iter().collect()),
-                labels: Some(request.labels.clone().into_iter().collect()),
-                target: request.target.clone(),
-                networkmode: request.network.clone(),
-                cachefrom: Some(request.cache_from.clone()).filter(|list| !list.is_empty()),
-                rm: true,
-                forcerm: true,
-                ..Default::default()
-            };
-            let context = context_stream(&request.context, &request.dockerfile)?;
-            let stream = self.client().await?.build_image(options, None, Some(bollard::body_try_stream(context)));
-            let built = drain("build", stream, |info| {
-                if let Some(failed) = info.error_detail {
-                    return Err(DockerError::Refused(failed.message.unwrap_or_default()).into());
-                }
-                if let Some(text) = info.stream.as_deref().map(str::trim_end).filter(|text| !text.is_empty()) {
-                    progress(text);
-                }
-                Ok(())
-            });
-            built.await.with_context(|| format!("could not build {}", request.tag))
-        })
+        Box::pin(self.build_image(request, progress))
     }
 
     fn networks<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<NetworkState>>> {
-        let options = ListNetworksOptions { filters: by_label(LABEL_PROJECT, project) };
+        Box::pin(self.list_networks(project))
+    }
+
+    fn network_id<'a>(&'a self, name: &'a str) -> Pending<'a, Result<Option<String>>> {
+        Box::pin(self.find_network(name))
+    }
+
+    fn create_network<'a>(&'a self, network: NetworkCreateRequest) -> Pending<'a, Result<()>> {
+        Box::pin(
+            async move { self.call("create the network", QUICK, |api| api.create_network(network)).await.map(|_| ()) },
+        )
+    }
+
+    fn remove_network<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>> {
         Box::pin(async move {
-            let found = self.call("list networks", QUICK, |api| api.list_networks(Some(options))).await?;
-            Ok(found.into_iter().map(network).collect())
+            match self.call("remove the network", QUICK, |api| api.remove_network(name)).await {
+                Err(error) if is_missing(&error) => Ok(()),
+                other => other.with_context(|| format!("could not remove the network {name}")),
+            }
         })
     }
 
-    fn create_network<'a>(&'a self, name: &'a str, labels: HashMap<String, String>) -> Pending<'a, Result<()>> {
-        let request = NetworkCreateRequest { name: name.to_owned(), labels: Some(labels), ..Default::default() };
+    fn volumes<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<VolumeState>>> {
+        Box::pin(self.list_volumes(project))
+    }
+
+    fn has_volume<'a>(&'a self, name: &'a str) -> Pending<'a, Result<bool>> {
+        Box::pin(async move {
+            match self.call("inspect the volume", QUICK, |api| api.inspect_volume(name)).await {
+                Ok(_) => Ok(true),
+                Err(error) if is_missing(&error) => Ok(false),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    fn create_volume<'a>(&'a self, volume: VolumeCreateRequest) -> Pending<'a, Result<()>> {
         Box::pin(
-            async move { self.call("create the network", QUICK, |api| api.create_network(request)).await.map(|_| ()) },
+            async move { self.call("create the volume", QUICK, |api| api.create_volume(volume)).await.map(|_| ()) },
         )
     }
 
-    fn create_volume<'a>(&'a self, name: &'a str, labels: HashMap<String, String>) -> Pending<'a, Result<()>> {
-        let request = VolumeCreateRequest { name: Some(name.to_owned()), labels: Some(labels), ..Default::default() };
-        Box::pin(
-            async move { self.call("create the volume", QUICK, |api| api.create_volume(request)).await.map(|_| ()) },
-        )
+    fn api_version<'a>(&'a self) -> Pending<'a, Result<(u32, u32)>> {
+        Box::pin(async move {
+            let version = self.client().await?.client_version();
+            // Versions are small numbers.
+            let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+            Ok((number(version.major_version), number(version.minor_version)))
+        })
     }
 
     fn bridge<'a>(&'a self) -> Pending<'a, Result<Bridge>> {
@@ -321,7 +228,7 @@ impl Docker for Engine {
         })
     }
 
-    fn events<'a>(&'a self, project: &'a str) -> Pending<'a, Result<BoxStream<'static, Result<ContainerEvent>>>> {
+    fn events<'a>(&'a self, project: &'a str) -> Pending<'a, Result<BoxStream<'static, Result<DockerEvent>>>> {
         Box::pin(self.event_stream(project))
     }
 

@@ -2,7 +2,7 @@
 
 use crate::env::document;
 use crate::env::reader::{Fields, Unknown};
-use crate::stack::model::Restart;
+use crate::stack::model::{Restart, Rolling};
 use crate::stack::ports;
 
 /// What it asks for; each is `None` where it does not say.
@@ -16,6 +16,8 @@ pub struct Deploy {
     /// In bytes.
     pub memory_reservation: Option<i64>,
     pub restart: Option<Restart>,
+    pub replicas: Option<u16>,
+    pub rolling: Rolling,
 }
 
 pub fn read(service: &Fields) -> Deploy {
@@ -27,11 +29,26 @@ pub fn read(service: &Fields) -> Deploy {
         let path = fields.path("mode");
         fields.error(fields.place(), format!("'{path}: {}' is not carried out; replicated is", document::shown(&mode)));
     }
-    if fields
-        .get("replicas", |reading, node, path| reading.number(node, path, 0..=1000))
-        .is_some_and(|count| count != 1)
-    {
-        fields.error(fields.place(), format!("'{}' other than 1 is not carried out yet", fields.path("replicas")));
+    let count = |fields: &Fields, key: &'static str| {
+        let number = fields.get(key, |reading, node, path| reading.number(node, path, 0..=1000));
+        number.and_then(|number| u16::try_from(number).ok())
+    };
+    let replicas = count(&fields, "replicas");
+    // Where a swarm would put it; on one host there is one place.
+    let placement = fields.fields("placement");
+    let update = fields.fields("update_config");
+    let mut rolling = Rolling::default();
+    rolling.parallelism = count(&update, "parallelism").unwrap_or(rolling.parallelism);
+    if let Some(text) = update.text("delay") {
+        match ports::duration(&text) {
+            Ok(delay) => rolling.delay = delay,
+            Err(problem) => update.error(update.place(), format!("'{}': {problem}", update.path("delay"))),
+        }
+    }
+    if let Some(order) = update.text("order").filter(|order| order != "stop-first") {
+        let path = update.path("order");
+        update
+            .error(update.place(), format!("'{path}: {}' is not carried out; stop-first is", document::shown(&order)));
     }
     let resources = fields.fields("resources");
     let (limits, reservations) = (resources.fields("limits"), resources.fields("reservations"));
@@ -40,9 +57,10 @@ pub fn read(service: &Fields) -> Deploy {
         ports::bytes(&text).map_err(|problem| of.error(of.place(), format!("'{}': {problem}", of.path(key)))).ok()
     };
     let policy = fields.fields("restart_policy");
+    let attempts = count(&policy, "max_attempts").map(u32::from).filter(|count| *count > 0);
     let restart = policy.text("condition").and_then(|condition| match condition.as_str() {
         "any" => Some(Restart::Always),
-        "on-failure" => Some(Restart::OnFailure),
+        "on-failure" => Some(Restart::OnFailure(attempts)),
         "none" => Some(Restart::No),
         other => {
             let text = format!(
@@ -66,8 +84,10 @@ pub fn read(service: &Fields) -> Deploy {
         pids: limits.get("pids", |reading, node, path| reading.number(node, path, -1..=4_194_304)),
         memory_reservation: size(&reservations, "memory"),
         restart,
+        replicas,
+        rolling,
     };
-    for part in [limits, reservations, resources, policy, fields] {
+    for part in [limits, reservations, resources, policy, placement, update, fields] {
         part.finish(Unknown::Refuse);
     }
     deploy

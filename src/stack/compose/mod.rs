@@ -1,89 +1,108 @@
-//! A compose file's text into the model. A key that is not carried out is an error that names it. One service is read
-//! by `service.rs`; here is what concerns the whole file.
+//! A compose project's files into the model. A key that is not carried out is an error that names it. `tree.rs` makes one tree of
+//! them, `service.rs` and the others read its parts; here is what concerns the whole.
 
+mod build;
 mod deploy;
+mod grants;
+mod merge;
 mod mounts;
+mod networks;
 mod options;
+mod references;
 mod service;
+mod tree;
 
-use super::interpolate::interpolate;
+pub use tree::{MAX_BYTES, ReadFile, Variables};
+
 use super::model::*;
 use crate::env::Report;
-use crate::env::document::{self, Kind, Node};
+use crate::env::document::{Node, Place};
 use crate::env::reader::{Fields, Reading, Unknown};
 use crate::value::{AppName, ServiceName};
+use grants::Kinds;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use tree::{Loader, Sources};
 
 /// The most services of one stack.
 const MAX_SERVICES: usize = 500;
 
-/// Reads a compose file. There is a stack only if there is no error.
-pub fn read(
-    bytes: &[u8],
-    max: u64,
-    project: &AppName,
-    file: &str,
-    variables: &BTreeMap<String, String>,
-) -> (Option<Stack>, Report) {
-    let mut report = Report::default();
-    let root = match document::parse(bytes, max) {
-        Ok(root) => root,
-        Err(diagnostic) => {
-            report.push(*diagnostic);
-            return (None, report);
-        }
-    };
-    let reading = Reading::default();
-    let mut missing = BTreeSet::new();
-    let root = filled_in(&root, variables, &reading, &mut missing);
-    let stack = read_stack(&reading, &root, project, file, variables);
-    for name in missing {
-        reading.warning(root.place, format!("the variable {name} is not set and counts as empty"));
-    }
-    let report = reading.finish().report;
-    if report.has_errors() { (None, report) } else { (stack, report) }
+/// What there is to read.
+pub struct Project<'a> {
+    /// The project is called after the app, whatever the files say: paths and names follow from it.
+    pub name: &'a AppName,
+    /// Absolute; the later over the earlier.
+    pub files: &'a [String],
+    /// From where relative paths in them count.
+    pub directory: &'a str,
+    pub variables: &'a Variables,
+    pub read: ReadFile<'a>,
 }
 
-/// The tree with every value interpolated; keys stay as they are.
-fn filled_in(
-    node: &Node,
-    variables: &BTreeMap<String, String>,
-    reading: &Reading,
-    missing: &mut BTreeSet<String>,
-) -> Node {
-    let kind = match &*node.kind {
-        Kind::Scalar { text, plain } => match interpolate(text, variables, missing) {
-            Ok(text) => Kind::Scalar { text, plain: *plain },
-            Err(problem) => {
-                reading.error(node.place, format!("this value {problem}"));
-                Kind::Scalar { text: String::new(), plain: false }
-            }
-        },
-        Kind::Sequence(items) => {
-            Kind::Sequence(items.iter().map(|item| filled_in(item, variables, reading, missing)).collect())
-        }
-        Kind::Mapping(entries) => Kind::Mapping(
-            entries.iter().map(|(key, value)| (key.clone(), filled_in(value, variables, reading, missing))).collect(),
-        ),
-    };
-    node.with_kind(kind)
+/// The place of a key, the key, and the version of the engine's API that it needs.
+type Needed = (Place, String, (u32, u32));
+
+/// What the readers of the parts have to know of the whole.
+struct Context<'a> {
+    sources: &'a Sources,
+    variables: &'a Variables,
+    secrets: BTreeMap<String, Option<Content>>,
+    configs: BTreeMap<String, Option<Content>>,
+    needs: RefCell<Vec<Needed>>,
+    hidden: RefCell<BTreeSet<String>>,
+}
+
+impl Context<'_> {
+    /// A key asks for an engine whose API has at least this version.
+    fn need(&self, place: Place, key: &str, api: (u32, u32)) {
+        self.needs.borrow_mut().push((place, key.to_owned(), api));
+    }
+
+    /// A value came from outside of the files and may be a secret.
+    fn hide(&self, value: Option<&str>) {
+        self.hidden.borrow_mut().extend(value.map(str::to_owned));
+    }
+}
+
+/// Reads a project. There is a stack only if there is no error.
+pub fn read(project: &Project) -> (Option<Stack>, Report) {
+    let reading = Reading::default();
+    let mut loader = Loader::new(&reading, project.read);
+    let root = loader.project(project.files, project.directory, project.variables, Place::START, 0);
+    let (sources, found) = (loader.sources, loader.found);
+    let stack = root.and_then(|root| read_stack(&reading, &root, project, &sources, found.used));
+    for name in found.missing {
+        reading.warning(Place::START, format!("the variable {name} is not set and counts as empty"));
+    }
+    let mut report = reading.finish().report;
+    report.name_files(&sources.paths());
+    if report.has_errors() { (None, report) } else { (stack, report) }
 }
 
 fn read_stack(
     reading: &Reading,
     root: &Node,
-    project: &AppName,
-    file: &str,
-    variables: &BTreeMap<String, String>,
+    project: &Project,
+    sources: &Sources,
+    used: BTreeSet<String>,
 ) -> Option<Stack> {
-    let directory = file.rsplit_once('/').map_or("/", |(directory, _)| directory).to_owned();
+    let mut context = Context {
+        sources,
+        variables: project.variables,
+        secrets: BTreeMap::new(),
+        configs: BTreeMap::new(),
+        needs: RefCell::default(),
+        hidden: RefCell::new(used),
+    };
+    let name = project.name.as_str();
     let fields = Fields::root(reading, root, "a mapping with the key 'services'")?;
     fields.text("version");
-    // The project is called after the app, whatever the file says: paths and names follow from it.
     fields.text("name");
-    let declared = read_volumes(&fields);
-    let services_node = fields.value("services");
-    let Some(node) = services_node.filter(|node| !node.entries().is_empty()) else {
+    context.secrets = grants::read_top(&fields, Kinds::Secrets, &context);
+    context.configs = grants::read_top(&fields, Kinds::Configs, &context);
+    let networks = networks::read(&fields, name, &context);
+    let volumes = mounts::read_top(&fields, name, &context);
+    let Some(node) = fields.value("services").filter(|node| !node.entries().is_empty()) else {
         fields.error(root.place, "'services' is missing or empty; there is nothing to run");
         return None;
     };
@@ -94,84 +113,85 @@ fn read_stack(
     let mut services = Vec::new();
     for (key, value) in node.entries() {
         match key.text.parse::<ServiceName>() {
-            Ok(name) => services.extend(service::read(reading, name, value, &directory, variables)),
+            Ok(name) => services.extend(service::read(reading, name, value, &context)),
             Err(right) => reading.error(key.place, format!("a service's name must be {right}")),
         }
     }
     fields.finish(Unknown::Refuse);
-    check_references(reading, node, &services, &declared);
-    let volumes = services.iter().flat_map(|service| &service.mounts).filter_map(|mount| match &mount.source {
-        Source::Volume(name) => Some(name.clone()),
-        _ => None,
+    let known: Vec<ServiceName> = services.iter().map(|service| service.name.clone()).collect();
+    services.retain(|service: &Service| is_active(service, &active_profiles(project.variables)));
+    if services.is_empty() {
+        reading.error(node.place, "every service belongs to a profile, and none is asked for; see COMPOSE_PROFILES");
+    }
+    references::check(&references::Parts {
+        reading,
+        node,
+        services: &services,
+        known: &known,
+        networks: &networks,
+        volumes: &volumes,
     });
-    let volumes: BTreeSet<String> = volumes.collect();
-    let volumes = volumes.into_iter().collect();
-    Some(Stack { project: project.clone(), file: file.to_owned(), directory, services, volumes })
-}
-
-/// Top-level `volumes:`: names without options.
-fn read_volumes(root: &Fields) -> Vec<String> {
-    let Some(node) = root.value("volumes") else { return Vec::new() };
-    for (key, value) in node.entries() {
-        for (option, _) in value.entries() {
-            root.error(
-                option.place,
-                format!("'volumes.{}.{}' is not carried out by the appliance", key.text, option.text),
-            );
-        }
-    }
-    node.entries().iter().map(|(key, _)| key.text.clone()).collect()
-}
-
-fn check_references(reading: &Reading, node: &Node, services: &[Service], declared: &[String]) {
-    let place_of = |name: &ServiceName| {
-        node.entries().iter().find(|(key, _)| key.text == name.as_str()).map_or(node.place, |(key, _)| key.place)
+    let needs = context.needs.take().into_iter().map(|(place, key, api)| {
+        let file = sources.paths().get(usize::from(place.file)).cloned().unwrap_or_default();
+        Need { api, key, at: format!("{file}:{}:{}", place.line, place.column) }
+    });
+    let mut stack = Stack {
+        project: project.name.clone(),
+        files: project.files.to_vec(),
+        directory: project.directory.to_owned(),
+        networks: used_networks(networks, &services),
+        volumes: used_volumes(volumes, &services),
+        hidden: context.hidden.take(),
+        needs: needs.collect(),
+        services,
     };
-    let known = |name: &ServiceName| services.iter().any(|service| &service.name == name);
-    for service in services {
-        for name in service.dependencies().filter(|name| !known(name)) {
-            reading.error(
-                place_of(&service.name),
-                format!("the service {} depends on {name}, which is not in the file", service.name),
-            );
+    finish_restarts(&mut stack);
+    Some(stack)
+}
+
+/// What others wait for to be done runs once, unless the file says otherwise.
+fn finish_restarts(stack: &mut Stack) {
+    let once: Vec<ServiceName> =
+        stack.services.iter().map(|service| service.name.clone()).filter(|name| stack.is_one_shot(name)).collect();
+    for service in stack.services.iter_mut().filter(|service| !service.restart_is_said) {
+        if once.contains(&service.name) {
+            service.restart = Restart::No;
         }
-        for mount in &service.mounts {
-            if let Source::Volume(name) = &mount.source
-                && !declared.contains(name)
-            {
-                reading.error(
-                    place_of(&service.name),
-                    format!("the service {} uses the volume {name}, which is not under 'volumes'", service.name),
-                );
-            }
-        }
-        if let Some((name, _)) = service.depends_on.iter().find(|(name, condition)| {
-            *condition == Condition::Healthy
-                && services.iter().any(|other| {
-                    &other.name == name && other.healthcheck.is_none() && other.build.is_none() && other.image.is_none()
-                })
-        }) {
-            reading.error(
-                place_of(&service.name),
-                format!("the service {} waits for {name} to be healthy, but that has no health check", service.name),
-            );
-        }
-    }
-    // Take away services without open dependencies until none is left; what remains is in a circle.
-    let mut open: Vec<&Service> = services.iter().collect();
-    loop {
-        let names: Vec<ServiceName> = open.iter().map(|service| service.name.clone()).collect();
-        let before = open.len();
-        open.retain(|service| service.dependencies().any(|name| names.contains(name)));
-        if open.len() == before {
-            break;
-        }
-    }
-    if let Some(service) = open.first() {
-        let names: Vec<&str> = open.iter().map(|service| service.name.as_str()).collect();
-        reading.error(place_of(&service.name), format!("these services wait for each other: {}", names.join(", ")));
     }
 }
 
+/// The profiles that `COMPOSE_PROFILES` asks for.
+fn active_profiles(variables: &Variables) -> Vec<&str> {
+    let asked = variables.get("COMPOSE_PROFILES").map(String::as_str).unwrap_or_default();
+    asked.split(',').map(str::trim).filter(|profile| !profile.is_empty()).collect()
+}
+
+fn is_active(service: &Service, asked: &[&str]) -> bool {
+    let is_asked = |profile: &String| asked.contains(&profile.as_str()) || asked.contains(&"*");
+    service.profiles.is_empty() || service.profiles.iter().any(is_asked)
+}
+
+fn used_networks(all: Vec<(StackNetwork, Place)>, services: &[Service]) -> Vec<StackNetwork> {
+    let is_used =
+        |key: &str| services.iter().any(|service| service.joined().iter().any(|joined| joined.network == key));
+    all.into_iter().map(|(network, _)| network).filter(|network| is_used(&network.key)).collect()
+}
+
+fn used_volumes(all: Vec<(StackVolume, Place)>, services: &[Service]) -> Vec<StackVolume> {
+    let is_mounted = |mount: &Mount, key: &str| matches!(&mount.source, Source::Volume(name) if name == key);
+    let is_used = |key: &str| services.iter().any(|service| service.mounts.iter().any(|mount| is_mounted(mount, key)));
+    all.into_iter().map(|(volume, _)| volume).filter(|volume| is_used(&volume.key)).collect()
+}
+
+/// For tests of the parts that need a stack: one file, given as text.
+#[cfg(test)]
+pub fn of_text(text: &str, project: &AppName, file: &str, variables: &Variables) -> (Option<Stack>, Report) {
+    let read = |path: &str| Ok((path == file).then(|| text.as_bytes().to_vec()));
+    let files = [file.to_owned()];
+    self::read(&Project { name: project, files: &files, directory: tree::parent(file), variables, read: &read })
+}
+
+#[cfg(test)]
+mod project_tests;
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,52 @@
-//! A service's `volumes:`, short and long form (Compose Specification, "volumes").
+//! Volumes: the top-level `volumes:`, and a service's own, short and long form (Compose Specification, "volumes").
 
-use crate::env::document::{self, Kind, Node};
+use super::Context;
+use super::networks::read_name;
+use super::service::pairs;
+use crate::env::document::{self, Kind, Node, Place};
 use crate::env::reader::{Fields, Reading, Unknown};
-use crate::stack::model::{Mount, Source};
+use crate::stack::model::{Mount, Source, StackVolume};
 use crate::stack::ports;
 
+/// Reads the top-level `volumes:`, each with its place.
+pub fn read_top(root: &Fields, project: &str, context: &Context) -> Vec<(StackVolume, Place)> {
+    let mut all = Vec::new();
+    for (key, value) in root.value("volumes").map(Node::entries).unwrap_or_default() {
+        let path = format!("volumes.{}", document::shown(&key.text));
+        if !ports::is_volume_name(&key.text) {
+            root.error(key.place, format!("'{path}' is not a volume's name"));
+            continue;
+        }
+        let fields = Fields::of(root.reading, Some(value), &path);
+        let (name, external) = read_name(&fields, &key.text, project);
+        let volume = StackVolume {
+            key: key.text.clone(),
+            name,
+            external,
+            driver: fields.text("driver"),
+            driver_opts: pairs(&fields, "driver_opts", context),
+            labels: pairs(&fields, "labels", context),
+        };
+        let has_options = volume.driver.is_some() || !volume.driver_opts.is_empty() || !volume.labels.is_empty();
+        if external && has_options {
+            root.error(key.place, format!("'{path}.external' is external, so it cannot have options here"));
+        }
+        fields.finish(Unknown::Refuse);
+        all.push((volume, key.place));
+    }
+    all
+}
+
+/// The later of two mounts at one place wins, as with files that are laid over each other.
+fn add(mounts: &mut Vec<Mount>, mount: Mount) {
+    match mounts.iter_mut().find(|known| known.target == mount.target) {
+        Some(known) => *known = mount,
+        None => mounts.push(mount),
+    }
+}
+
 /// What a service mounts, and its memory file systems: path and options.
-pub fn read(service: &Fields, directory: &str) -> (Vec<Mount>, Vec<(String, String)>) {
+pub fn read(service: &Fields, context: &Context) -> (Vec<Mount>, Vec<(String, String)>) {
     let (mut mounts, mut memory) = (Vec::new(), Vec::new());
     let Some(node) = service.value("volumes") else { return (mounts, memory) };
     let path = service.path("volumes");
@@ -16,14 +56,14 @@ pub fn read(service: &Fields, directory: &str) -> (Vec<Mount>, Vec<(String, Stri
     };
     for item in items {
         if matches!(&*item.kind, Kind::Mapping(_)) {
-            match read_long(service.reading, item, &path, directory) {
-                Some(Long::Mount(mount)) => mounts.push(mount),
+            match read_long(service.reading, item, &path, context) {
+                Some(Long::Mount(mount)) => add(&mut mounts, mount),
                 Some(Long::Memory(target, options)) => memory.push((target, options)),
                 None => {}
             }
         } else if let Some(text) = service.reading.text(item, &path) {
-            match ports::mount(&text, directory) {
-                Ok(mount) => mounts.push(mount),
+            match ports::mount(&text, context.sources.base(item.place)) {
+                Ok(mount) => add(&mut mounts, mount),
                 Err(problem) => service.error(item.place, format!("'{path}': {problem}")),
             }
         }
@@ -36,23 +76,48 @@ enum Long {
     Memory(String, String),
 }
 
-fn read_long(reading: &Reading, node: &Node, path: &str, directory: &str) -> Option<Long> {
+fn read_long(reading: &Reading, node: &Node, path: &str, context: &Context) -> Option<Long> {
     let fields = Fields::of(reading, Some(node), path);
     let (kind, source, target) = (fields.text("type"), fields.text("source"), fields.text("target"));
     let read_only = fields.boolean("read_only").unwrap_or(false);
+    // It says something to Docker Desktop only.
+    fields.text("consistency");
     let (bind, volume, tmpfs) = (fields.fields("bind"), fields.fields("volume"), fields.fields("tmpfs"));
-    if bind.boolean("create_host_path") == Some(false) {
-        bind.error(
-            bind.place(),
-            format!("'{}: false' is not carried out; a missing directory is made", bind.path("create_host_path")),
-        );
-    }
-    let no_copy = volume.boolean("nocopy").unwrap_or(false);
-    let size = tmpfs.text("size").and_then(|text| {
-        ports::bytes(&text)
-            .map_err(|problem| tmpfs.error(tmpfs.place(), format!("'{}': {problem}", tmpfs.path("size"))))
-            .ok()
+    let must_exist = bind.boolean("create_host_path") == Some(false);
+    let propagation = bind.text("propagation").filter(|text| {
+        let good = ports::is_propagation(text);
+        if !good {
+            bind.error(
+                bind.place(),
+                format!("'{}' must be rprivate, rslave, rshared or one without the r", bind.path("propagation")),
+            );
+        }
+        good
     });
+    let selinux = bind.text("selinux").and_then(|text| {
+        if text != "z" && text != "Z" {
+            bind.error(bind.place(), format!("'{}' must be z or Z", bind.path("selinux")));
+        }
+        text.chars().next()
+    });
+    let no_copy = volume.boolean("nocopy").unwrap_or(false);
+    let subpath = volume.text("subpath");
+    if subpath.is_some() {
+        context.need(volume.place(), &volume.path("subpath"), (1, 45));
+    }
+    let mut options = Vec::new();
+    if let Some(text) = tmpfs.text("size") {
+        match ports::bytes(&text) {
+            Ok(size) => options.push(format!("size={size}")),
+            Err(problem) => tmpfs.error(tmpfs.place(), format!("'{}': {problem}", tmpfs.path("size"))),
+        }
+    }
+    if let Some(text) = tmpfs.text("mode") {
+        match u32::from_str_radix(&text, 8) {
+            Ok(mode) if mode <= 0o7777 => options.push(format!("mode={mode:o}")),
+            _ => tmpfs.error(tmpfs.place(), format!("'{}' must be an octal mode like 1777", tmpfs.path("mode"))),
+        }
+    }
     let wrong = |text: String| {
         fields.error(node.place, text);
         None
@@ -61,23 +126,29 @@ fn read_long(reading: &Reading, node: &Node, path: &str, directory: &str) -> Opt
         Some(target) if target.starts_with('/') && !target.contains(':') => target,
         _ => return wrong(format!("'{path}.target' must be an absolute path without a colon")),
     };
+    let mount = |source| Mount {
+        no_copy,
+        subpath: subpath.clone(),
+        propagation: propagation.clone(),
+        selinux,
+        must_exist,
+        ..Mount::plain(source, &target, read_only)
+    };
     let long = match (kind.as_deref(), source) {
-        (Some("bind"), Some(source)) if !source.contains(':') => Some(Long::Mount(Mount {
-            source: Source::Path(ports::join(directory, &source)),
-            target,
-            read_only,
-            no_copy: false,
-        })),
-        (Some("volume"), Some(source)) => match ports::mount(&format!("{source}:{target}"), directory) {
-            Ok(Mount { source: source @ Source::Volume(_), .. }) => {
-                Some(Long::Mount(Mount { source, target, read_only, no_copy }))
-            }
-            _ => wrong(format!("'{path}.source' is '{}', but must be a volume's name", document::shown(&source))),
-        },
-        (Some("volume"), None) => Some(Long::Mount(Mount { source: Source::Anonymous, target, read_only, no_copy })),
-        (Some("tmpfs"), None) => {
-            Some(Long::Memory(target, size.map(|size| format!("size={size}")).unwrap_or_default()))
+        (Some("bind"), Some(source)) if source.starts_with('~') => wrong(format!(
+            "'{path}.source' begins with '~'; whose home that is, is not known here: write the whole path"
+        )),
+        (Some("bind"), Some(source)) if !source.contains(':') => {
+            Some(Long::Mount(mount(Source::Path(context.sources.absolute(node.place, &source)))))
         }
+        (Some("volume"), Some(source)) if ports::is_volume_name(&source) => {
+            Some(Long::Mount(mount(Source::Volume(source))))
+        }
+        (Some("volume"), Some(source)) => {
+            wrong(format!("'{path}.source' is '{}', but must be a volume's name", document::shown(&source)))
+        }
+        (Some("volume"), None) => Some(Long::Mount(mount(Source::Anonymous))),
+        (Some("tmpfs"), None) => Some(Long::Memory(target, options.join(","))),
         (Some("bind"), _) => wrong(format!("'{path}.source' is missing or has a colon")),
         (Some("tmpfs"), Some(_)) => wrong(format!("'{path}.source' has no place in a tmpfs")),
         _ => wrong(format!("'{path}.type' must be bind, volume or tmpfs")),

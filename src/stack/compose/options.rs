@@ -1,16 +1,18 @@
 //! The options of a service (Compose Specification, "Services top-level elements"): each key with its forms, checked before
 //! Docker sees it.
 
+use super::Context;
 use super::service::{pairs, read_command, texts};
 use crate::env::document::{self, Kind, Node};
 use crate::env::reader::{Fields, Unknown};
 use crate::stack::options::{Device, Logging, Options};
 use crate::stack::ports;
+use crate::value::ServiceName;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// Reads them all; what is wrong is reported.
-pub fn read(fields: &Fields, variables: &BTreeMap<String, String>) -> Options {
+pub fn read(fields: &Fields, context: &Context) -> Options {
     let place = |key| fields.value(key).map_or(fields.place(), |node| node.place);
     let wrong = |key: &'static str, text: &str, right: &str| {
         let path = fields.path(key);
@@ -81,13 +83,21 @@ pub fn read(fields: &Fields, variables: &BTreeMap<String, String>) -> Options {
         dns_opt: each("dns_opt", &plain, "an option of resolv.conf"),
         dns_search: each("dns_search", &|text| text == "." || is_name(text), "a domain"),
         extra_hosts: read_extra_hosts(fields),
-        ipc: word("ipc", &one_of(&["host", "private", "shareable", "none"]), "host, private, shareable or none"),
-        pid: word("pid", &one_of(&["host"]), "host"),
+        ipc: word(
+            "ipc",
+            &|text| ["host", "private", "shareable", "none"].contains(&text) || is_foreign(text),
+            "host, private, shareable, none, service:NAME or container:NAME",
+        )
+        .filter(|text| !text.starts_with(SERVICE)),
+        pid: word("pid", &|text| text == "host" || is_foreign(text), "host, service:NAME or container:NAME")
+            .filter(|text| !text.starts_with(SERVICE)),
+        ipc_service: service_of(fields, "ipc"),
+        pid_service: service_of(fields, "pid"),
         uts: word("uts", &one_of(&["host"]), "host"),
         userns_mode: word("userns_mode", &one_of(&["host"]), "host"),
         cgroup_parent: word("cgroup_parent", &plain, "a control group"),
         runtime: word("runtime", &is_name, "a runtime's name"),
-        sysctls: pairs(fields, "sysctls", variables),
+        sysctls: pairs(fields, "sysctls", context),
         tmpfs: texts(fields, "tmpfs")
             .iter()
             .map(|text| {
@@ -99,7 +109,7 @@ pub fn read(fields: &Fields, variables: &BTreeMap<String, String>) -> Options {
             })
             .collect(),
         ulimits: read_ulimits(fields),
-        logging: read_logging(fields, variables),
+        logging: read_logging(fields, context),
         shm_size: size("shm_size"),
         mem_reservation: size("mem_reservation"),
         memswap_limit: memswap,
@@ -122,6 +132,22 @@ pub fn read(fields: &Fields, variables: &BTreeMap<String, String>) -> Options {
         pids_limit: number("pids_limit", -1, 4_194_304),
         oom_score_adj: number("oom_score_adj", -1000, 1000),
         oom_kill_disable: fields.boolean("oom_kill_disable"),
+    }
+}
+
+const SERVICE: &str = "service:";
+
+/// The service that a namespace is shared with.
+pub(super) fn service_of(fields: &Fields, key: &'static str) -> Option<ServiceName> {
+    fields.text(key)?.strip_prefix(SERVICE)?.parse().ok()
+}
+
+/// Somebody else's namespace.
+fn is_foreign(text: &str) -> bool {
+    match text.split_once(':') {
+        Some(("service", name)) => name.parse::<ServiceName>().is_ok(),
+        Some(("container", name)) => ports::is_volume_name(name),
+        _ => false,
     }
 }
 
@@ -233,12 +259,12 @@ fn read_ulimits(fields: &Fields) -> BTreeMap<String, (i64, i64)> {
     all
 }
 
-fn read_logging(fields: &Fields, variables: &BTreeMap<String, String>) -> Option<Logging> {
+fn read_logging(fields: &Fields, context: &Context) -> Option<Logging> {
     fields.value("logging")?;
     let inner = fields.fields("logging");
     // Docker's own default without the key would be what the daemon is set to; ours is the journal.
     let driver = inner.text("driver").unwrap_or_else(|| "journald".to_owned());
-    let options = pairs(&inner, "options", variables);
+    let options = pairs(&inner, "options", context);
     inner.finish(Unknown::Refuse);
     Some(Logging { driver, options })
 }

@@ -4,7 +4,7 @@ use super::*;
 
 fn read_text(text: &str) -> (Option<Stack>, String) {
     let variables = BTreeMap::from([("TAG".to_owned(), "7".to_owned())]);
-    let (stack, report) = read(text.as_bytes(), 1 << 20, &AppName::ecs(), "/app/x/compose.yml", &variables);
+    let (stack, report) = of_text(text, &AppName::ecs(), "/app/x/compose.yml", &variables);
     (stack, report.render("c"))
 }
 
@@ -28,11 +28,11 @@ fn a_service_is_read_whole() {
     assert_eq!(web.command, Some(vec!["run".into(), "a b".into()]));
     assert_eq!(web.environment.get("TAG").map(String::as_str), Some("7"));
     assert_eq!(web.mem_limit, Some(1144 << 20));
-    assert_eq!(stack.volumes, ["v"]);
+    assert_eq!(stack.volumes.iter().map(|volume| volume.name.as_str()).collect::<Vec<_>>(), ["ecs_v"]);
     let levels: Vec<Vec<&str>> =
         stack.levels().iter().map(|level| level.iter().map(|s| s.name.as_str()).collect()).collect();
     assert_eq!(levels, [vec!["db.x"], vec!["web"]]);
-    assert_eq!(stack.container_name(web), "ecs_web_1");
+    assert_eq!(stack.container_name(web, 1), "ecs_web_1");
 }
 
 #[test]
@@ -42,10 +42,11 @@ fn what_is_not_carried_out_is_refused_by_name_and_place() {
             "services:\n  a:\n    image: x\n    blkio_config: {weight: 1}\n",
             "c:4:5: error: 'services.a.blkio_config' is not carried out",
         ),
-        ("services:\n  a: {image: x}\nnetworks: {n: }\n", "'networks' is not carried out"),
+        ("services:\n  a: {image: x}\nnetworks: {n: {scope: x}}\n", "'networks.n.scope' is not carried out"),
+        ("services:\n  a: {image: x}\nmodels: {m: }\n", "'models' is not carried out"),
         (
-            "services:\n  a:\n    image: x\n    network_mode: service:b\n",
-            "'services.a.network_mode: service:b' is not carried out",
+            "services:\n  a:\n    image: x\n    network_mode: stack\n",
+            "c:4:19: error: 'services.a.network_mode' is 'stack', but must be bridge, host",
         ),
         (
             "services:\n  a:\n    image: x\n    ports: ['80']\n    network_mode: host\n",
@@ -56,7 +57,7 @@ fn what_is_not_carried_out_is_refused_by_name_and_place() {
         ("services:\n  a:\n    image: x\n    depends_on: [b]\n", "depends on b, which is not in the file"),
         ("services:\n  a: {image: x, links: [b]}\n  b: {image: x, depends_on: [a]}\n", "wait for each other: a, b"),
         ("services:\n  a: {image: x, volumes: ['v:/v']}\n", "the volume v, which is not under 'volumes'"),
-        ("services:\n  a: {image: x, ports: ['1-2:1-2']}\n", "ranges are not carried out"),
+        ("services:\n  a: {image: x, ports: ['1-3:1-2']}\n", "has ranges of different lengths"),
         ("services:\n  a: {image: 'x${NO?must be set}'}\n", "needs the variable NO: must be set"),
         ("services:\n  a: {image: x, healthcheck: {test: [x]}}\n", "must begin with CMD"),
         ("services: {}\n", "there is nothing to run"),
@@ -75,7 +76,7 @@ fn a_missing_variable_is_a_warning() {
     assert!(stack.is_some() && report.contains("the variable NO is not set"), "{report}");
 }
 
-/// Each rule of an option once; what Docker makes of the good ones is seen on a booted host.
+/// Each rule once; what Docker makes of the good ones is seen on a booted host.
 #[test]
 fn options_are_checked_before_docker_sees_them() {
     for (option, expected) in [
@@ -89,8 +90,8 @@ fn options_are_checked_before_docker_sees_them() {
         ("dns: [localhost]", "must be an IP address"),
         ("extra_hosts: [db]", "'db:' is not a name with its address"),
         ("extra_hosts: {db: nowhere}", "'db:nowhere' is not a name with its address"),
-        ("ipc: 'service:b'", "must be host, private, shareable or none"),
-        ("pid: 'container:x'", "must be host"),
+        ("ipc: public", "must be host, private, shareable, none, service:NAME or container:NAME"),
+        ("pid: 'container:'", "must be host, service:NAME or container:NAME"),
         ("tmpfs: run", "must be an absolute path, with options"),
         ("ulimits: {NOFILE: 1}", "is not a limit's name like nofile"),
         ("ulimits: {nofile: {soft: 1}}", "needs both 'soft' and 'hard'"),
@@ -106,8 +107,33 @@ fn options_are_checked_before_docker_sees_them() {
         ("oom_score_adj: 2000", "must be a whole number from -1000 to 1000"),
         ("privileged: maybe", "must be true or false"),
         ("deploy: {mode: global}", "'services.a.deploy.mode: global' is not carried out"),
-        ("deploy: {replicas: 2}", "'services.a.deploy.replicas' other than 1 is not carried out yet"),
-        ("deploy: {placement: {}}", "'services.a.deploy.placement' is not carried out"),
+        ("deploy: {placement: {constraints: [x]}}", "'services.a.deploy.placement.constraints' is not carried out"),
+        (
+            "deploy: {update_config: {order: start-first}}",
+            "'services.a.deploy.update_config.order: start-first' is not",
+        ),
+        ("scale: 2\n    deploy: {replicas: 3}", "say different things"),
+        ("scale: 2\n    container_name: x", "cannot have 2 containers of one container_name"),
+        ("scale: 2\n    ports: ['80:80']", "only one can publish 80"),
+        ("container_name: 'a b'", "which Docker does not take"),
+        ("restart: on-failure:x", "must be no, always, on-failure[:COUNT] or unless-stopped"),
+        ("pull_policy: sometimes", "must be always, never, missing"),
+        ("env_file: [{path: a, format: x}]", "'services.a.env_file.format' is 'x', but must be raw"),
+        ("env_file: [{required: no}]", "'services.a.env_file.path' is missing"),
+        ("network_mode: host\n    networks: [default]", "cannot stand together"),
+        ("network_mode: 'service:b'", "the service a depends on b, which is not in the file"),
+        ("networks: [n]", "joins the network n, which is not under 'networks'"),
+        ("networks: {default: {ipv4_address: x}}", "must be an IPv4 address"),
+        ("networks: {default: {ipv4_address: 10.0.0.2}}", "which has no subnet under 'ipam.config'"),
+        ("networks: {default: {aliases: ['a b']}}", "which is not a host name"),
+        ("networks: {default: {mac_address: x}}", "'services.a.networks.default.mac_address' is not carried out"),
+        ("secrets: [s]", "'services.a.secrets' names s, which is not under 'secrets'"),
+        ("configs: [{target: /x}]", "'services.a.configs.source' is missing"),
+        ("depends_on: {b: {condition: done}}", "must be service_started, service_healthy or"),
+        ("expose: ['a']", "'a' is not PORT[/PROTOCOL]"),
+        ("build: {context: 'https://a.example/x.git'}", "must be a directory"),
+        ("build: {additional_contexts: {b: 'target:x'}}", "'target:x'; a directory and docker-image:// are carried"),
+        ("build: {ssh: [default]}", "'services.a.build.ssh' is not carried out"),
         ("deploy: {resources: {limits: {memory: x}}}", "is not a size like '512m'"),
         ("deploy: {restart_policy: {condition: maybe}}", "must be any, on-failure or none"),
         ("mem_limit: 1m\n    deploy: {resources: {limits: {memory: 2m}}}", "say different things"),
@@ -116,8 +142,10 @@ fn options_are_checked_before_docker_sees_them() {
         ("volumes: [{type: npipe, target: /a}]", "'services.a.volumes.type' must be bind, volume or tmpfs"),
         ("volumes: [{type: volume, source: ./a, target: /a}]", "must be a volume's name"),
         ("volumes: [{type: tmpfs, source: x, target: /a}]", "has no place in a tmpfs"),
-        ("volumes: [{type: bind, source: /a, target: /a, consistency: x}]", "is not carried out"),
-        ("volumes: [{type: bind, source: /a, target: /a, bind: {create_host_path: no}}]", "is not carried out"),
+        ("volumes: [{type: bind, source: /a, target: /a, recursive: x}]", "is not carried out"),
+        ("volumes: [{type: bind, source: /a, target: /a, bind: {propagation: up}}]", "must be rprivate"),
+        ("volumes: [{type: tmpfs, target: /a, tmpfs: {mode: 9}}]", "must be an octal mode"),
+        ("volumes: ['~/a:/a']", "whose home that is, is not known here"),
         ("volumes: /a", "'services.a.volumes' must be a list"),
         ("logging: {driver: none, format: x}", "'services.a.logging.format' is not carried out"),
     ] {

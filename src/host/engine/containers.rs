@@ -1,0 +1,129 @@
+//! Verbs about containers that take more than one call.
+
+use super::convert::{by_label, docker_error, inspected, summary};
+use super::{Engine, QUICK, too_slow};
+use crate::host::docker::*;
+use anyhow::{Context, Result, anyhow};
+use bollard::errors::Error as ApiError;
+use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
+use bollard::models::{EventMessage, EventMessageTypeEnum, NetworkConnectRequest};
+use bollard::query_parameters::*;
+use futures_util::stream::{BoxStream, StreamExt, TryStreamExt};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// How many calls are under way at once where one is made for each container.
+const AT_ONCE: usize = 16;
+
+impl Engine {
+    /// One call for all; only those that ended are asked for how.
+    pub(super) async fn list(&self, project: &str) -> Result<Vec<Container>> {
+        let options =
+            ListContainersOptions { all: true, filters: by_label(LABEL_PROJECT, project), ..Default::default() };
+        let found = self.call("list containers", QUICK, |api| api.list_containers(Some(options))).await?;
+        let known = futures_util::stream::iter(found.into_iter().map(summary)).map(|known| async move {
+            if known.state != ContainerState::Exited && known.state != ContainerState::Dead {
+                return Ok(Some(known));
+            }
+            match self.call("inspect", QUICK, |api| api.inspect_container(&known.id, None)).await {
+                Ok(details) => Ok(Some(inspected(known.clone(), details))),
+                // Gone between the two calls.
+                Err(error) if is_missing(&error) => Ok(None),
+                Err(error) => Err(error),
+            }
+        });
+        let mut all: Vec<Container> =
+            known.buffered(AT_ONCE).try_filter_map(|container| async move { Ok(container) }).try_collect().await?;
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    pub(super) async fn create_whole(&self, container: NewContainer) -> Result<String> {
+        let NewContainer { name, body, further } = container;
+        let options = CreateContainerOptions { name: Some(name.clone()), ..Default::default() };
+        let created = self.call("create the container", QUICK, |api| api.create_container(Some(options), body)).await;
+        let id = created.with_context(|| format!("could not create the container {name}"))?.id;
+        for (network, endpoint) in further {
+            let request = NetworkConnectRequest { container: id.clone(), endpoint_config: Some(endpoint) };
+            let connected = self.call("connect", QUICK, |api| api.connect_network(&network, request)).await;
+            connected.with_context(|| format!("could not connect {name} to the network {network}"))?;
+        }
+        Ok(id)
+    }
+
+    pub(super) async fn start_time(&self, id: &str) -> Result<String> {
+        let details = self.call("inspect", QUICK, |api| api.inspect_container(id, None)).await?;
+        Ok(details.state.and_then(|state| state.started_at).unwrap_or_default())
+    }
+
+    pub(super) async fn wait_for_end(&self, id: &str, deadline: Duration) -> Result<OneOff> {
+        self.call("start", QUICK, |api| api.start_container(id, None)).await?;
+        let client = self.client().await?;
+        let ended = tokio::time::timeout(deadline, client.wait_container(id, None).next()).await;
+        let exit_code = match ended.map_err(|_| too_slow("finish the container", deadline))? {
+            Some(Ok(end)) => end.status_code,
+            Some(Err(ApiError::DockerContainerWaitError { code, .. })) => code,
+            Some(Err(other)) => return Err(docker_error(other)),
+            None => return Err(anyhow!("Docker ended the wait for the container without an answer")),
+        };
+        let options = LogsOptions { stdout: true, stderr: true, tail: "20".to_owned(), ..Default::default() };
+        let read = client
+            .logs(id, Some(options))
+            .take(200)
+            .try_fold(String::new(), |all, line| async move { Ok(all + &line.to_string()) });
+        let tail = match tokio::time::timeout(Duration::from_secs(10), read).await {
+            Ok(Ok(tail)) => tail,
+            // The exit code is what counts; its last words are a help only.
+            Ok(Err(error)) => format!("(its last lines could not be read: {error})"),
+            Err(_) => "(its last lines could not be read in time)".to_owned(),
+        };
+        Ok(OneOff { exit_code, tail })
+    }
+
+    pub(super) async fn open_exec(&self, id: &str, command: Vec<String>, tty: bool) -> Result<ExecSession> {
+        let options = CreateExecOptions {
+            attach_stdin: Some(true),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            tty: Some(tty),
+            cmd: Some(command),
+            ..Default::default()
+        };
+        let exec = self.call("prepare the command", QUICK, |api| api.create_exec(id, options)).await?;
+        let start = Some(StartExecOptions { detach: false, tty, output_capacity: Some(64 * 1024) });
+        match self.call("start the command", QUICK, |api| api.start_exec(&exec.id, start)).await? {
+            StartExecResults::Attached { output, input } => Ok(ExecSession { id: exec.id, output, input }),
+            StartExecResults::Detached => Err(anyhow!("Docker started the command without its streams")),
+        }
+    }
+
+    pub(super) async fn event_stream(&self, project: &str) -> Result<BoxStream<'static, Result<DockerEvent>>> {
+        let client = self.client().await?;
+        // The request is only sent when the stream is first polled: what happened since is replayed from here.
+        let now = crate::host::now();
+        let since = Some(format!("{}.{:09}", now.as_second(), now.subsec_nanosecond()));
+        let of = |kind: &str, events: &[&str], mut filters: HashMap<String, Vec<String>>| {
+            filters.insert("type".to_owned(), vec![kind.to_owned()]);
+            filters.insert("event".to_owned(), events.iter().map(|event| (*event).to_owned()).collect());
+            client.events(Some(EventsOptions { since: since.clone(), filters: Some(filters), ..Default::default() }))
+        };
+        // Health checks' exec events are many and change nothing; they are not asked for.
+        let wanted = ["die", "start", "destroy", "oom", "health_status", "pause", "unpause", "kill", "stop"];
+        let containers = of("container", &wanted, by_label(LABEL_PROJECT, project).unwrap_or_default());
+        // Networks' events have no labels to ask by; they are few.
+        let networks = of("network", &["disconnect", "destroy"], HashMap::new());
+        Ok(futures_util::stream::select(containers.map(event), networks.map(event)).boxed())
+    }
+}
+
+fn event(item: std::result::Result<EventMessage, ApiError>) -> Result<DockerEvent> {
+    let message = item.map_err(docker_error)?;
+    let actor = message.actor.unwrap_or_default();
+    let mut attributes = actor.attributes.unwrap_or_default();
+    let of_network = message.typ == Some(EventMessageTypeEnum::NETWORK);
+    Ok(DockerEvent {
+        action: message.action.unwrap_or_default(),
+        container_id: if of_network { attributes.remove("container") } else { actor.id }.unwrap_or_default(),
+        signal: attributes.get("signal").and_then(|signal| signal.parse().ok()),
+    })
+}

@@ -1,0 +1,60 @@
+//! Taking the stack down, in reverse dependency order and within its time.
+
+use super::model::Stack;
+use crate::host::Host;
+use crate::host::docker::{Container, is_missing};
+use anyhow::{Context, Result};
+use futures_util::future::join_all;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a container gets that no service speaks for; Docker's own default.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+
+/// How long stopping the stack may take in all, unless a service asks for more (spec/stack.md, "Stop").
+pub const STOP_BUDGET: Duration = Duration::from_secs(45);
+
+/// Stops the stack in reverse dependency order. Services that the stack does not know are stopped first.
+///
+/// Each level gets what is left of the budget, less a second for each level still to come, so that the last one has
+/// its turn too.
+pub async fn stop(stack: Option<&Stack>, project: &str, host: &Host) -> Result<()> {
+    let running: Vec<Container> = host.docker().containers(project).await?.into_iter().filter(is_alive).collect();
+    let mut levels: Vec<Vec<(Container, Duration)>> = Vec::new();
+    let mut known: Vec<String> = Vec::new();
+    for level in stack.map(Stack::levels).unwrap_or_default().into_iter().rev() {
+        let mut containers = Vec::new();
+        for service in level {
+            let names: Vec<String> = stack.map(|stack| stack.container_names(service).collect()).unwrap_or_default();
+            let own = running.iter().filter(|container| names.contains(&container.name));
+            containers.extend(own.map(|found| (found.clone(), service.stop_grace)));
+            known.extend(names);
+        }
+        levels.push(containers);
+    }
+    let strangers = running.iter().filter(|container| !known.contains(&container.name));
+    levels.insert(0, strangers.map(|container| (container.clone(), DEFAULT_GRACE)).collect());
+    levels.retain(|level| !level.is_empty());
+
+    let longest = levels.iter().flatten().map(|(_, grace)| *grace).max().unwrap_or_default();
+    let end = Instant::now() + STOP_BUDGET.max(longest + Duration::from_secs(5)) - Duration::from_secs(3);
+    let mut failed = Vec::new();
+    for (index, level) in levels.iter().enumerate() {
+        let to_come = Duration::from_secs((levels.len() - index - 1) as u64);
+        let left = end.saturating_duration_since(Instant::now()).saturating_sub(to_come);
+        let stops = level.iter().map(|(container, grace)| async move {
+            host.note_container(&container.name, "stop");
+            host.docker().stop(&container.id, (*grace).min(left)).await
+        });
+        failed.extend(join_all(stops).await.into_iter().filter_map(Result::err).filter(|error| !is_missing(error)));
+    }
+    match failed.into_iter().next() {
+        Some(error) => Err(error).context("could not stop the whole stack"),
+        None => Ok(()),
+    }
+}
+
+fn is_alive(container: &Container) -> bool {
+    use crate::host::docker::ContainerState::{Paused, Restarting, Running};
+    matches!(container.state, Running | Paused | Restarting)
+}

@@ -1,0 +1,128 @@
+//! Who stopped a container: `docker stop` by hand wins until the next start. Docker tells it by events alone: a signal is sent, the
+//! container dies, and only then it says that this was a stop. Pure: time is handed in.
+
+use crate::host::docker::DockerEvent;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long after a death that followed a signal its reason is waited for.
+const REASON: Duration = Duration::from_secs(2);
+/// A daemon that goes down stops its containers like a hand would: stops so shortly before it was lost are its own. Docker gives
+/// containers 15 s then.
+const LAST_BREATH: Duration = Duration::from_secs(30);
+const SIGKILL: i32 = 9;
+
+/// What is known of hands.
+#[derive(Debug, Default)]
+pub struct Hands {
+    /// Containers that were sent a signal which may be a stop's; the time is set when they were seen dead.
+    signalled: BTreeMap<String, Option<Instant>>,
+    /// Containers that were stopped, and since when, as far as that was seen.
+    stopped: BTreeMap<String, Option<Instant>>,
+}
+
+impl Hands {
+    /// With what an earlier supervisor knew.
+    pub fn new(stopped: BTreeSet<String>) -> Hands {
+        Hands { stopped: stopped.into_iter().map(|id| (id, None)).collect(), ..Hands::default() }
+    }
+
+    /// Takes up an event.
+    pub fn note(&mut self, event: &DockerEvent, now: Instant) {
+        let id = event.container_id.as_str();
+        match event.action.as_str() {
+            // A SIGKILL of its own is `docker kill`, or the end of a stop that was noted before.
+            "kill" if event.signal != Some(SIGKILL) => drop(self.signalled.entry(id.to_owned()).or_default()),
+            "stop" => {
+                self.signalled.remove(id);
+                self.stopped.insert(id.to_owned(), Some(now));
+            }
+            "start" | "destroy" => {
+                self.signalled.remove(id);
+                self.stopped.remove(id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Docker was lost: what it stopped shortly before was not stopped by hand.
+    pub fn docker_lost(&mut self, now: Instant) {
+        self.signalled.clear();
+        self.stopped.retain(|_, since| since.is_none_or(|since| now.duration_since(since) >= LAST_BREATH));
+    }
+
+    /// Whether a dead container was stopped by hand.
+    pub fn stopped(&self, id: &str) -> bool {
+        self.stopped.contains_key(id)
+    }
+
+    /// Until when it is open why a dead container died.
+    pub fn open_until(&mut self, id: &str, now: Instant) -> Option<Instant> {
+        let seen_dead = self.signalled.get_mut(id)?;
+        let end = *seen_dead.get_or_insert(now) + REASON;
+        if now < end {
+            return Some(end);
+        }
+        self.signalled.remove(id);
+        None
+    }
+
+    /// The containers that were stopped by hand, to be remembered.
+    pub fn all(&self) -> BTreeSet<String> {
+        self.stopped.keys().cloned().collect()
+    }
+
+    /// Forgets containers that are not there any more.
+    pub fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.stopped.retain(|id, _| is_there(id));
+        self.signalled.retain(|id, _| is_there(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(action: &str, signal: Option<i32>) -> DockerEvent {
+        DockerEvent { action: action.to_owned(), container_id: "c".to_owned(), signal }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_is_told_from_a_crash_and_from_a_kill() {
+        let now = Instant::now();
+        let mut hands = Hands::default();
+        assert_eq!(hands.open_until("c", now), None, "a crash is answered at once");
+        hands.note(&event("kill", Some(9)), now);
+        assert_eq!(hands.open_until("c", now), None, "so is a SIGKILL");
+        hands.note(&event("kill", Some(15)), now);
+        assert_eq!(hands.open_until("c", now), Some(now + REASON), "a stop may be under way");
+        hands.note(&event("stop", None), now);
+        assert!(hands.stopped("c") && hands.open_until("c", now).is_none());
+        hands.note(&event("start", None), now);
+        assert!(!hands.stopped("c"), "a start by hand takes it back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_signal_that_was_no_stop_holds_nothing_up_for_long() {
+        let mut hands = Hands::default();
+        hands.note(&event("kill", Some(15)), Instant::now());
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        let died = Instant::now();
+        assert!(hands.open_until("c", died).is_some());
+        tokio::time::advance(REASON).await;
+        assert_eq!(hands.open_until("c", Instant::now()), None);
+        assert!(!hands.stopped("c"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_goes_down_is_no_hand() {
+        let mut hands = Hands::new(BTreeSet::from(["known".to_owned()]));
+        hands.note(&event("stop", None), Instant::now());
+        tokio::time::advance(LAST_BREATH).await;
+        hands.note(&DockerEvent { container_id: "late".to_owned(), ..event("stop", None) }, Instant::now());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        hands.docker_lost(Instant::now());
+        assert_eq!(hands.all(), BTreeSet::from(["c".to_owned(), "known".to_owned()]));
+    }
+}

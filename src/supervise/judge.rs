@@ -1,0 +1,190 @@
+//! What follows from what is seen of the stack's containers (spec/stack.md, "Supervision"). Pure: time is handed in; when one
+//! container is restarted is `restarts.rs`, whether a hand stopped it `hands.rs`.
+
+use super::hands::Hands;
+use super::restarts::{Memory, Seen, Verdict};
+use crate::host::docker::{Container, ContainerState, Health};
+use crate::stack::{Condition, Service, Stack};
+use std::collections::{BTreeMap, BTreeSet};
+use tokio::time::Instant;
+
+/// What is remembered between looks.
+#[derive(Debug, Default)]
+pub struct Judge {
+    memories: BTreeMap<String, Memory>,
+    pub hands: Hands,
+    /// Containers that must be restarted once what they follow is ready again; with the service that they follow.
+    owed: BTreeMap<String, String>,
+}
+
+/// A container to be started, or restarted if it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    pub service: String,
+    pub container: Container,
+    pub why: String,
+}
+
+/// What is to be done.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// In dependency order: a link to a container that is down cannot be started.
+    pub restarts: Vec<Due>,
+    /// Why the stack must be compared with what is wanted, if it must.
+    pub mend: Option<String>,
+    /// When to look again without being woken.
+    pub wake: Option<Instant>,
+    /// Services that keep dying.
+    pub looping: Vec<String>,
+}
+
+impl Judge {
+    pub fn new(hands: Hands) -> Judge {
+        Judge { hands, ..Judge::default() }
+    }
+
+    /// Judges what is seen. `networks` are those that there are, by Docker's names, with their ids.
+    pub fn decide(
+        &mut self,
+        stack: &Stack,
+        containers: &[Container],
+        networks: &BTreeMap<String, String>,
+        now: Instant,
+    ) -> Decision {
+        let by_name: BTreeMap<&str, &Container> =
+            containers.iter().map(|container| (container.name.as_str(), container)).collect();
+        let ids: BTreeSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
+        self.hands.keep(|id| ids.contains(id));
+        let mut decision = Decision::default();
+        for service in stack.levels().into_iter().flatten() {
+            for name in stack.container_names(service) {
+                match by_name.get(name.as_str()) {
+                    // What is done and was cleaned away is not done again.
+                    None if stack.is_one_shot(&service.name) => {}
+                    None => decision.mend = Some(format!("the container {name} is missing")),
+                    Some(container) => {
+                        if let Some(network) = lost_network(stack, service, container, networks) {
+                            decision.mend = Some(format!("{name} is not connected to the network {network} any more"));
+                        } else {
+                            self.judge_one(stack, service, container, now, &mut decision);
+                        }
+                    }
+                }
+            }
+        }
+        self.follow_up(stack, &by_name, &mut decision);
+        let looping = |service: &&Service| {
+            stack.container_names(service).any(|name| self.memories.get(&name).is_some_and(Memory::loops))
+        };
+        decision.looping =
+            stack.services.iter().filter(looping).map(|service| service.name.as_str().to_owned()).collect();
+        decision
+    }
+
+    fn judge_one(
+        &mut self,
+        stack: &Stack,
+        service: &Service,
+        container: &Container,
+        now: Instant,
+        decision: &mut Decision,
+    ) {
+        let mut sooner = |at: Instant| decision.wake = Some(decision.wake.map_or(at, |wake| wake.min(at)));
+        let seen = seen(container);
+        if let Seen::Ended { .. } = seen {
+            if self.hands.stopped(&container.id) {
+                return;
+            }
+            if let Some(until) = self.hands.open_until(&container.id, now) {
+                return sooner(until);
+            }
+        }
+        let memory = self.memories.entry(container.name.clone()).or_default();
+        match memory.judge(seen, service.restart, now) {
+            Verdict::Fine { look_again } => look_again.into_iter().for_each(sooner),
+            Verdict::Wait(due) => sooner(due),
+            Verdict::Restart => {
+                let why = match seen {
+                    Seen::Unhealthy => "it is unhealthy".to_owned(),
+                    _ if container.oom_killed => "it ran out of memory".to_owned(),
+                    _ => format!("it ended with {}", container.exit_code),
+                };
+                let name = service.name.as_str();
+                decision.restarts.push(Due { service: name.to_owned(), container: container.clone(), why });
+                for follower in stack.services.iter().filter(|other| follows(other, service)) {
+                    let names = stack.container_names(follower);
+                    self.owed.extend(names.map(|container| (container, name.to_owned())));
+                }
+            }
+        }
+    }
+
+    /// Restarts what follows a service that was restarted, once that is ready again.
+    fn follow_up(&mut self, stack: &Stack, by_name: &BTreeMap<&str, &Container>, decision: &mut Decision) {
+        let restarted: BTreeSet<String> = decision.restarts.iter().map(|due| due.service.clone()).collect();
+        let mut done = Vec::new();
+        for (name, followed) in self.owed.iter().filter(|(_, followed)| !restarted.contains(*followed)) {
+            let (Some(container), Some(service)) = (by_name.get(name.as_str()), stack.service(followed)) else {
+                done.push(name.clone());
+                continue;
+            };
+            let Some(follower) = stack.service(container.service()) else { continue };
+            let waits = |needed: &&crate::stack::Dependency| needed.service == service.name;
+            let condition =
+                follower.depends_on.iter().find(waits).map_or(Condition::Started, |needed| needed.condition);
+            let is_ready = stack.container_names(service).all(|name| {
+                by_name.get(name.as_str()).is_some_and(|container| match (condition, container.health) {
+                    (Condition::Healthy, Some(health)) => container.is_running() && health == Health::Healthy,
+                    _ => container.is_running(),
+                })
+            });
+            // One that is down is started for reasons of its own, and restarted then.
+            if is_ready && container.is_running() {
+                done.push(name.clone());
+                let why = format!("{followed} was restarted");
+                let due = Due { service: follower.name.as_str().to_owned(), container: (*container).clone(), why };
+                if !decision.restarts.iter().any(|other| other.container.id == due.container.id) {
+                    decision.restarts.push(due);
+                }
+            }
+        }
+        done.iter().for_each(|name| drop(self.owed.remove(name)));
+    }
+
+    /// What is remembered of a container's deaths.
+    pub fn memory(&self, container: &str) -> Option<&Memory> {
+        self.memories.get(container)
+    }
+}
+
+/// Whether a service is to be restarted when another one was: it says so, or runs in that one's namespaces.
+fn follows(follower: &Service, service: &Service) -> bool {
+    let said = follower.depends_on.iter().any(|needed| needed.restart && needed.service == service.name);
+    said || follower.shared().any(|name| *name == service.name)
+}
+
+fn lost_network(
+    stack: &Stack,
+    service: &Service,
+    container: &Container,
+    networks: &BTreeMap<String, String>,
+) -> Option<String> {
+    let mut names = service.joined().iter().map(|joined| stack.network_name(&joined.network));
+    names.find(|name| match (container.networks.get(name), networks.get(name)) {
+        (Some(has), Some(is)) => !has.is_empty() && has != is,
+        _ => true,
+    })
+}
+
+fn seen(container: &Container) -> Seen {
+    match (container.state, container.health) {
+        (ContainerState::Running, Some(Health::Unhealthy)) => Seen::Unhealthy,
+        // Paused by hand is left alone; restarting is Docker's word for a policy that our containers do not have.
+        (ContainerState::Running | ContainerState::Paused | ContainerState::Restarting, _) => Seen::Good,
+        _ => Seen::Ended { exit_code: container.exit_code },
+    }
+}
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;
