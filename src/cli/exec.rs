@@ -1,6 +1,6 @@
 //! `appliance exec`: a command in a service's container, with this terminal or these pipes.
 
-use crate::host::docker::ExecSession;
+use crate::host::docker::{ExecSession, Look};
 use crate::host::{Host, Mode, terminal};
 use crate::source;
 use anyhow::{Context, Result, bail};
@@ -25,7 +25,7 @@ pub struct ExecArguments {
 pub async fn exec(arguments: ExecArguments) -> Result<u8> {
     let host = Host::system(Mode::Check);
     let found = source::active(&host)?;
-    let containers = host.docker().containers(found.env.app.name.as_str()).await?;
+    let containers = host.docker().containers(found.env.app.name.as_str(), Look::Close).await?;
     let of_service = |service: &str| containers.iter().find(|c| c.service() == service && c.is_running());
     let Some(container) = of_service(&arguments.service) else {
         let running: Vec<&str> = containers.iter().filter(|c| c.is_running()).map(|c| c.service()).collect();

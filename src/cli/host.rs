@@ -7,6 +7,7 @@ use crate::prepare::{self, Wanted};
 use crate::stack::{self, apply};
 use crate::state::{Ledger, Lock, flags};
 use crate::supervise;
+use crate::update;
 use crate::value::Step;
 use anyhow::Result;
 use clap::Args;
@@ -49,7 +50,8 @@ pub async fn plan(step: Option<Step>, json: bool) -> Result<u8> {
     if step.is_none()
         && let Some(release) = Ledger::read(&host)?.current
     {
-        apply::plan(&stack::load(&found.env, &host)?, &release.images, &host).await?;
+        let stack = stack::load(&found.env, &host)?;
+        apply::plan(&stack, &update::references(&stack, &release)?, &host).await?;
     }
     let entries = host.journal().entries();
     if json {
@@ -68,7 +70,7 @@ fn journal(host: &Host) -> String {
         return String::new();
     }
     let rows = entries.into_iter().map(|entry| {
-        let step = entry.step.filter(|_| entry.what != crate::host::What::Container).map(Step::name).unwrap_or("stack");
+        let step = entry.step.filter(|_| !entry.what.is_of_stack()).map(Step::name).unwrap_or("stack");
         vec![step.to_owned(), entry.what.to_string(), entry.object, entry.how]
     });
     render::table(&["STEP", "WHAT", "OBJECT", "CHANGE"], rows)

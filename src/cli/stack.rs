@@ -1,7 +1,7 @@
 //! The commands about the app's containers: ps and logs. `exec` has its own file.
 
 use super::{print, render};
-use crate::host::docker::is_missing;
+use crate::host::docker::{Look, is_missing};
 use crate::host::{Host, Mode};
 use crate::source;
 use crate::stack::logs::{JOURNALCTL, Query, entry};
@@ -27,7 +27,7 @@ pub async fn ps(json: bool) -> Result<u8> {
     let host = Host::system(Mode::Check);
     let found = source::active(&host)?;
     let mut containers = Vec::new();
-    for container in host.docker().containers(found.env.app.name.as_str()).await? {
+    for container in host.docker().containers(found.env.app.name.as_str(), Look::Close).await? {
         match host.docker().started_at(&container.id).await {
             Ok(started) => containers.push((container, started)),
             // Gone meanwhile.

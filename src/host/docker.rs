@@ -5,7 +5,7 @@ use anyhow::Result;
 use bollard::models::{ContainerCreateBody, EndpointSettings, NetworkCreateRequest, VolumeCreateRequest};
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -69,6 +69,18 @@ pub struct Container {
     pub oom_killed: bool,
     /// The networks that it is connected to: name to id; the id is empty where it never ran.
     pub networks: BTreeMap<String, String>,
+}
+
+/// How closely Docker is asked. Its list is one call for all, but tells what was just before: a death is in the events before it is
+/// in the list. Asked for one container, it waits until that one's change is done.
+#[derive(Debug, Clone, Copy)]
+pub enum Look<'a> {
+    /// Every container is asked for.
+    Close,
+    /// The list, and those that events have named since.
+    After(&'a BTreeSet<String>),
+    /// The list.
+    Quick,
 }
 
 /// A container to be created.
@@ -177,7 +189,7 @@ pub type Progress<'a> = &'a mut (dyn FnMut(&str) + Send);
 pub trait Docker: Send + Sync {
     fn ping<'a>(&'a self) -> Pending<'a, Result<()>>;
     /// All containers of a project, stopped ones included, one-offs too.
-    fn containers<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<Container>>>;
+    fn containers<'a>(&'a self, project: &'a str, look: Look<'a>) -> Pending<'a, Result<Vec<Container>>>;
     /// Creates a container with all its networks; gives back its id.
     fn create<'a>(&'a self, container: NewContainer) -> Pending<'a, Result<String>>;
     /// When a container was last started: RFC 3339, as Docker prints it.
@@ -191,6 +203,9 @@ pub trait Docker: Send + Sync {
     fn run_to_end<'a>(&'a self, id: &'a str, deadline: Duration) -> Pending<'a, Result<OneOff>>;
     /// An image's id, if it is there.
     fn image_id<'a>(&'a self, image: &'a str) -> Pending<'a, Result<Option<String>>>;
+    /// When an image got its tag on this host, if it is there.
+    fn image_tagged_at<'a>(&'a self, image: &'a str) -> Pending<'a, Result<Option<jiff::Timestamp>>>;
+    /// Pulls with the credentials of Docker's own configuration.
     fn pull<'a>(&'a self, image: &'a str, progress: Progress<'a>) -> Pending<'a, Result<()>>;
     fn tag<'a>(&'a self, image: &'a str, repository: &'a str, tag: &'a str) -> Pending<'a, Result<()>>;
     fn build<'a>(&'a self, request: BuildRequest, progress: Progress<'a>) -> Pending<'a, Result<()>>;

@@ -121,7 +121,7 @@ impl Docker for FakeDocker {
     fn ping<'a>(&'a self) -> Pending<'a, Result<()>> {
         Box::pin(async { Ok(()) })
     }
-    fn containers<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<Container>>> {
+    fn containers<'a>(&'a self, project: &'a str, _: Look<'a>) -> Pending<'a, Result<Vec<Container>>> {
         let all = self.containers.lock().expect("no test panics here");
         let ours =
             all.values().filter(|container| container.labels.get(LABEL_PROJECT).is_some_and(|name| name == project));
@@ -172,6 +172,9 @@ impl Docker for FakeDocker {
     fn image_id<'a>(&'a self, image: &'a str) -> Pending<'a, Result<Option<String>>> {
         let id = self.images.lock().expect("no test panics here").get(image).cloned();
         Box::pin(async { Ok(id) })
+    }
+    fn image_tagged_at<'a>(&'a self, _: &'a str) -> Pending<'a, Result<Option<jiff::Timestamp>>> {
+        refused("clock")
     }
     fn pull<'a>(&'a self, _: &'a str, _: Progress<'a>) -> Pending<'a, Result<()>> {
         refused("registry")

@@ -20,6 +20,13 @@ pub enum What {
     Volume,
 }
 
+impl What {
+    /// Whether it is the app's, not the host's.
+    pub fn is_of_stack(self) -> bool {
+        matches!(self, What::Container | What::Network | What::Volume)
+    }
+}
+
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

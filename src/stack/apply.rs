@@ -5,7 +5,7 @@ use super::create::{Image, Role, container};
 use super::model::{Condition, Network, Service, Stack};
 use super::{grants, stopped, surroundings, wait};
 use crate::host::Host;
-use crate::host::docker::{LABEL_CONFIG, LABEL_CONFIG_HASH, NewContainer, OneOff};
+use crate::host::docker::{LABEL_CONFIG, LABEL_CONFIG_HASH, Look, NewContainer, OneOff};
 use anyhow::{Context, Result, bail};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ async fn compare(
             all.insert(new.name.clone(), new);
         }
     }
-    let containers = host.docker().containers(stack.project.as_str()).await?;
+    let containers = host.docker().containers(stack.project.as_str(), Look::Quick).await?;
     let present = Present { containers, networks, stopped: stopped::read(host)? };
     Ok(Pending { wanted: all, actions: actions(&wanted, &present, occasion) })
 }
@@ -91,7 +91,12 @@ async fn look_up(images: &Images, host: &Host) -> Result<BTreeMap<String, Image>
     let mut all = BTreeMap::new();
     for (service, reference) in images {
         let id = by_reference.get(reference).cloned().flatten();
-        let id = id.with_context(|| format!("the image {reference} of the service {service} is missing"))?;
+        let id = match id {
+            Some(id) => id,
+            // What is only looked at may still have to be built or pulled.
+            None if !host.applies() => "not there yet".to_owned(),
+            None => bail!("the image {reference} of the service {service} is missing"),
+        };
         all.insert(service.clone(), Image { reference: reference.clone(), id });
     }
     Ok(all)

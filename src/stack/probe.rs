@@ -3,7 +3,7 @@
 use super::model::{Restart, Service, Stack};
 use super::wait::wait_until;
 use crate::host::Host;
-use crate::host::docker::{Container, Health};
+use crate::host::docker::{Container, Health, Look};
 use crate::value::Route;
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
@@ -108,14 +108,14 @@ pub async fn wait_until_good(gate: &Gate<'_>, host: &Host) -> Result<()> {
     let deadline = deadline.max(Duration::from_secs(300));
     let good = wait_until(project, deadline, host, |containers| gate.all_good(containers)).await?;
     if good.is_none() {
-        let containers = host.docker().containers(project).await?;
+        let containers = host.docker().containers(project, Look::Close).await?;
         bail!("not healthy within {} s: {}", deadline.as_secs(), gate.not_yet(&containers).join(", "));
     }
     for route in gate.routes {
         answers(route, gate.domain, started + deadline, host).await?;
     }
     let unchecked = |containers: &[Container]| containers.iter().any(|container| container.health.is_none());
-    if gate.rigour == Rigour::New && unchecked(&host.docker().containers(project).await?) {
+    if gate.rigour == Rigour::New && unchecked(&host.docker().containers(project, Look::Close).await?) {
         // Whoever dies in this time ends the wait with an error; the deadline passing is what is hoped for.
         let settled = SETTLED.saturating_sub(started.elapsed());
         let died = wait_until(project, settled, host, |containers| gate.all_good(containers).map(|good| !good)).await?;

@@ -2,7 +2,7 @@
 
 use super::model::Stack;
 use crate::host::Host;
-use crate::host::docker::{Container, is_missing};
+use crate::host::docker::{Container, Look, is_missing};
 use anyhow::{Context, Result};
 use futures_util::future::join_all;
 use std::time::Duration;
@@ -19,7 +19,8 @@ pub const STOP_BUDGET: Duration = Duration::from_secs(45);
 /// Each level gets what is left of the budget, less a second for each level still to come, so that the last one has
 /// its turn too.
 pub async fn stop(stack: Option<&Stack>, project: &str, host: &Host) -> Result<()> {
-    let running: Vec<Container> = host.docker().containers(project).await?.into_iter().filter(is_alive).collect();
+    let running: Vec<Container> =
+        host.docker().containers(project, Look::Close).await?.into_iter().filter(is_alive).collect();
     let mut levels: Vec<Vec<(Container, Duration)>> = Vec::new();
     let mut known: Vec<String> = Vec::new();
     for level in stack.map(Stack::levels).unwrap_or_default().into_iter().rev() {

@@ -6,7 +6,7 @@ use super::model::{Stack, StackNetwork, StackVolume};
 use crate::env::hex;
 use crate::host::Host;
 use crate::host::docker::{
-    Container, LABEL_CONFIG_HASH, LABEL_NETWORK, LABEL_PROJECT, LABEL_VOLUME, NetworkState, VolumeState,
+    Container, LABEL_CONFIG_HASH, LABEL_NETWORK, LABEL_PROJECT, LABEL_VOLUME, Look, NetworkState, VolumeState,
 };
 use anyhow::{Context, Result, bail};
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest, VolumeCreateRequest};
@@ -92,7 +92,7 @@ async fn ensure_network(
 
 /// A network cannot be removed while containers are in it; ours are made again.
 async fn remove_with_containers(stack: &Stack, network: &NetworkState, host: &Host) -> Result<()> {
-    let containers = host.docker().containers(stack.project.as_str()).await?;
+    let containers = host.docker().containers(stack.project.as_str(), Look::Close).await?;
     let inside = |container: &&Container| container.networks.contains_key(&network.name);
     for container in containers.iter().filter(inside) {
         host.note_container(&container.name, format!("stop: its network {} is made anew", network.name));

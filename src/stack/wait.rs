@@ -2,9 +2,10 @@
 
 use super::model::{Condition, Dependency, Service, Stack};
 use crate::host::Host;
-use crate::host::docker::{Container, Health};
+use crate::host::docker::{Container, Health, Look};
 use anyhow::{Context, Result, bail};
 use futures_util::{FutureExt, StreamExt};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -66,18 +67,21 @@ pub async fn wait_until(
     let end = Instant::now() + deadline;
     // Subscribed before the first look, so that nothing is missed in between.
     let mut events = host.docker().events(project).await?;
+    let mut containers = host.docker().containers(project, Look::Close).await?;
     loop {
-        if check(&host.docker().containers(project).await?)? {
+        if check(&containers)? {
             return Ok(Some(()));
         }
+        let mut named = BTreeSet::new();
         match tokio::time::timeout_at(end, events.next()).await {
             Err(_) => return Ok(None),
-            Ok(Some(event)) => drop(event?),
+            Ok(Some(event)) => drop(named.insert(event?.container_id)),
             Ok(None) => bail!("Docker ended its events"),
         }
         // Events come in swarms; one look serves all that have come.
         while let Some(Some(event)) = events.next().now_or_never() {
-            event?;
+            named.insert(event?.container_id);
         }
+        containers = host.docker().containers(project, Look::After(&named)).await?;
     }
 }

@@ -6,7 +6,7 @@ use super::judge::{Due, Judge};
 use super::restarts::Memory;
 use super::start::{Running, wait_for_docker};
 use crate::error::Halt;
-use crate::host::docker::{Container, DockerEvent, is_away};
+use crate::host::docker::{Container, DockerEvent, Look, is_away};
 use crate::host::{Host, notify};
 use crate::stack::actions::Occasion;
 use crate::stack::{Service, apply, stopped, surroundings};
@@ -15,6 +15,7 @@ use crate::value::Event;
 use anyhow::{Result, anyhow};
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -36,10 +37,14 @@ pub async fn follow(host: &Host, board: &Board, running: &Running) -> Result<()>
         ticks
     });
     let mut stumbles = 0;
+    let mut named: Option<BTreeSet<String>> = None;
     loop {
         let looked = async {
-            let wake = look_and_act(host, board, running, &mut judge).await?;
-            wait(&mut events, wake, &mut watchdog, &mut judge.hands).await
+            // What was missed before the events began is seen by a close look.
+            let look = named.as_ref().map_or(Look::Close, Look::After);
+            let wake = look_and_act(host, board, running, &mut judge, look).await?;
+            named = Some(wait(&mut events, wake, &mut watchdog, &mut judge.hands).await?);
+            anyhow::Ok(())
         };
         let error = match looked.await {
             Ok(()) => {
@@ -52,6 +57,7 @@ pub async fn follow(host: &Host, board: &Board, running: &Running) -> Result<()>
         // Docker is away, or stumbled over one call. Neither is the app's failure: the truth is read again, later each time.
         tracing::warn!("{error:#}; looking again");
         judge.hands.docker_lost(Instant::now());
+        named = None;
         if !is_away(&error) {
             let _busy = notify::Busy::begin();
             tokio::time::sleep(LONGEST_PAUSE.min(Duration::from_secs(1 << stumbles.min(6)))).await;
@@ -93,24 +99,30 @@ async fn recover_docker(host: &Host, board: &Board, running: &Running) -> Result
     }
 }
 
-/// Sleeps until something happens that asks for a look, and takes up all that has happened by then.
+/// Sleeps until something happens that asks for a look, and takes up all that has happened by then. Gives back the containers that
+/// it happened to.
 async fn wait(
     events: &mut Events,
     wake: Option<Instant>,
     watchdog: &mut Option<tokio::time::Interval>,
     hands: &mut Hands,
-) -> Result<()> {
+) -> Result<BTreeSet<String>> {
+    let mut named = BTreeSet::new();
     loop {
         tokio::select! {
             event = events.next() => {
-                hands.note(&event.ok_or_else(|| anyhow!("Docker ended its events"))??, Instant::now());
+                let mut event = event.ok_or_else(|| anyhow!("Docker ended its events"))??;
                 // Events come in swarms; one look serves them all.
-                while let Some(Some(event)) = events.next().now_or_never() {
-                    hands.note(&event?, Instant::now());
+                loop {
+                    hands.note(&event, Instant::now());
+                    named.insert(event.container_id);
+                    match events.next().now_or_never() {
+                        Some(Some(next)) => event = next?,
+                        _ => return Ok(named),
+                    }
                 }
-                return Ok(());
             }
-            () = until(wake) => return Ok(()),
+            () = until(wake) => return Ok(named),
             () = tick(watchdog) => notify::watchdog(),
         }
     }
@@ -131,10 +143,16 @@ async fn tick(watchdog: &mut Option<tokio::time::Interval>) {
 }
 
 /// One look at all containers, and what follows. Gives back when to look again without being woken.
-async fn look_and_act(host: &Host, board: &Board, running: &Running, judge: &mut Judge) -> Result<Option<Instant>> {
+async fn look_and_act(
+    host: &Host,
+    board: &Board,
+    running: &Running,
+    judge: &mut Judge,
+    look: Look<'_>,
+) -> Result<Option<Instant>> {
     let _busy = notify::Busy::begin();
     let stack = &running.stack;
-    let containers = host.docker().containers(stack.project.as_str()).await?;
+    let containers = host.docker().containers(stack.project.as_str(), look).await?;
     let networks = surroundings::look(stack, host).await?;
     let now = Instant::now();
     let decision = judge.decide(stack, &containers, &networks, now);

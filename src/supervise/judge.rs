@@ -109,20 +109,25 @@ impl Judge {
                     _ if container.oom_killed => "it ran out of memory".to_owned(),
                     _ => format!("it ended with {}", container.exit_code),
                 };
-                let name = service.name.as_str();
-                decision.restarts.push(Due { service: name.to_owned(), container: container.clone(), why });
-                for follower in stack.services.iter().filter(|other| follows(other, service)) {
-                    let names = stack.container_names(follower);
-                    self.owed.extend(names.map(|container| (container, name.to_owned())));
-                }
+                let name = service.name.as_str().to_owned();
+                decision.restarts.push(Due { service: name, container: container.clone(), why });
+                self.owe(stack, service);
             }
+        }
+    }
+
+    /// Remembers what follows a service that is restarted.
+    fn owe(&mut self, stack: &Stack, service: &Service) {
+        for follower in stack.services.iter().filter(|other| follows(other, service)) {
+            let names = stack.container_names(follower);
+            self.owed.extend(names.map(|container| (container, service.name.as_str().to_owned())));
         }
     }
 
     /// Restarts what follows a service that was restarted, once that is ready again.
     fn follow_up(&mut self, stack: &Stack, by_name: &BTreeMap<&str, &Container>, decision: &mut Decision) {
         let restarted: BTreeSet<String> = decision.restarts.iter().map(|due| due.service.clone()).collect();
-        let mut done = Vec::new();
+        let (mut done, mut restarting) = (Vec::new(), Vec::new());
         for (name, followed) in self.owed.iter().filter(|(_, followed)| !restarted.contains(*followed)) {
             let (Some(container), Some(service)) = (by_name.get(name.as_str()), stack.service(followed)) else {
                 done.push(name.clone());
@@ -145,10 +150,13 @@ impl Judge {
                 let due = Due { service: follower.name.as_str().to_owned(), container: (*container).clone(), why };
                 if !decision.restarts.iter().any(|other| other.container.id == due.container.id) {
                     decision.restarts.push(due);
+                    restarting.push(follower);
                 }
             }
         }
         done.iter().for_each(|name| drop(self.owed.remove(name)));
+        // What follows those in turn waits for them.
+        restarting.into_iter().for_each(|service| self.owe(stack, service));
     }
 
     /// What is remembered of a container's deaths.

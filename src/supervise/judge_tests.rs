@@ -143,6 +143,8 @@ async fn what_follows_a_service_is_restarted_when_that_is_ready_again() {
     assert!(starting.restarts.is_empty(), "not before it is healthy: {starting:?}");
     let ready = decide(&mut judge, &stack, &all(healthy(Health::Healthy), running("web")));
     assert_eq!(restarts(&ready), ["web: db was restarted"]);
+    let after = decide(&mut judge, &stack, &all(healthy(Health::Healthy), running("web")));
+    assert_eq!(restarts(&after), ["side: web was restarted"], "and what follows it in turn");
     assert!(restarts(&decide(&mut judge, &stack, &all(healthy(Health::Healthy), running("web")))).is_empty(), "once");
     // Its network lives in web's container, and died with it.
     let dead = decide(&mut judge, &stack, &all(healthy(Health::Healthy), ended("web", 1)));

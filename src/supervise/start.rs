@@ -116,10 +116,12 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     let progress = |what: &str| board.event(Event::StartBegins(what.to_owned()));
     let first = known.is_none();
     let (stack, release) = match known {
-        Some(release) => {
+        Some(mut release) => {
             let restored = update::restore_checkout(env, &release, host).await.and_then(|()| stack::load(env, host));
             let stack = restored.map_err(|error| with_halt(error, "The release cannot be brought up"))?;
-            update::restore_images(&stack, &release, host, &progress).await?;
+            update::restore(&stack, &mut release, &mut ledger, host, &progress)
+                .await
+                .map_err(|error| with_halt(error, "The release cannot be brought up"))?;
             surroundings::ensure(&stack, host).await?;
             prepare::admit_networks(env, host).await?;
             (stack, release)
@@ -158,7 +160,11 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     }
     // Only now are the routes known to lead somewhere.
     prepare(wanted, host, Some(Step::Nginx), &mut |_| ()).await.context("nginx could not be set up for the app")?;
-    wait_for_front(domain, host).await?;
+    match release.routes.is_empty() {
+        // Nothing is served, so there is nothing to wait for.
+        true => page::clear(host)?,
+        false => wait_for_front(domain, host).await?,
+    }
     board.event(Event::Up);
     Ok((stack, release))
 }
@@ -218,7 +224,8 @@ async fn wait_for_front(domain: &str, host: &Host) -> Result<()> {
 /// Whether every routed service of the release runs as it is wanted.
 async fn runs_as_wanted(env: &Env, release: &Release, host: &Host) -> bool {
     let Ok(stack) = stack::load(env, host) else { return false };
-    let Ok(pending) = apply::pending(&stack, &release.images, host, Occasion::Mend).await else { return false };
+    let Ok(images) = update::references(&stack, release) else { return false };
+    let Ok(pending) = apply::pending(&stack, &images, host, Occasion::Mend).await else { return false };
     // A service without a route may be down without a visitor noticing; the loop sees to it.
     let is_routed = |action: &Action| release.routes.iter().any(|route| action.service() == Some(&route.service));
     !pending.actions.iter().any(is_routed)

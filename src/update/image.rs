@@ -1,68 +1,192 @@
-//! The images of a release: built ones tagged by commit, others pulled where they are missing.
+//! The images of a release: built ones tagged by commit, others pulled as `pull_policy` says.
 
 use crate::host::Host;
-use crate::host::docker::BuildRequest;
-use crate::stack::Stack;
+use crate::host::docker::{BuildRequest, DockerError};
 use crate::stack::apply::Images;
+use crate::stack::{Build, Pull, Service, Stack};
 use crate::value::Commit;
 use anyhow::{Context, Result, bail};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Between tries to pull an image.
+const AGAIN: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
+
+/// What images are wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A new release: `pull_policy` decides.
+    Release,
+    /// A release that is known: what is missing is got, and nothing else.
+    Known,
+}
+
+/// The reference of each service's image in a release. Pure.
+///
+/// # Errors
+/// Two services that build different images under one name.
+pub fn references(stack: &Stack, commit: &Commit) -> Result<Images> {
+    let built = built(stack, commit)?;
+    let reference = |service: &Service| match (&service.build, &service.image) {
+        (Some(_), _) => Ok(tag_of(&name_of(stack, service), commit)),
+        // What a service builds under a name, another may use by that name.
+        (None, Some(image)) => Ok(built.get(image).cloned().unwrap_or_else(|| image.clone())),
+        (None, None) => bail!("the service {} has neither image nor build", service.name),
+    };
+    stack.services.iter().map(|service| Ok((service.name.as_str().to_owned(), reference(service)?))).collect()
+}
 
 /// Builds and pulls what the stack needs; the running containers are not touched.
-pub async fn make(stack: &Stack, commit: &Commit, host: &Host, progress: &(dyn Fn(&str) + Sync)) -> Result<Images> {
-    // What a service builds under a name, another may use by that name.
-    let mut built: BTreeMap<String, String> = BTreeMap::new();
-    let mut images = Images::new();
+///
+/// # Errors
+/// An image that can be had in no way.
+pub async fn make(
+    stack: &Stack,
+    commit: &Commit,
+    purpose: Purpose,
+    host: &Host,
+    progress: &(dyn Fn(&str) + Sync),
+) -> Result<Images> {
+    let images = references(stack, commit)?;
     for service in &stack.services {
         let Some(build) = &service.build else { continue };
-        let own = format!("{}-{}", stack.project, service.name);
-        let named = service.image.clone().unwrap_or_else(|| own.to_ascii_lowercase());
-        let tag = format!("{}:{}", repository(&named), commit.short());
-        let other = stack
-            .services
-            .iter()
-            .find(|other| other.image == Some(named.clone()) && other.build.as_ref().is_some_and(|b| b != build));
-        if let Some(other) = other {
-            bail!("the services {} and {} build different images under the one name {named}", service.name, other.name);
-        }
+        let named = name_of(stack, service);
+        let tag = tag_of(&named, commit);
         if host.docker().image_id(&tag).await?.is_none() {
-            progress(&format!("building {}", service.name));
-            let request = BuildRequest {
-                context: host.path(&build.context),
-                dockerfile: build.dockerfile.clone(),
-                tag: tag.clone(),
-                args: build.args.clone(),
-                labels: BTreeMap::from([("appliance.commit".to_owned(), commit.as_str().to_owned())]),
-                target: build.target.clone(),
-                network: None,
-                cache_from: Vec::new(),
-            };
-            let mut line = |text: &str| tracing::info!("build {}: {text}", service.name);
-            host.docker().build(request, &mut line).await?;
+            build_one(service, build, &tag, commit, host, progress).await?;
         }
         // By its own name too, as people and old scripts know it.
         let repository = repository(&named);
         let name_tag = named.strip_prefix(repository).and_then(|rest| rest.strip_prefix(':')).unwrap_or("latest");
         host.docker().tag(&tag, repository, name_tag).await?;
-        built.insert(named, tag.clone());
-        images.insert(service.name.as_str().to_owned(), tag);
     }
+    let mut seen = BTreeSet::new();
     for service in stack.services.iter().filter(|service| service.build.is_none()) {
-        let image = service.image.as_ref().context("a service has neither image nor build")?;
-        let reference = match built.get(image) {
-            Some(tag) => tag.clone(),
-            None => {
-                if host.docker().image_id(image).await?.is_none() {
-                    progress(&format!("pulling {image}"));
-                    let mut line = |text: &str| tracing::info!("pull {image}: {text}");
-                    host.docker().pull(image, &mut line).await?;
-                }
-                image.clone()
-            }
-        };
-        images.insert(service.name.as_str().to_owned(), reference);
+        let reference = images.get(service.name.as_str()).context("a service without its image")?;
+        // What was built here is not pulled.
+        if service.image.as_ref() == Some(reference) && seen.insert(reference) {
+            ensure_pulled(service, reference, purpose, host, progress).await?;
+        }
     }
     Ok(images)
+}
+
+async fn build_one(
+    service: &Service,
+    build: &Build,
+    tag: &str,
+    commit: &Commit,
+    host: &Host,
+    progress: &(dyn Fn(&str) + Sync),
+) -> Result<()> {
+    progress(&format!("building {}", service.name));
+    let mut labels = build.labels.clone();
+    labels.insert("appliance.commit".to_owned(), commit.as_str().to_owned());
+    let request = BuildRequest {
+        context: host.path(&build.context),
+        dockerfile: build.dockerfile.clone(),
+        tag: tag.to_owned(),
+        args: build.args.clone(),
+        labels,
+        target: build.target.clone(),
+        network: build.network.clone(),
+        cache_from: build.cache_from.clone(),
+    };
+    let mut line = |text: &str| tracing::info!("build {}: {text}", service.name);
+    host.docker().build(request, &mut line).await
+}
+
+/// Pulls an image if its policy asks for it. Where that fails and one is there, the release runs on that one.
+async fn ensure_pulled(
+    service: &Service,
+    image: &str,
+    purpose: Purpose,
+    host: &Host,
+    progress: &(dyn Fn(&str) + Sync),
+) -> Result<()> {
+    let is_there = host.docker().image_id(image).await?.is_some();
+    let wanted = match (service.pull, purpose) {
+        _ if !is_there => true,
+        (_, Purpose::Known) | (Pull::Missing | Pull::Never | Pull::Build, _) => false,
+        (Pull::Always, _) => true,
+        (Pull::Older(seconds), _) => is_older(image, seconds, host).await?,
+    };
+    if !wanted {
+        return Ok(());
+    }
+    if matches!(service.pull, Pull::Never | Pull::Build) {
+        bail!("the image {image} of the service {} is missing, and its pull_policy forbids to pull it", service.name);
+    }
+    match pull(image, host, progress).await {
+        Err(error) if is_there && !crate::host::docker::is_away(&error) => {
+            tracing::warn!("{error:#}; going on with the one that is there");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+async fn is_older(image: &str, seconds: u64, host: &Host) -> Result<bool> {
+    let Some(tagged) = host.docker().image_tagged_at(image).await? else { return Ok(true) };
+    let age = host.now().duration_since(tagged);
+    Ok(age.as_secs() >= i64::try_from(seconds).unwrap_or(i64::MAX))
+}
+
+/// Pulls, again after a while if it fails for a reason that may pass.
+async fn pull(image: &str, host: &Host, progress: &(dyn Fn(&str) + Sync)) -> Result<()> {
+    let mut waits = AGAIN.iter();
+    loop {
+        progress(&format!("pulling {image}"));
+        let mut line = |text: &str| {
+            tracing::info!("pull {image}: {text}");
+            progress(&format!("pulling {image}: {text}"));
+        };
+        let error = match host.docker().pull(image, &mut line).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let may_pass = matches!(error.downcast_ref(), Some(DockerError::Refused(text)) if !is_final(text));
+        match waits.next().filter(|_| may_pass) {
+            Some(wait) => {
+                tracing::warn!("{error:#}; trying again in {} s", wait.as_secs());
+                tokio::time::sleep(*wait).await;
+            }
+            None => return Err(error),
+        }
+    }
+}
+
+/// A registry's words for what will not change by waiting.
+fn is_final(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    ["denied", "unauthorized", "not found", "manifest unknown", "invalid reference", "no basic auth"]
+        .iter()
+        .any(|word| text.contains(word))
+}
+
+/// What is built: name to the tag of this commit.
+fn built(stack: &Stack, commit: &Commit) -> Result<BTreeMap<String, String>> {
+    let mut built: BTreeMap<String, String> = BTreeMap::new();
+    for service in stack.services.iter().filter(|service| service.build.is_some()) {
+        let named = name_of(stack, service);
+        let same_name = |other: &&Service| other.build.is_some() && name_of(stack, other) == named;
+        if let Some(other) = stack.services.iter().filter(same_name).find(|other| other.build != service.build) {
+            bail!("the services {} and {} build different images under the one name {named}", service.name, other.name);
+        }
+        built.insert(named.clone(), tag_of(&named, commit));
+    }
+    Ok(built)
+}
+
+/// What a service's own image is called.
+fn name_of(stack: &Stack, service: &Service) -> String {
+    let own = || format!("{}-{}", stack.project, service.name).to_ascii_lowercase();
+    service.image.clone().unwrap_or_else(own)
+}
+
+fn tag_of(named: &str, commit: &Commit) -> String {
+    format!("{}:{}", repository(named), commit.short())
 }
 
 /// An image's name without its tag.
@@ -70,5 +194,19 @@ fn repository(image: &str) -> &str {
     match image.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => repository,
         _ => image,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_registry_are_understood() {
+        assert!(is_final("pull access denied for x, repository does not exist"));
+        assert!(is_final("manifest for x:1 not found: manifest unknown"));
+        assert!(!is_final("dial tcp 127.0.0.1:5000: connect: connection refused"));
+        assert_eq!(repository("registry:5000/a/b"), "registry:5000/a/b");
+        assert_eq!(repository("a/b:1"), "a/b");
     }
 }

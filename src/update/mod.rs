@@ -5,4 +5,4 @@ mod git;
 mod image;
 mod release;
 
-pub use release::{Built, build, migrate, restore_checkout, restore_images};
+pub use release::{Built, build, migrate, references, restore, restore_checkout};

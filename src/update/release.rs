@@ -1,6 +1,7 @@
 //! Making a release: fetched, built, migrated. Each stage is in the ledger before it starts.
 
-use super::{git, image};
+use super::git;
+use super::image::{self, Purpose};
 use crate::env::{Env, Migrate};
 use crate::error::Halt;
 use crate::host::Host;
@@ -9,6 +10,7 @@ use crate::stack::{self, Service, Stack, apply, routes};
 use crate::state::{InFlight, Ledger, Lock, Release};
 use crate::value::{Commit, Stage};
 use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long a migration may take: it is not killed by a short timeout, but not endless either.
@@ -46,7 +48,7 @@ pub async fn build(env: &Env, ledger: &mut Ledger, host: &Host, _lock: &Lock, pr
     let make = async {
         let stack = stack::load(env, host)?;
         let routes = routes::routes(&stack)?;
-        let images = image::make(&stack, &commit, host, progress).await?;
+        let images = image::make(&stack, &commit, Purpose::Release, host, progress).await?;
         anyhow::Ok((stack, routes, images))
     };
     match make.await {
@@ -138,15 +140,38 @@ pub async fn restore_checkout(env: &Env, release: &Release, host: &Host) -> Resu
     git::ensure_at(&env.app, &stack::checkout(env), &release.commit, host).await
 }
 
-/// Rebuilds images of a known release that have gone missing; the checkout must still be at its commit.
-pub async fn restore_images(stack: &Stack, release: &Release, host: &Host, progress: Progress<'_>) -> Result<()> {
-    for image in release.images.values() {
-        if host.docker().image_id(image).await?.is_none() {
-            image::make(stack, &release.commit, host, progress).await?;
-            return Ok(());
-        }
+/// Gets images of a known release that have gone missing, and takes up what the operator's compose file asks for now: the checkout
+/// must still be at its commit. What changes is in the ledger before anything is done with it.
+pub async fn restore(
+    stack: &Stack,
+    release: &mut Release,
+    ledger: &mut Ledger,
+    host: &Host,
+    progress: Progress<'_>,
+) -> Result<()> {
+    let (images, routes) = (image::references(stack, &release.commit)?, routes::routes(stack)?);
+    let mut missing = false;
+    for image in images.values().collect::<BTreeSet<_>>() {
+        missing |= host.docker().image_id(image).await?.is_none();
+    }
+    if missing {
+        image::make(stack, &release.commit, Purpose::Known, host, progress).await?;
+    }
+    if release.images != images || release.routes != routes {
+        release.images = images;
+        release.routes = routes;
+        ledger.current = Some(release.clone());
+        ledger.write(host, &stack.project)?;
     }
     Ok(())
+}
+
+/// What the images of a release are called, by what the compose file says now.
+///
+/// # Errors
+/// Two services that build different images under one name.
+pub fn references(stack: &Stack, release: &Release) -> Result<apply::Images> {
+    image::references(stack, &release.commit)
 }
 
 fn no_release(title: &str, error: anyhow::Error) -> anyhow::Error {

@@ -3,7 +3,7 @@
 
 use crate::host::apps::*;
 use crate::host::{Machine, wait_for};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::time::Duration;
 
 const COMPOSE: &str = r#"
@@ -71,25 +71,10 @@ services:
 volumes: {named: }
 "#;
 
-fn inspect(machine: &Machine, container: &str) -> Value {
-    let text = machine.ok(&format!("docker inspect {container}"));
-    let value: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"));
-    value[0].clone()
-}
-
 #[test]
 fn docker_has_every_option_of_the_file() {
     let machine = Machine::boot("options");
-    machine.put("/srv/opts/compose.yml", COMPOSE, 0o644);
-    machine
-        .ok("set -e; cd /srv/opts; git init -q -b main .; git config user.name M; git config user.email m@example.test
-         git add -A; git commit -q -m options; chown -R app:app /srv/opts");
-    let env = mirror_env(&machine, "")
-        .replace("name: mirror", "name: opts")
-        .replace("file:///srv/mirror", "file:///srv/opts");
-    machine.put("/app/env.yml", env, 0o600);
-    machine.ok("systemctl start appliance");
-    wait_for_phase(&machine, "running");
+    start_stack(&machine, "opts", COMPOSE);
     let (all, apart) = (inspect(&machine, "opts_all_1"), inspect(&machine, "opts_apart_1"));
     let (deployed, alone) = (inspect(&machine, "opts_deployed_1"), inspect(&machine, "opts_alone_1"));
     let mut wrong = Vec::new();
@@ -151,7 +136,7 @@ fn docker_has_every_option_of_the_file() {
         (&apart, "/HostConfig/LogConfig/Config/tag", json!("mine")),
         (&apart, "/Config/Tty", json!(false)),
         (&all, "/Config/Volumes", json!({ "/nameless": {} })),
-        (&all, "/HostConfig/Binds", json!(["/app/opts/data:/bound:ro", "opts_named:/named:rw,nocopy"])),
+        (&all, "/HostConfig/Binds", json!(["/app/etc/opts/data:/bound:ro", "opts_named:/named:rw,nocopy"])),
         (&deployed, "/HostConfig/NanoCpus", json!(250_000_000)),
         (&deployed, "/HostConfig/Memory", json!(64 << 20)),
         (&deployed, "/HostConfig/MemoryReservation", json!(32 << 20)),

@@ -153,3 +153,29 @@ pub fn status(machine: &Machine) -> serde_json::Value {
     let out: Out = machine.sh("appliance status --json");
     serde_json::from_str(&out.stdout).unwrap_or_else(|_| panic!("appliance status: {}", out.all()))
 }
+
+/// An app that is a compose file of the operator's and nothing else: its repository is empty. Waits until it runs.
+pub fn start_stack(machine: &Machine, name: &str, compose: &str) {
+    put_stack(machine, name, compose);
+    machine.ok("systemctl start appliance");
+    wait_for_phase(machine, "running");
+}
+
+/// Puts its files in place; nothing is started.
+pub fn put_stack(machine: &Machine, name: &str, compose: &str) {
+    machine.put(&format!("/srv/{name}/README"), "nothing is built\n", 0o644);
+    machine.ok(&format!(
+        "set -e; cd /srv/{name}; git init -q -b main .; git config user.name M; git config user.email m@example.test
+         git add -A; git commit -q -m {name}; chown -R app:app /srv/{name}"
+    ));
+    machine.put(&format!("/data/etc/{name}/docker-compose.yml"), compose, 0o644);
+    let env = mirror_env(machine, "").replace("name: mirror", &format!("name: {name}"));
+    machine.put("/app/env.yml", env.replace("file:///srv/mirror", &format!("file:///srv/{name}")), 0o600);
+}
+
+/// What Docker tells of a container.
+pub fn inspect(machine: &Machine, container: &str) -> serde_json::Value {
+    let text = machine.ok(&format!("docker inspect {container}"));
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}"));
+    value[0].clone()
+}

@@ -16,13 +16,19 @@ use std::time::Duration;
 const AT_ONCE: usize = 16;
 
 impl Engine {
-    /// One call for all; only those that ended are asked for how.
-    pub(super) async fn list(&self, project: &str) -> Result<Vec<Container>> {
+    /// Those that ended are always asked for how.
+    pub(super) async fn list(&self, project: &str, look: Look<'_>) -> Result<Vec<Container>> {
         let options =
             ListContainersOptions { all: true, filters: by_label(LABEL_PROJECT, project), ..Default::default() };
         let found = self.call("list containers", QUICK, |api| api.list_containers(Some(options))).await?;
         let known = futures_util::stream::iter(found.into_iter().map(summary)).map(|known| async move {
-            if known.state != ContainerState::Exited && known.state != ContainerState::Dead {
+            let has_ended = known.state == ContainerState::Exited || known.state == ContainerState::Dead;
+            let is_doubtful = match look {
+                Look::Close => true,
+                Look::After(named) => named.contains(&known.id),
+                Look::Quick => false,
+            };
+            if !(has_ended || is_doubtful) {
                 return Ok(Some(known));
             }
             match self.call("inspect", QUICK, |api| api.inspect_container(&known.id, None)).await {

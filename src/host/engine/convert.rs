@@ -3,7 +3,10 @@
 use crate::host::docker::{Container, ContainerState, DockerError, Health, NetworkState};
 use anyhow::anyhow;
 use bollard::errors::Error as ApiError;
-use bollard::models::{ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, Network};
+use bollard::models::{
+    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum, HealthStatusEnum,
+    Network,
+};
 use std::collections::HashMap;
 
 pub(super) fn docker_error(error: ApiError) -> anyhow::Error {
@@ -61,12 +64,29 @@ fn health_in(status: &str) -> Option<Health> {
     }
 }
 
-/// How one ended.
+/// The state of one that was asked for by itself.
 pub(super) fn inspected(known: Container, details: ContainerInspectResponse) -> Container {
     let state = details.state.unwrap_or_default();
+    let health = state.health.and_then(|health| health.status).and_then(|status| match status {
+        HealthStatusEnum::STARTING => Some(Health::Starting),
+        HealthStatusEnum::HEALTHY => Some(Health::Healthy),
+        HealthStatusEnum::UNHEALTHY => Some(Health::Unhealthy),
+        _ => None,
+    });
+    let networks = details.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
     Container {
+        state: match state.status {
+            Some(ContainerStateStatusEnum::RUNNING) => ContainerState::Running,
+            Some(ContainerStateStatusEnum::PAUSED) => ContainerState::Paused,
+            Some(ContainerStateStatusEnum::RESTARTING) => ContainerState::Restarting,
+            Some(ContainerStateStatusEnum::CREATED) => ContainerState::Created,
+            Some(ContainerStateStatusEnum::DEAD | ContainerStateStatusEnum::REMOVING) => ContainerState::Dead,
+            _ => ContainerState::Exited,
+        },
+        health,
         exit_code: state.exit_code.unwrap_or_default(),
         oom_killed: state.oom_killed.unwrap_or_default(),
+        networks: networks.into_iter().map(|(name, end)| (name, end.network_id.unwrap_or_default())).collect(),
         ..known
     }
 }

@@ -1,21 +1,43 @@
 //! Getting images: pulled from a registry, or built.
 
 use super::convert::tag_of;
-use super::{Engine, drain};
+use super::{Engine, QUICK, credentials, drain};
 use crate::host::build::context_stream;
 use crate::host::docker::*;
 use anyhow::{Context, Result};
+use bollard::models::{BuildInfoAux, CreateImageInfo};
 use bollard::query_parameters::*;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The engine API since which there is BuildKit in it.
+const BUILDKIT: (usize, usize) = (1, 39);
+/// Between two reports of how far a pull is.
+const REPORT: Duration = Duration::from_secs(1);
 
 impl Engine {
+    pub(super) async fn tag_time(&self, image: &str) -> Result<Option<jiff::Timestamp>> {
+        match self.call("inspect the image", QUICK, |api| api.inspect_image(image)).await {
+            Ok(found) => {
+                let tagged = found.metadata.and_then(|metadata| metadata.last_tag_time);
+                Ok(tagged.and_then(|time| jiff::Timestamp::from_second(time.unix_timestamp()).ok()))
+            }
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(super) async fn pull_image(&self, image: &str, progress: Progress<'_>) -> Result<()> {
         let by_digest = image.contains('@');
         let tag = (!by_digest).then(|| tag_of(image).to_owned());
         let options = CreateImageOptions { from_image: Some(image.to_owned()), tag, ..Default::default() };
-        let stream = self.client().await?.create_image(Some(options), None, None);
+        let login = credentials::for_registry(credentials::registry_of(image)).await?;
+        let stream = self.client().await?.create_image(Some(options), None, login);
+        let mut layers = Layers::default();
         let pulled = drain("pull", stream, |info| {
-            if let Some(status) = info.status.filter(|_| info.progress_detail.is_none_or(|p| p.current.is_none())) {
-                progress(&status);
+            if let Some(line) = layers.note(info) {
+                progress(&line);
             }
             Ok(())
         });
@@ -23,7 +45,10 @@ impl Engine {
     }
 
     pub(super) async fn build_image(&self, request: BuildRequest, progress: Progress<'_>) -> Result<()> {
-        let options = BuildImageOptions {
+        let client = self.client().await?;
+        let version = client.client_version();
+        let with_buildkit = (version.major_version, version.minor_version) >= BUILDKIT;
+        let mut options = BuildImageOptions {
             dockerfile: request.dockerfile.clone(),
             t: Some(request.tag.clone()),
             buildargs: Some(request.args.clone().into_iter().collect()),
@@ -35,17 +60,84 @@ impl Engine {
             forcerm: true,
             ..Default::default()
         };
+        if with_buildkit {
+            options.version = BuilderVersion::BuilderBuildKit;
+            // One session for one build; a tag is built by one process at a time, since it holds the lock.
+            options.session =
+                Some(format!("appliance-{}-{}", std::process::id(), request.tag.replace(['/', ':'], "-")));
+        }
         let context = context_stream(&request.context, &request.dockerfile)?;
-        let stream = self.client().await?.build_image(options, None, Some(bollard::body_try_stream(context)));
+        let logins = Some(credentials::all().await?).filter(|all| !all.is_empty());
+        let stream = client.build_image(options, logins, Some(bollard::body_try_stream(context)));
+        let mut last = String::new();
         let built = drain("build", stream, |info| {
             if let Some(failed) = info.error_detail {
-                return Err(DockerError::Refused(failed.message.unwrap_or_default()).into());
+                let said = failed.message.unwrap_or_default();
+                return Err(DockerError::Refused(format!("{said}{}", after(&last))).into());
             }
-            if let Some(text) = info.stream.as_deref().map(str::trim_end).filter(|text| !text.is_empty()) {
-                progress(text);
+            let mut tell = |text: &str| {
+                for line in text.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
+                    last = line.to_owned();
+                    progress(line);
+                }
+            };
+            if let Some(text) = &info.stream {
+                tell(text);
+            }
+            if let Some(BuildInfoAux::BuildKit(status)) = info.aux {
+                for step in status.vertexes.iter().filter(|step| step.started.is_some() && step.completed.is_none()) {
+                    tell(&step.name);
+                }
+                for log in &status.logs {
+                    tell(&String::from_utf8_lossy(&log.msg));
+                }
             }
             Ok(())
         });
         built.await.with_context(|| format!("could not build {}", request.tag))
+    }
+}
+
+/// What was said last before a failure.
+fn after(last: &str) -> String {
+    if last.is_empty() { String::new() } else { format!("; the last it said: {last}") }
+}
+
+/// How far the layers of an image are.
+#[derive(Default)]
+struct Layers {
+    /// Bytes got, and in all; `None` where nothing was told yet.
+    known: BTreeMap<String, (i64, i64, bool)>,
+    reported: Option<Instant>,
+}
+
+impl Layers {
+    /// Takes up what Docker told; gives a line when it is time for one.
+    fn note(&mut self, info: CreateImageInfo) -> Option<String> {
+        let status = info.status.unwrap_or_default();
+        let Some(layer) = info.id.filter(|_| !status.starts_with("Pulling from")) else {
+            // What it is, its digest, whether it was new.
+            return Some(status).filter(|status| !status.is_empty());
+        };
+        let entry = self.known.entry(layer).or_default();
+        match status.as_str() {
+            "Downloading" => {
+                if let Some(detail) = info.progress_detail {
+                    entry.0 = detail.current.unwrap_or_default();
+                    entry.1 = detail.total.unwrap_or_default();
+                }
+            }
+            "Download complete" => entry.0 = entry.1,
+            "Pull complete" | "Already exists" => entry.2 = true,
+            _ => {}
+        }
+        let now = Instant::now();
+        let done = self.known.values().filter(|layer| layer.2).count();
+        if self.reported.is_some_and(|last| now.duration_since(last) < REPORT) && done < self.known.len() {
+            return None;
+        }
+        self.reported = Some(now);
+        let sum = |part: fn(&(i64, i64, bool)) -> i64| self.known.values().map(part).sum::<i64>() / 1_000_000;
+        Some(format!("{done} of {} layers, {} of {} MB", self.known.len(), sum(|layer| layer.0), sum(|layer| layer.1)))
     }
 }

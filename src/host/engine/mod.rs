@@ -3,6 +3,7 @@
 
 mod containers;
 mod convert;
+mod credentials;
 mod images;
 mod surroundings;
 
@@ -95,8 +96,8 @@ impl Docker for Engine {
         Box::pin(async move { self.call("answer", QUICK, |api| api.ping()).await.map(|_| ()) })
     }
 
-    fn containers<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<Container>>> {
-        Box::pin(self.list(project))
+    fn containers<'a>(&'a self, project: &'a str, look: Look<'a>) -> Pending<'a, Result<Vec<Container>>> {
+        Box::pin(self.list(project, look))
     }
 
     fn create<'a>(&'a self, container: NewContainer) -> Pending<'a, Result<String>> {
@@ -144,6 +145,10 @@ impl Docker for Engine {
                 Err(error) => Err(error),
             }
         })
+    }
+
+    fn image_tagged_at<'a>(&'a self, image: &'a str) -> Pending<'a, Result<Option<jiff::Timestamp>>> {
+        Box::pin(self.tag_time(image))
     }
 
     fn pull<'a>(&'a self, image: &'a str, progress: Progress<'a>) -> Pending<'a, Result<()>> {

@@ -1,0 +1,116 @@
+//! The stack becomes what the compose file says: only what changed is touched, and `plan` says beforehand what and why.
+
+use crate::host::Machine;
+use crate::host::apps::*;
+
+const COMPOSE: &str = r#"
+services:
+  a:
+    image: stub:1
+    stop_grace_period: 1s
+    environment: {LEVEL: info, API_TOKEN: canary-one-8Vx3, FROM_FILE: "${HIDDEN}"}
+    volumes: ["kept:/kept"]
+  b:
+    image: stub:1
+    stop_grace_period: 1s
+    scale: 3
+    networks: [back]
+  c: {image: stub:1, stop_grace_period: 1s, depends_on: [a]}
+  tool: {image: stub:1, stop_grace_period: 1s, profiles: [debug]}
+networks:
+  back: {labels: {colour: red}}
+  theirs: {external: true, name: of-somebody}
+volumes: {kept: }
+"#;
+
+/// Every container's name and id.
+fn ids(machine: &Machine) -> Vec<(String, String)> {
+    let text = machine.ok("docker ps -a --no-trunc --format '{{.Names}} {{.ID}}' | sort");
+    let pair = |line: &str| line.split_once(' ').map(|(name, id)| (name.to_owned(), id.to_owned()));
+    text.lines().filter_map(pair).collect()
+}
+
+fn names(machine: &Machine) -> Vec<String> {
+    ids(machine).into_iter().map(|(name, _)| name).collect()
+}
+
+/// Names of containers that are other ones than before.
+fn changed(before: &[(String, String)], after: &[(String, String)]) -> Vec<String> {
+    after.iter().filter(|pair| !before.contains(pair)).map(|(name, _)| name.clone()).collect()
+}
+
+fn put(machine: &Machine, compose: &str) {
+    machine.put("/data/etc/rec/docker-compose.yml", compose, 0o644);
+}
+
+fn restart(machine: &Machine) {
+    machine.ok("systemctl restart appliance");
+    wait_for_phase(machine, "running");
+}
+
+#[test]
+fn only_what_changed_is_touched_and_the_plan_says_why() {
+    let machine = Machine::boot("reconcile");
+    machine.put("/data/etc/rec/.env", "HIDDEN=canary-two-5Wy7\n", 0o600);
+    start_stack(&machine, "rec", COMPOSE);
+    assert_eq!(names(&machine), ["rec_a_1", "rec_b_1", "rec_b_2", "rec_b_3", "rec_c_1"]);
+    machine.ok("docker exec rec_a_1 /bin/sh -c 'echo precious > /kept/data'");
+    let plan = machine.sh("appliance plan");
+    assert_eq!((plan.code, plan.stdout.as_str()), (0, "nothing to do\n"), "{}", plan.all());
+
+    // A value, a secret, a variable from beside the file; fewer of b; c goes, a profile comes.
+    let next = COMPOSE
+        .replace("LEVEL: info, API_TOKEN: canary-one-8Vx3", "LEVEL: debug, API_TOKEN: canary-three-2Kd6")
+        .replace("scale: 3", "scale: 2")
+        .replace("  c: {image: stub:1, stop_grace_period: 1s, depends_on: [a]}\n", "");
+    put(&machine, &next);
+    machine.put("/data/etc/rec/.env", "HIDDEN=canary-four-9Lm1\nCOMPOSE_PROFILES=debug\n", 0o600);
+    let before = ids(&machine);
+    let plan = machine.sh("appliance plan");
+    assert_eq!(plan.code, 2, "{}", plan.all());
+    for expected in [
+        "recreate: environment.API_TOKEN: (hidden) -> (hidden), environment.FROM_FILE: (hidden) -> (hidden), \
+         environment.LEVEL: info -> debug",
+        "remove: one more than the service b asks for",
+        "remove: no service of the compose file",
+    ] {
+        assert!(plan.stdout.contains(expected), "{expected} is not in\n{}", plan.stdout);
+    }
+    assert!(!plan.all().contains("canary"), "{}", plan.all());
+    assert!(!plan.stdout.contains("rec_b_1") && !plan.stdout.contains("rec_b_2"), "{}", plan.stdout);
+    assert_eq!(ids(&machine), before, "planning touches nothing");
+    restart(&machine);
+    assert_eq!(names(&machine), ["rec_a_1", "rec_b_1", "rec_b_2", "rec_tool_1"]);
+    let after = ids(&machine);
+    assert_eq!(changed(&before, &after), ["rec_a_1", "rec_tool_1"], "b's are the same containers");
+    assert_eq!(machine.ok("docker exec rec_a_1 /bin/busybox cat /kept/data").trim(), "precious");
+    let labels = machine.ok("docker inspect -f '{{index .Config.Labels \"appliance.config\"}}' rec_a_1");
+    assert!(labels.contains("environment.LEVEL") && !labels.contains("canary"), "{labels}");
+
+    // Up again, and a network with other options, which takes its containers with it.
+    let next = next.replace("scale: 2", "scale: 4").replace("colour: red", "colour: blue");
+    put(&machine, &next);
+    let plan = machine.sh("appliance plan").stdout;
+    assert!(
+        plan.contains("recreate: its options changed") && plan.contains("not connected to the network rec_back"),
+        "{plan}"
+    );
+    restart(&machine);
+    assert_eq!(machine.ok("docker network inspect -f '{{index .Labels \"colour\"}}' rec_back").trim(), "blue");
+    assert_eq!(names(&machine), ["rec_a_1", "rec_b_1", "rec_b_2", "rec_b_3", "rec_b_4", "rec_tool_1"]);
+    let now = ids(&machine);
+    assert!(changed(&after, &now).iter().all(|name| name.starts_with("rec_b")), "{now:?} {after:?}");
+
+    // What is external is required, not made; once it is there, it is joined, and it is never removed.
+    let next = next.replace("networks: [back]", "networks: [back, theirs]");
+    put(&machine, &next);
+    machine.ok("systemctl restart appliance");
+    let said = wait_for_end(&machine, "failed", 4);
+    assert!(said.contains("the network of-somebody is external, but Docker has none of that name"), "{said}");
+    machine.ok("docker network create of-somebody; appliance recover --start");
+    wait_for_phase(&machine, "running");
+    let joined = machine.ok("docker inspect -f '{{json .NetworkSettings.Networks}}' rec_b_4");
+    assert!(joined.contains("of-somebody") && joined.contains("rec_back"), "{joined}");
+    let plan = machine.sh("appliance plan");
+    assert_eq!(plan.code, 0, "{}", plan.all());
+}

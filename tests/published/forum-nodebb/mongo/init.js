@@ -1,0 +1,1 @@
+db.createUser({ user: "nodebb", pwd: "nodebb", roles: ["readWrite"] });
