@@ -32,6 +32,10 @@ tools: packages
 	  echo "installing gixy $(GIXY_VERSION) into target/tools"; \
 	  python3 -m venv --clear $(TOOLS)/gixy && $(TOOLS)/gixy/bin/pip install --quiet gixy-ng==$(GIXY_VERSION); \
 	fi
+	@if [ ! -x $(TOOLS)/compose/usr/libexec/docker/cli-plugins/docker-compose ]; then \
+	  echo "installing docker compose of Debian unstable into target/tools"; \
+	  sh tests/newer.sh sid $(TOOLS)/compose docker-compose; \
+	fi
 	@if [ ! -x $(TOOLS)/testssl/usr/bin/testssl ]; then \
 	  echo "installing testssl.sh of Debian 13 into target/tools"; \
 	  sh tests/newer.sh trixie $(TOOLS)/testssl testssl.sh; \

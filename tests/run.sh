@@ -41,6 +41,7 @@ check "dependencies" "$tools/cargo-deny" --log-level error check bans licenses s
 tests "units" cargo test --quiet --locked --lib
 tests "layers" cargo test --quiet --locked --test layers
 tests "golden files" cargo test --quiet --locked --test golden --test old_envs --test flat
+tests "published compose files" cargo test --quiet --locked --test published
 tests "virtual machine" cargo test --locked --test vm
 tests "booted hosts" cargo test --locked --test booted -- --test-threads=2
 

@@ -24,6 +24,7 @@ pub use model::{Build, Condition, Dependency, Pull, Restart, Service, Stack};
 
 use crate::env::{BrokenFile, Env, flat};
 use crate::host::Host;
+use crate::value::AppName;
 use anyhow::{Context, Result, bail};
 
 /// Where the app's checkout is.
@@ -58,40 +59,50 @@ pub fn compose_path(env: &Env, host: &Host) -> Result<String> {
 /// [`BrokenFile`] with every problem; anything else if a file cannot be read.
 pub fn load(env: &Env, host: &Host) -> Result<Stack> {
     let path = compose_path(env, host)?;
+    // A file that `app.compose` names stands alone.
+    let neighbours = env.app.compose.is_none();
+    read(&env.app.name, &path, neighbours, flat::for_stack(env)?, host)
+}
+
+/// Reads a compose file as [`load`] does, for a project and with variables, to which those of `.env` beside it are added. With
+/// `neighbours`, the override beside it counts too, and `COMPOSE_FILE`.
+///
+/// # Errors
+/// As for [`load`].
+pub fn read(
+    project: &AppName,
+    path: &str,
+    neighbours: bool,
+    mut variables: compose::Variables,
+    host: &Host,
+) -> Result<Stack> {
     let directory = path.rsplit_once('/').map_or("/", |(directory, _)| directory).to_owned();
-    let mut variables = flat::for_stack(env)?;
     if let Some(text) = host.read_text(&format!("{directory}/.env"), compose::MAX_BYTES)? {
         let parsed = env_file::parse(&text, &variables);
         for (name, value) in parsed.with_context(|| format!("{directory}/.env is broken"))? {
             variables.entry(name).or_insert(value);
         }
     }
-    let files = files(env, &path, &directory, &variables, host);
+    // What people's files expect to be there.
+    variables.insert("COMPOSE_PROJECT_NAME".to_owned(), project.as_str().to_owned());
+    variables.entry("PWD".to_owned()).or_insert_with(|| directory.clone());
+    let files = if neighbours { files(path, &directory, &variables, host) } else { vec![path.to_owned()] };
     let read = |path: &str| host.read(path, compose::MAX_BYTES);
-    let project = compose::Project {
-        name: &env.app.name,
-        files: &files,
-        directory: &directory,
-        variables: &variables,
-        read: &read,
-    };
+    let project =
+        compose::Project { name: project, files: &files, directory: &directory, variables: &variables, read: &read };
     let (stack, report) = compose::read(&project);
     for warning in report.warnings() {
-        tracing::warn!("{}", warning.render(&path));
+        tracing::warn!("{}", warning.render(path));
     }
-    let Some(mut stack) = stack else { return Err(BrokenFile { file: path, report }.into()) };
+    let Some(mut stack) = stack else { return Err(BrokenFile { file: path.to_owned(), report }.into()) };
     for service in &mut stack.services {
         stack.hidden.extend(env_file::resolve(service, &variables, host)?);
     }
     Ok(stack)
 }
 
-/// The files of the project: those that `COMPOSE_FILE` names, else the one that was found and the override beside it. A file that
-/// `app.compose` names stands alone.
-fn files(env: &Env, path: &str, directory: &str, variables: &compose::Variables, host: &Host) -> Vec<String> {
-    if env.app.compose.is_some() {
-        return vec![path.to_owned()];
-    }
+/// The files of the project: those that `COMPOSE_FILE` names, else the one that was found and the override beside it.
+fn files(path: &str, directory: &str, variables: &compose::Variables, host: &Host) -> Vec<String> {
     if let Some(named) = variables.get("COMPOSE_FILE").filter(|named| !named.is_empty()) {
         let separator = variables.get("COMPOSE_PATH_SEPARATOR").map_or(":", String::as_str);
         return named.split(separator).map(|name| ports::join(directory, name)).collect();

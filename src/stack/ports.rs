@@ -82,7 +82,7 @@ pub fn mount(text: &str, directory: &str) -> Result<Mount, String> {
     }
     let source = match source {
         None => Source::Anonymous,
-        Some(path) if path.starts_with('/') => Source::Path(path.to_owned()),
+        Some(path) if path.starts_with('/') => Source::Path(join("/", path)),
         Some(path) if path.starts_with('.') => Source::Path(join(directory, path)),
         Some(path) if path.starts_with('~') => {
             return Err(format!(
@@ -92,7 +92,7 @@ pub fn mount(text: &str, directory: &str) -> Result<Mount, String> {
         Some(name) if is_volume_name(name) => Source::Volume(name.to_owned()),
         Some(_) => return Err(right()),
     };
-    let mut mount = Mount::plain(source, target, false);
+    let mut mount = Mount::plain(source, &join("/", target), false);
     for mode in modes.split(',').filter(|mode| !mode.is_empty()) {
         match mode {
             "rw" => {}
@@ -189,7 +189,7 @@ pub fn nano_cpus(text: &str) -> Option<i64> {
 pub fn bytes(text: &str) -> Result<i64, String> {
     let right = || format!("'{text}' is not a size like '512m' or '1g'");
     let lower = text.to_ascii_lowercase();
-    let split = lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len());
+    let split = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
     let (number, unit) = lower.split_at(split);
     let factor: i64 = match unit {
         "" | "b" => 1,
@@ -198,7 +198,10 @@ pub fn bytes(text: &str) -> Result<i64, String> {
         "g" | "gb" => 1 << 30,
         _ => return Err(right()),
     };
-    number.parse::<i64>().ok().and_then(|number| number.checked_mul(factor)).filter(|size| *size > 0).ok_or_else(right)
+    let whole = number.parse::<i64>().ok().and_then(|number| number.checked_mul(factor));
+    // `1.5g`; bounded before it is made a whole number.
+    let part = || number.parse::<f64>().ok().map(|number| number * factor as f64).filter(|size| *size < 9e15);
+    whole.or_else(|| part().map(|size| size as i64)).filter(|size| *size > 0).ok_or_else(right)
 }
 
 #[cfg(test)]
@@ -252,6 +255,7 @@ mod tests {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert_eq!(bytes("1144m"), Ok(1144 << 20));
+        assert_eq!(bytes("1.5g"), Ok(1536 << 20));
         for bad in ["", "m", "-1", "1t", "99999999999g", "0"] {
             assert!(bytes(bad).is_err(), "{bad}");
         }

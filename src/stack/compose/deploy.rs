@@ -15,6 +15,7 @@ pub struct Deploy {
     pub pids: Option<i64>,
     /// In bytes.
     pub memory_reservation: Option<i64>,
+    pub cpu_shares: Option<i64>,
     pub restart: Option<Restart>,
     pub replicas: Option<u16>,
     pub rolling: Rolling,
@@ -56,6 +57,14 @@ pub fn read(service: &Fields) -> Deploy {
         let text = of.text(key)?;
         ports::bytes(&text).map_err(|problem| of.error(of.place(), format!("'{}': {problem}", of.path(key)))).ok()
     };
+    let cpus = |of: &Fields| {
+        let text = of.text("cpus")?;
+        let cpus = ports::nano_cpus(&text);
+        if cpus.is_none() {
+            of.error(of.place(), format!("'{}' must be a number of CPUs like 0.5", of.path("cpus")));
+        }
+        cpus
+    };
     let policy = fields.fields("restart_policy");
     let attempts = count(&policy, "max_attempts").map(u32::from).filter(|count| *count > 0);
     let restart = policy.text("condition").and_then(|condition| match condition.as_str() {
@@ -73,16 +82,12 @@ pub fn read(service: &Fields) -> Deploy {
         }
     });
     let deploy = Deploy {
-        nano_cpus: limits.text("cpus").and_then(|text| {
-            let cpus = ports::nano_cpus(&text);
-            if cpus.is_none() {
-                limits.error(limits.place(), format!("'{}' must be a number of CPUs like 0.5", limits.path("cpus")));
-            }
-            cpus
-        }),
+        nano_cpus: cpus(&limits),
         memory: size(&limits, "memory"),
         pids: limits.get("pids", |reading, node, path| reading.number(node, path, -1..=4_194_304)),
         memory_reservation: size(&reservations, "memory"),
+        // Docker knows no reserved CPUs on one host; in times of need the same comes from shares, of which one CPU has 1024.
+        cpu_shares: cpus(&reservations).map(|nano| (nano.saturating_mul(1024) / 1_000_000_000).max(2)),
         restart,
         replicas,
         rolling,

@@ -1,7 +1,7 @@
 //! Secrets and configs: the top-level keys, and what a service sees of them as files (Compose Specification, "Secrets",
 //! "Configs").
 
-use super::Context;
+use super::{Context, scalar};
 use crate::env::document::{self, Kind, Node};
 use crate::env::reader::{Fields, Unknown};
 use crate::stack::model::{Content, Grant};
@@ -124,14 +124,14 @@ pub fn read(service: &Fields, kinds: Kinds, context: &Context) -> Vec<Grant> {
         if target.contains(':') || target.split('/').any(|part| part == "..") || target.chars().any(char::is_control) {
             service.error(item.place, format!("'{path}.target' is not a path that can be mounted"));
         }
-        let number = |key| fields.as_ref().and_then(|fields| read_number(fields, key, 10));
+        let number = |key| fields.as_ref().and_then(|fields| read_number(fields, key));
         let (uid, gid) = (number("uid"), number("gid"));
-        let mode = fields.as_ref().and_then(|fields| read_number(fields, "mode", 8)).filter(|mode| {
-            let good = *mode <= 0o777;
-            if !good {
-                service.error(item.place, format!("'{path}.mode' must be from 0 to 0777"));
+        let mode = fields.as_ref().and_then(|fields| fields.value("mode")).and_then(|node| {
+            let mode = scalar::mode(node).filter(|mode| *mode <= 0o777);
+            if mode.is_none() {
+                service.error(node.place, format!("'{path}.mode' must be an octal mode like 0440"));
             }
-            good
+            mode
         });
         fields.into_iter().for_each(|fields| fields.finish(Unknown::Refuse));
         // The later of two at one place wins.
@@ -149,16 +149,12 @@ pub fn read(service: &Fields, kinds: Kinds, context: &Context) -> Vec<Grant> {
     all
 }
 
-fn read_number(fields: &Fields, key: &'static str, radix: u32) -> Option<u32> {
+fn read_number(fields: &Fields, key: &'static str) -> Option<u32> {
     let text = fields.text(key)?;
-    let digits = text.strip_prefix("0o").unwrap_or(&text);
-    let number = u32::from_str_radix(digits, radix).ok();
+    let number = text.parse().ok();
     if number.is_none() {
-        let right = if radix == 8 { "an octal mode like 0440" } else { "a number" };
-        fields.error(
-            fields.place(),
-            format!("'{}' is '{}', but must be {right}", fields.path(key), document::shown(&text)),
-        );
+        let text = document::shown(&text);
+        fields.error(fields.place(), format!("'{}' is '{text}', but must be a number", fields.path(key)));
     }
     number
 }

@@ -9,6 +9,7 @@ mod mounts;
 mod networks;
 mod options;
 mod references;
+mod scalar;
 mod service;
 mod tree;
 

@@ -1,8 +1,8 @@
 //! Volumes: the top-level `volumes:`, and a service's own, short and long form (Compose Specification, "volumes").
 
-use super::Context;
 use super::networks::read_name;
 use super::service::pairs;
+use super::{Context, scalar};
 use crate::env::document::{self, Kind, Node, Place};
 use crate::env::reader::{Fields, Reading, Unknown};
 use crate::stack::model::{Mount, Source, StackVolume};
@@ -19,12 +19,20 @@ pub fn read_top(root: &Fields, project: &str, context: &Context) -> Vec<(StackVo
         }
         let fields = Fields::of(root.reading, Some(value), &path);
         let (name, external) = read_name(&fields, &key.text, project);
+        let driver = fields.text("driver");
+        let mut driver_opts = pairs(&fields, "driver_opts", context);
+        let is_bind = driver.as_deref().is_none_or(|driver| driver == "local")
+            && driver_opts.get("o").is_some_and(|options| options.split(',').any(|option| option == "bind"));
+        if let Some(device) = driver_opts.get_mut("device").filter(|_| is_bind) {
+            // Docker's own would be its data directory.
+            *device = context.sources.absolute(value.place, device);
+        }
         let volume = StackVolume {
             key: key.text.clone(),
             name,
             external,
-            driver: fields.text("driver"),
-            driver_opts: pairs(&fields, "driver_opts", context),
+            driver,
+            driver_opts,
             labels: pairs(&fields, "labels", context),
         };
         let has_options = volume.driver.is_some() || !volume.driver_opts.is_empty() || !volume.labels.is_empty();
@@ -112,10 +120,10 @@ fn read_long(reading: &Reading, node: &Node, path: &str, context: &Context) -> O
             Err(problem) => tmpfs.error(tmpfs.place(), format!("'{}': {problem}", tmpfs.path("size"))),
         }
     }
-    if let Some(text) = tmpfs.text("mode") {
-        match u32::from_str_radix(&text, 8) {
-            Ok(mode) if mode <= 0o7777 => options.push(format!("mode={mode:o}")),
-            _ => tmpfs.error(tmpfs.place(), format!("'{}' must be an octal mode like 1777", tmpfs.path("mode"))),
+    if let Some(node) = tmpfs.value("mode") {
+        match scalar::mode(node) {
+            Some(mode) if mode <= 0o7777 => options.push(format!("mode={mode:o}")),
+            _ => tmpfs.error(node.place, format!("'{}' must be an octal mode like 1777", tmpfs.path("mode"))),
         }
     }
     let wrong = |text: String| {
@@ -123,7 +131,7 @@ fn read_long(reading: &Reading, node: &Node, path: &str, context: &Context) -> O
         None
     };
     let target = match target {
-        Some(target) if target.starts_with('/') && !target.contains(':') => target,
+        Some(target) if target.starts_with('/') && !target.contains(':') => ports::join("/", &target),
         _ => return wrong(format!("'{path}.target' must be an absolute path without a colon")),
     };
     let mount = |source| Mount {

@@ -24,7 +24,8 @@ pub fn read(fields: &Fields, context: &Context) -> Options {
         all
     };
     let word = |key: &'static str, is_good: &dyn Fn(&str) -> bool, right: &str| -> Option<String> {
-        let text = fields.text(key)?;
+        // What a variable leaves empty is not set.
+        let text = fields.text(key).filter(|text| !text.is_empty())?;
         if !is_good(&text) {
             wrong(key, &text, right);
         }
@@ -163,27 +164,41 @@ fn is_security_option(text: &str) -> bool {
     }
 }
 
+/// `HOST[:CONTAINER[:rwm]]`, or `source`, `target` and `permissions`.
 fn read_devices(fields: &Fields) -> Vec<Device> {
-    let mut all = Vec::new();
-    for text in texts(fields, "devices") {
-        let mut parts = text.split(':');
-        let (host, container, permissions) = (parts.next().unwrap_or(""), parts.next(), parts.next().unwrap_or("rwm"));
-        let container = container.unwrap_or(host);
+    let Some(node) = fields.value("devices") else { return Vec::new() };
+    let path = fields.path("devices");
+    let Kind::Sequence(items) = &*node.kind else {
+        fields.error(node.place, format!("'{path}' must be a list"));
+        return Vec::new();
+    };
+    let mut all: Vec<Device> = Vec::new();
+    for item in items {
+        let (host, container, permissions, rest) = if let Kind::Mapping(_) = &*item.kind {
+            let inner = Fields::of(fields.reading, Some(item), &path);
+            let parts = (inner.text("source"), inner.text("target"), inner.text("permissions"), None);
+            inner.finish(Unknown::Refuse);
+            parts
+        } else {
+            let Some(text) = fields.reading.text(item, &path) else { continue };
+            let mut parts = text.split(':').map(str::to_owned);
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        };
+        let host = host.unwrap_or_default();
+        let container = container.unwrap_or_else(|| host.clone());
+        let permissions = permissions.unwrap_or_else(|| "rwm".to_owned());
         let is_good = host.starts_with('/')
             && container.starts_with('/')
             && !permissions.is_empty()
             && permissions.bytes().all(|b| b"rwm".contains(&b))
-            && parts.next().is_none();
+            && rest.is_none();
         if !is_good {
-            let place = fields.value("devices").map_or(fields.place(), |node| node.place);
-            let path = fields.path("devices");
-            fields.error(
-                place,
-                format!("'{path}': '{}' is not /dev/HOST[:/dev/CONTAINER[:rwm]]", document::shown(&text)),
-            );
+            let shown = document::shown(&format!("{host}:{container}:{permissions}"));
+            fields.error(item.place, format!("'{path}': '{shown}' is not /dev/HOST[:/dev/CONTAINER[:rwm]]"));
         }
-        let (host, container) = (host.to_owned(), container.to_owned());
-        all.push(Device { host, container, permissions: permissions.to_owned() });
+        // The later of two at one place wins.
+        all.retain(|device| device.container != container);
+        all.push(Device { host, container, permissions });
     }
     all
 }

@@ -1,7 +1,7 @@
 //! One service of a compose file: its keys, each with its forms.
 
 use super::grants::{self, Kinds};
-use super::{Context, build, deploy, mounts, networks, options};
+use super::{Context, build, deploy, mounts, networks, options, scalar};
 use crate::env::document::{self, Kind, Node};
 use crate::env::reader::{Fields, Reading, Unknown};
 use crate::stack::model::*;
@@ -116,6 +116,7 @@ pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context
     };
     let mem_limit = once("mem_limit", mem_limit, deploy.memory);
     options.mem_reservation = once("mem_reservation", options.mem_reservation, deploy.memory_reservation);
+    options.cpu_shares = options.cpu_shares.or(deploy.cpu_shares);
     options.nano_cpus = once("cpus", options.nano_cpus, deploy.nano_cpus);
     options.pids_limit = once("pids_limit", options.pids_limit, deploy.pids);
     let mut grants = grants::read(&fields, Kinds::Secrets, context);
@@ -172,7 +173,8 @@ pub(super) fn texts(fields: &Fields, key: &'static str) -> Vec<String> {
     }
 }
 
-/// `NAME: value` or `- NAME=value`; a name without a value takes the variable of that name, if it is set.
+/// `NAME: value` or `- NAME=value`. In an environment and in build arguments a name without a value takes the variable of that name,
+/// if it is set; elsewhere its value is empty.
 pub(super) fn pairs(fields: &Fields, key: &'static str, context: &Context) -> BTreeMap<String, String> {
     let Some(node) = fields.value(key) else { return BTreeMap::new() };
     let path = fields.path(key);
@@ -185,7 +187,11 @@ pub(super) fn pairs(fields: &Fields, key: &'static str, context: &Context) -> BT
     match &*node.kind {
         Kind::Mapping(entries) => {
             for (name, value) in entries {
-                let value = if value.is_null() { from_outside(&name.text) } else { fields.reading.text(value, &path) };
+                let value = match value.is_null() {
+                    true if key == "environment" || key == "args" => from_outside(&name.text),
+                    true => Some(String::new()),
+                    false => fields.reading.text(value, &path).and_then(|_| scalar::text(value)),
+                };
                 all.extend(value.map(|value| (name.text.clone(), value)));
             }
         }
@@ -194,7 +200,10 @@ pub(super) fn pairs(fields: &Fields, key: &'static str, context: &Context) -> BT
                 let Some(text) = fields.reading.text(item, &path) else { continue };
                 match text.split_once('=') {
                     Some((name, value)) => drop(all.insert(name.to_owned(), value.to_owned())),
-                    None => all.extend(from_outside(&text).map(|value| (text, value))),
+                    None if key == "environment" || key == "args" => {
+                        all.extend(from_outside(&text).map(|value| (text, value)));
+                    }
+                    None => drop(all.insert(text, String::new())),
                 }
             }
         }

@@ -144,7 +144,7 @@ fn options_are_checked_before_docker_sees_them() {
         ("volumes: [{type: tmpfs, source: x, target: /a}]", "has no place in a tmpfs"),
         ("volumes: [{type: bind, source: /a, target: /a, recursive: x}]", "is not carried out"),
         ("volumes: [{type: bind, source: /a, target: /a, bind: {propagation: up}}]", "must be rprivate"),
-        ("volumes: [{type: tmpfs, target: /a, tmpfs: {mode: 9}}]", "must be an octal mode"),
+        ("volumes: [{type: tmpfs, target: /a, tmpfs: {mode: rw}}]", "must be an octal mode"),
         ("volumes: ['~/a:/a']", "whose home that is, is not known here"),
         ("volumes: /a", "'services.a.volumes' must be a list"),
         ("logging: {driver: none, format: x}", "'services.a.logging.format' is not carried out"),

@@ -116,7 +116,8 @@ impl<'a> Loader<'a> {
     fn filled_in(&mut self, node: &Node, file: u16, variables: &Variables) -> Node {
         let kind = match &*node.kind {
             Kind::Scalar { text, plain } => match interpolate(text, variables, &mut self.found) {
-                Ok(text) => Kind::Scalar { text, plain: *plain },
+                // What a variable gave is a text, also if it is empty.
+                Ok(filled) => Kind::Scalar { plain: *plain && !text.contains('$'), text: filled },
                 Err(problem) => {
                     self.reading.error(Place { file, ..node.place }, format!("this value {problem}"));
                     Kind::Scalar { text: String::new(), plain: false }
@@ -244,23 +245,20 @@ impl<'a> Loader<'a> {
         };
         let directory = directory.unwrap_or_else(|| parent(first).to_owned());
         let named = env_files.is_some();
-        let mut inner = variables.clone();
+        let mut inner = Variables::new();
         for path in env_files.unwrap_or_else(|| vec![join(&directory, ".env")]) {
             match (self.read)(&path) {
                 Ok(None) if !named => {}
                 Ok(None) => self.reading.error(place, format!("there is no file {path}")),
                 Err(error) => self.reading.error(place, format!("{path} cannot be read: {error:#}")),
                 Ok(Some(bytes)) => match env_file::parse(&String::from_utf8_lossy(&bytes), variables) {
-                    // What the project itself sets wins.
-                    Ok(more) => {
-                        for (name, value) in more {
-                            inner.entry(name).or_insert(value);
-                        }
-                    }
+                    Ok(more) => inner.extend(more),
                     Err(error) => self.reading.error(place, format!("{path} is broken: {error:#}")),
                 },
             }
         }
+        // What the project itself sets wins.
+        inner.extend(variables.clone());
         self.project(&files, &directory, &inner, place, depth + 1)
     }
 

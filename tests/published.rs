@@ -1,0 +1,231 @@
+//! Compose files as people publish them (`tests/published/`) load, and mean what docker compose v2 takes them for: its resolved form
+//! (`config --format json`) is read like a compose file, and both must give the same stack; some of it is compared with the JSON
+//! itself, too, so that a form that is misread in both does not go by.
+#![allow(clippy::disallowed_methods)] // Tests run and write what they need.
+
+use appliance::host::{Host, Mode};
+use appliance::stack::model::{Condition, Dependency, Network, Source, Stack};
+use appliance::stack::{self, Service};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/published")
+}
+
+/// `make tools` unpacks it there.
+fn docker_compose() -> PathBuf {
+    let tool = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/tools/compose/usr/libexec/docker/cli-plugins/docker-compose");
+    assert!(tool.exists(), "{} is missing; run: make tools", tool.display());
+    tool
+}
+
+/// The main file of each project.
+fn projects() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root()).expect("the directory is there");
+    let mut found: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("it can be read").path())
+        .map(|project| {
+            let mut files = NAMES.iter().map(|name| project.join(name));
+            files.find(|file| file.exists()).unwrap_or_else(|| panic!("no compose file in {}", project.display()))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+fn ours(path: &Path, neighbours: bool) -> Result<Stack, String> {
+    let name = "published".parse().expect("it is a name");
+    let path = path.display().to_string();
+    stack::read(&name, &path, neighbours, BTreeMap::new(), &Host::system(Mode::Check))
+        .map_err(|error| format!("{error:#}"))
+}
+
+/// What compose makes of a project, as text.
+fn theirs(directory: &Path) -> String {
+    let output = Command::new(docker_compose())
+        .args(["-p", "published", "config", "--format", "json"])
+        .current_dir(directory)
+        .env_clear()
+        .env("PATH", std::env::var("PATH").unwrap_or_default())
+        .env("HOME", "/nonexistent")
+        .output()
+        .expect("it can be run");
+    assert!(output.status.success(), "{}: {}", directory.display(), String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("JSON is UTF-8")
+}
+
+/// A service without what the two forms cannot have in common.
+fn comparable(service: &Service) -> Service {
+    let mut service = service.clone();
+    // Compose reads them into the environment, as we do; after that only we still know of them.
+    service.env_files.clear();
+    // Compose writes down the dependencies that follow from links and shared namespaces; ours are computed where they are needed.
+    let implied: Vec<_> = service.links.iter().map(|link| &link.service).chain(service.shared()).cloned().collect();
+    service.depends_on.retain(|needed| !(implied.contains(&needed.service) && is_plain(needed)));
+    service.depends_on.sort_by(|a, b| a.service.cmp(&b.service));
+    service.options.extra_hosts.sort();
+    service
+}
+
+/// What compose itself does not print as it reads it (docs/stack.md lists these): the project, and its printed text with that put back.
+fn restored(project: &str, text: &str) -> String {
+    match project {
+        // A limit of 0 is printed as nothing.
+        "git-gitlab" => text.replace("\"core\": {}", "\"core\": 0"),
+        // `create_host_path: false` is printed as nothing, and nothing means true.
+        "mail-dms" => {
+            text.replace("\"propagation\": \"rslave\"", "\"propagation\": \"rslave\", \"create_host_path\": false")
+        }
+        // The address driver's options are read and dropped.
+        "dns-adguard" => text.replace(
+            "\"ipam\": {\n        \"driver\"",
+            "\"ipam\": {\"options\": {\"foo\": \"bar\"},\n        \"driver\"",
+        ),
+        _ => text.to_owned(),
+    }
+}
+
+fn is_plain(needed: &Dependency) -> bool {
+    needed.condition == Condition::Started && needed.required
+}
+
+/// What differs between two stacks, by service.
+fn differences(one: &Stack, other: &Stack) -> Vec<String> {
+    let names = |stack: &Stack| -> Vec<String> {
+        let mut names: Vec<String> = stack.services.iter().map(|service| service.name.to_string()).collect();
+        names.sort();
+        names
+    };
+    let mut found = Vec::new();
+    if names(one) != names(other) {
+        found.push(format!("services: {:?} and {:?}", names(one), names(other)));
+    }
+    for service in &one.services {
+        let Some(same) = other.service(service.name.as_str()) else { continue };
+        let (left, right) = (format!("{:#?}", comparable(service)), format!("{:#?}", comparable(same)));
+        let only = |one: &str, other: &str| -> Vec<String> {
+            let lines: Vec<&str> = other.lines().collect();
+            one.lines().filter(|line| !lines.contains(line)).map(|line| line.trim().to_owned()).take(8).collect()
+        };
+        if left != right {
+            let (here, there) = (only(&left, &right), only(&right, &left));
+            found.push(format!("{}: only here {here:?}, only there {there:?}", service.name));
+        }
+    }
+    let sorted = |stack: &Stack| {
+        let (mut networks, mut volumes) = (stack.networks.clone(), stack.volumes.clone());
+        networks.sort_by(|a, b| a.key.cmp(&b.key));
+        volumes.sort_by(|a, b| a.key.cmp(&b.key));
+        format!("{networks:?} {volumes:?}")
+    };
+    if sorted(one) != sorted(other) {
+        found.push(format!("networks or volumes:\n{}\n{}", sorted(one), sorted(other)));
+    }
+    found
+}
+
+/// What the JSON itself says of a service, against our model.
+fn against_json(service: &Service, json: &Value) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut check = |what: &str, ours: Value, theirs: &Value| {
+        if ours != *theirs && !(ours.is_null() && theirs.is_null()) {
+            wrong.push(format!("{}.{what}: {ours} and {theirs}", service.name));
+        }
+    };
+    check("image", service.image.clone().into(), &json["image"]);
+    // Compose writes what it prints so that it could be read again.
+    let words = |words: &Option<Vec<String>>| {
+        serde_json::json!(
+            words.as_ref().map(|words| words.iter().map(|word| word.replace('$', "$$")).collect::<Vec<_>>())
+        )
+    };
+    check("command", words(&service.command), &json["command"]);
+    check("entrypoint", words(&service.options.entrypoint), &json["entrypoint"]);
+    let environment: BTreeMap<&String, String> =
+        service.environment.iter().map(|(name, value)| (name, value.replace('$', "$$"))).collect();
+    let theirs: BTreeMap<String, String> = json["environment"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+        .collect();
+    check("environment", serde_json::json!(environment), &serde_json::json!(theirs));
+    let ports = service.ports.iter().map(|port| port.target).collect::<Vec<_>>();
+    let targets: Vec<Value> =
+        json["ports"].as_array().into_iter().flatten().map(|port| port["target"].clone()).collect();
+    check("ports", serde_json::json!(ports), &serde_json::json!(targets));
+    let volume = |volume: &Value| volume["type"] != "tmpfs";
+    let targets: Vec<Value> =
+        json["volumes"].as_array().into_iter().flatten().filter(|v| volume(v)).map(|v| v["target"].clone()).collect();
+    check(
+        "volumes",
+        serde_json::json!(service.mounts.iter().map(|mount| &mount.target).collect::<Vec<_>>()),
+        &serde_json::json!(targets),
+    );
+    for (mount, theirs) in
+        service.mounts.iter().zip(json["volumes"].as_array().into_iter().flatten().filter(|v| volume(v)))
+    {
+        match &mount.source {
+            Source::Path(path) => {
+                // Both mean the same directory.
+                let theirs = theirs["source"].as_str().map(|path| path.trim_end_matches('/'));
+                check("volumes.source", path.clone().into(), &theirs.into());
+            }
+            Source::Volume(name) => check("volumes.source", name.clone().into(), &theirs["source"]),
+            Source::Anonymous => check("volumes.source", Value::Null, &theirs["source"]),
+        }
+        check("volumes.read_only", mount.read_only.into(), &theirs["read_only"].as_bool().unwrap_or(false).into());
+    }
+    if let Network::Joined(joined) = &service.network {
+        let mut names: Vec<&String> = joined.iter().map(|joined| &joined.network).collect();
+        names.sort();
+        let mut theirs: Vec<&String> =
+            json["networks"].as_object().into_iter().flatten().map(|(name, _)| name).collect();
+        theirs.sort();
+        check("networks", serde_json::json!(names), &serde_json::json!(theirs));
+    }
+    let number = |value: &Value| value.as_str().and_then(|text| text.parse::<i64>().ok());
+    if let Some(limit) = number(&json["mem_limit"]) {
+        check("mem_limit", service.mem_limit.into(), &limit.into());
+    }
+    wrong
+}
+
+#[test]
+fn every_published_file_means_what_compose_takes_it_for() {
+    let all = projects();
+    assert!(all.len() >= 40, "there are {} projects", all.len());
+    let mut wrong = Vec::new();
+    for file in &all {
+        let directory = file.parent().expect("a file has a directory");
+        let name = directory.file_name().expect("it has a name").to_string_lossy().into_owned();
+        let mine = match ours(file, true) {
+            Ok(stack) => stack,
+            Err(error) => {
+                wrong.push(format!("{name}: {error}"));
+                continue;
+            }
+        };
+        let text = restored(&name, &theirs(directory));
+        // Beside the files, so that relative paths and `.env` are the same.
+        let resolved = tempfile::Builder::new().prefix(".resolved-").suffix(".json").tempfile_in(directory);
+        let resolved = resolved.expect("a file can be written");
+        std::fs::write(resolved.path(), &text).expect("it can be written");
+        match ours(resolved.path(), false) {
+            Ok(back) => wrong.extend(differences(&mine, &back).into_iter().map(|found| format!("{name}: {found}"))),
+            Err(error) => wrong.push(format!("{name}: what compose printed: {error}")),
+        }
+        let json: Value = serde_json::from_str(&text).expect("it prints JSON");
+        for service in &mine.services {
+            let theirs = &json["services"][service.name.as_str()];
+            wrong.extend(against_json(service, theirs).into_iter().map(|found| format!("{name}: {found}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{} differences in {} projects:\n{}", wrong.len(), all.len(), wrong.join("\n"));
+}
