@@ -174,7 +174,8 @@ fn against_json(service: &Service, json: &Value) -> Vec<String> {
         match &mount.source {
             Source::Path(path) => {
                 // Both mean the same directory.
-                let theirs = theirs["source"].as_str().map(|path| path.trim_end_matches('/'));
+                let theirs =
+                    theirs["source"].as_str().map(|path| if path == "/" { path } else { path.trim_end_matches('/') });
                 check("volumes.source", path.clone().into(), &theirs.into());
             }
             Source::Volume(name) => check("volumes.source", name.clone().into(), &theirs["source"]),

@@ -131,6 +131,7 @@ fn braces(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn with(text: &str) -> Result<String, String> {
         let variables = BTreeMap::from([("SET".to_owned(), "s".to_owned()), ("EMPTY".to_owned(), String::new())]);
@@ -171,5 +172,48 @@ mod tests {
         interpolate("${SET:-$A}$B", &variables, &mut found).expect("the text is valid");
         assert_eq!(found.missing, BTreeSet::from(["B".to_owned()]));
         assert_eq!(found.used, BTreeSet::from(["s".to_owned()]));
+    }
+
+    /// A text of the grammar, and what it must come to with `SET=s` and `EMPTY=`: built together, so that neither is computed from
+    /// the other.
+    fn expression(depth: u32) -> BoxedStrategy<(String, String)> {
+        let name = prop_oneof![Just(("SET", Some("s"))), Just(("EMPTY", Some(""))), Just(("NO", None))];
+        let leaf = prop_oneof![
+            "[a-zA-Z0-9 ./:_@%-]{0,6}".prop_map(|text| (text.clone(), text)),
+            Just(("$$".to_owned(), "$".to_owned())),
+            name.clone().prop_map(|(name, value)| (format!("${{{name}}}"), value.unwrap_or("").to_owned())),
+            // A name without braces ends where no more of its letters come.
+            name.clone().prop_map(|(name, value)| (format!("${name}."), format!("{}.", value.unwrap_or("")))),
+        ];
+        if depth == 0 {
+            return leaf.boxed();
+        }
+        let operator = prop_oneof![Just("-"), Just(":-"), Just("+"), Just(":+")];
+        let braces = (name, operator, expression(depth - 1)).prop_map(|((name, value), operator, (text, word))| {
+            let is_set =
+                if operator.starts_with(':') { value.is_some_and(|value| !value.is_empty()) } else { value.is_some() };
+            let comes_to = match (operator.ends_with('-'), is_set) {
+                (true, true) => value.unwrap_or("").to_owned(),
+                (true, false) | (false, true) => word,
+                (false, false) => String::new(),
+            };
+            (format!("${{{name}{operator}{text}}}"), comes_to)
+        });
+        let parts = prop_oneof![leaf, braces];
+        let joined = |parts: Vec<(String, String)>| -> (String, String) { parts.into_iter().unzip() };
+        proptest::collection::vec(parts, 1..4).prop_map(joined).boxed()
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_of_the_grammar_comes_to_what_it_was_built_for((text, expected) in expression(3)) {
+            prop_assert_eq!(with(&text), Ok(expected), "{}", text);
+        }
+
+        #[test]
+        fn no_text_breaks_it_and_none_without_a_dollar_is_changed(text in ".{0,80}", plain in "[^$]{0,80}") {
+            drop(with(&text));
+            prop_assert_eq!(with(&plain), Ok(plain));
+        }
     }
 }
