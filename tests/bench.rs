@@ -1,5 +1,5 @@
 //! `make bench`: measured figures on a booted host, as a table. Speeds are given beside a peer's in the same run where
-//! there is one; nothing here passes or fails. With the word `restarts` or `reloads`, that part alone.
+//! there is one; nothing here passes or fails. With the word `restarts`, `reloads` or `scale`, that part alone.
 #![allow(clippy::disallowed_methods)] // Drives the machine from outside.
 
 #[path = "host/mod.rs"]
@@ -12,6 +12,9 @@ use std::time::Duration;
 fn main() {
     if std::env::args().nth(1).as_deref() == Some("reloads") {
         return table(&reloads());
+    }
+    if std::env::args().nth(1).as_deref() == Some("scale") {
+        return table(&scale());
     }
     let machine = Machine::boot("bench");
     apps::start_notes(&machine, "v1");
@@ -69,6 +72,7 @@ fn main() {
     let trace = machine.ok("cut -c1-150 /root/trace | tail -20");
     drop(machine);
     rows.extend(reloads());
+    rows.extend(scale());
     table(&rows);
     println!("\nthe trace at rest:\n{trace}");
 }
@@ -92,6 +96,41 @@ fn reloads() -> Vec<(&'static str, String, &'static str)> {
         ("1,000 busy connections, ten reloads", format!("{busy:?}"), "aim: no answer but 2xx"),
         ("200 keep-alive visitors, no reload", quiet, "the same without, to compare"),
         ("200 keep-alive visitors, ten reloads", idle, "lost: sent as nginx closed the idle connection"),
+    ]
+}
+
+/// A hundred containers.
+fn scale() -> Vec<(&'static str, String, &'static str)> {
+    let machine = host::scale::prepare();
+    let ups: Vec<(f64, f64, f64)> = (0..3).map(|_| host::scale::up(&machine)).collect();
+    let of = |part: fn(&(f64, f64, f64)) -> f64| sorted(ups.iter().map(part).collect());
+    let (ours, theirs, raw) = (of(|up| up.0), of(|up| up.1), of(|up| up.2));
+    let seconds = |times: &[f64]| format!("{:.1} s ({:.1} to {:.1})", median(times), times[0], times[times.len() - 1]);
+    let (again, compose) = host::scale::again(&machine, milliseconds);
+    let (again, compose) = (sorted(again), sorted(compose));
+    let pid = machine.ok("systemctl show -p MainPID --value appliance-supervisor").trim().to_owned();
+    // The start's own last work, and a first timer.
+    std::thread::sleep(Duration::from_secs(10));
+    let before = ticks(&machine, &pid);
+    std::thread::sleep(Duration::from_secs(60));
+    let busy = ticks(&machine, &pid) - before;
+    let rss = machine.ok(&format!("awk '/VmRSS/ {{print $2}}' /proc/{pid}/status"));
+    let (crashes, peer) = host::scale::crashes(&machine, 5);
+    let list = |times: &[f64]| times.iter().map(|time| format!("{time:.0}")).collect::<Vec<_>>().join(", ");
+    let sum = |times: &[f64]| times.iter().sum::<f64>();
+    vec![
+        ("100 containers up, 3 runs", seconds(&ours), "first create to last start, by Docker's events"),
+        ("  docker compose v2, same file", seconds(&theirs), "same run"),
+        ("  plain API calls, 16 at once", seconds(&raw), "same run"),
+        ("  ratio to compose", format!("{:.2}", median(&ours) / median(&theirs)), "aim: at most 1.0"),
+        ("nothing to do with 100, 10 runs", spread(&again), "appliance plan --stack"),
+        ("  docker compose v2 up -d", spread(&compose), "same run"),
+        ("  ratio to compose", format!("{:.2}", median(&again) / median(&compose)), "aim: at most 0.5"),
+        ("supervisor RSS with 100", format!("{:.1} MB", number(&rss) / 1024.0), "aim: under 30 MB"),
+        ("supervisor CPU with 100, 60 s at rest", format!("{:.2} %", busy as f64 / 60.0), "aim: under 0.2 %"),
+        ("five crashes in a row, supervisor", format!("{} ms", list(&crashes)), "die to start"),
+        ("  Docker's policy", format!("{} ms", list(&peer)), "same run"),
+        ("  ratio of the sums", format!("{:.2}", sum(&crashes) / sum(&peer)), "aim: at most 0.6"),
     ]
 }
 

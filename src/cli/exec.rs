@@ -1,6 +1,6 @@
-//! `appliance exec`: a command in a service's container, with this terminal or these pipes.
+//! `appliance exec` and `appliance shell`: a command in a service's container, with this terminal or these pipes.
 
-use crate::host::docker::{ExecSession, Look};
+use crate::host::docker::{Container, ExecRequest, ExecSession, LABEL_NUMBER, Look};
 use crate::host::{Host, Mode, terminal};
 use crate::source;
 use anyhow::{Context, Result, bail};
@@ -20,19 +20,53 @@ pub struct ExecArguments {
     /// Use no terminal even if there is one
     #[arg(short = 'T', long)]
     no_tty: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, Args)]
+pub struct ShellArguments {
+    /// The service
+    service: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Where and as whom a command runs.
+#[derive(Debug, Args)]
+struct Place {
+    /// Which of the service's containers, from 1
+    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+    index: u32,
+    /// As this user, with or without a group
+    #[arg(short, long)]
+    user: Option<String>,
+    /// In this directory
+    #[arg(short, long, value_name = "DIRECTORY")]
+    workdir: Option<String>,
+    /// With this variable; may be given several times
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+}
+
+/// bash where there is one, else sh.
+const SHELL: [&str; 3] = ["sh", "-c", "if command -v bash >/dev/null 2>&1; then exec bash; else exec sh; fi"];
+
+pub async fn shell(arguments: ShellArguments) -> Result<u8> {
+    run(&arguments.service, SHELL.map(str::to_owned).to_vec(), false, arguments.place).await
 }
 
 pub async fn exec(arguments: ExecArguments) -> Result<u8> {
+    run(&arguments.service, arguments.command, arguments.no_tty, arguments.place).await
+}
+
+async fn run(service: &str, command: Vec<String>, no_tty: bool, place: Place) -> Result<u8> {
     let host = Host::system(Mode::Check);
     let found = source::active(&host)?;
-    let containers = host.docker().containers(found.env.app.name.as_str(), Look::Close).await?;
-    let of_service = |service: &str| containers.iter().find(|c| c.service() == service && c.is_running());
-    let Some(container) = of_service(&arguments.service) else {
-        let running: Vec<&str> = containers.iter().filter(|c| c.is_running()).map(|c| c.service()).collect();
-        bail!("the service {} does not run; running: {}", arguments.service, running.join(", "));
-    };
-    let tty = !arguments.no_tty && terminal::is_interactive();
-    let session = host.docker().exec(&container.id, arguments.command, tty).await?;
+    let container = container_of(&host, found.env.app.name.as_str(), service, place.index, true).await?;
+    let tty = !no_tty && terminal::is_interactive();
+    let request = ExecRequest { command, tty, user: place.user, directory: place.workdir, environment: place.env };
+    let session = host.docker().exec(&container.id, request).await?;
     let id = session.id.clone();
     let raw = if tty { Some(terminal::Raw::enter()?) } else { None };
     let talked = talk(session, &host, &id, tty).await;
@@ -40,6 +74,36 @@ pub async fn exec(arguments: ExecArguments) -> Result<u8> {
     talked?;
     let code = host.docker().exec_exit_code(&id).await?;
     Ok(u8::try_from(code).unwrap_or(1))
+}
+
+/// One of a service's containers.
+///
+/// # Errors
+/// It is not there, or does not run where it must.
+pub(super) async fn container_of(
+    host: &Host,
+    project: &str,
+    service: &str,
+    number: u32,
+    must_run: bool,
+) -> Result<Container> {
+    let containers = host.docker().containers(project, Look::Close).await?;
+    let is_meant = |container: &&Container| {
+        let is_number = container.label(LABEL_NUMBER).is_none_or(|text| text.parse() == Ok(number));
+        container.service() == service && is_number && (container.is_running() || !must_run)
+    };
+    match containers.iter().find(is_meant) {
+        Some(container) => Ok(container.clone()),
+        None => {
+            let running: Vec<String> = containers.iter().filter(|c| c.is_running()).map(Container::title).collect();
+            let which = if number > 1 {
+                format!("the service {service} has no container {number} that runs")
+            } else {
+                format!("the service {service} does not run")
+            };
+            bail!("{which}; running: {}", running.join(", "));
+        }
+    }
 }
 
 /// Passes input, output and the terminal's size on until the command ends.

@@ -42,11 +42,13 @@ pub async fn prepare(step: Option<Step>) -> Result<u8> {
     Ok(0)
 }
 
-pub async fn plan(step: Option<Step>, json: bool) -> Result<u8> {
+pub async fn plan(step: Option<Step>, stack_alone: bool, json: bool) -> Result<u8> {
     let host = Host::system(Mode::Check);
     let found = find(&host).await?;
     let wanted = Wanted { env: &found.env, text: &found.bytes };
-    prepare::prepare(wanted, &host, step, &mut |_| ()).await?;
+    if !stack_alone {
+        prepare::prepare(wanted, &host, step, &mut |_| ()).await?;
+    }
     if step.is_none()
         && let Some(release) = Ledger::read(&host)?.current
     {

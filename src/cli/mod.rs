@@ -1,13 +1,16 @@
 //! The command line: what can be said, and who answers it. One file per group of commands.
 
 mod cert;
+mod cp;
 mod env;
 mod exec;
 mod host;
 pub mod logging;
+mod logs;
+mod ps;
 mod render;
 mod selfdoc;
-mod stack;
+mod stats;
 mod status;
 
 use crate::env::BrokenFile;
@@ -45,10 +48,22 @@ enum Command {
     Ps(JsonArgument),
     /// Show the app's logs from the journal
     #[command(after_help = "Example:\n  appliance logs -f web worker")]
-    Logs(stack::LogsArguments),
+    Logs(logs::LogsArguments),
     /// Run a command in a service's container
     #[command(after_help = "Example:\n  appliance exec web -- python3 manage.py shell")]
     Exec(exec::ExecArguments),
+    /// Open a shell in a service's container
+    #[command(after_help = "Example:\n  appliance shell web")]
+    Shell(exec::ShellArguments),
+    /// Show what the app's containers use, again and again on a terminal
+    #[command(after_help = "Example:\n  appliance stats --no-stream")]
+    Stats(stats::StatsArguments),
+    /// Show the processes of the app's containers
+    #[command(after_help = "Example:\n  appliance top web")]
+    Top(stats::TopArguments),
+    /// Copy files into or out of a service's container
+    #[command(after_help = "Example:\n  appliance cp web:/data/report.pdf .")]
+    Cp(cp::CopyArguments),
     /// Leave the failed state, after saying what failed
     #[command(after_help = "Example:\n  appliance recover --start")]
     Recover(host::RecoverArguments),
@@ -80,6 +95,9 @@ struct StepArgument {
 struct PlanArguments {
     #[command(flatten)]
     step: StepArgument,
+    /// Plan the app's containers, networks and volumes alone
+    #[arg(long, conflicts_with = "step")]
+    stack: bool,
     #[command(flatten)]
     json: JsonArgument,
 }
@@ -103,11 +121,15 @@ pub async fn execute(arguments: Arguments) -> u8 {
     let done = match arguments.command {
         Command::Run => host::run().await,
         Command::Prepare(step) => host::prepare(step.step).await,
-        Command::Plan(plan) => host::plan(plan.step.step, plan.json.json).await,
+        Command::Plan(plan) => host::plan(plan.step.step, plan.stack, plan.json.json).await,
         Command::Status(json) => status::status(json.json),
-        Command::Ps(json) => stack::ps(json.json).await,
-        Command::Logs(logs) => stack::logs(logs).await,
+        Command::Ps(json) => ps::ps(json.json).await,
+        Command::Logs(logs) => logs::logs(logs).await,
         Command::Exec(exec) => exec::exec(exec).await,
+        Command::Shell(shell) => exec::shell(shell).await,
+        Command::Stats(stats) => stats::stats(stats).await,
+        Command::Top(top) => stats::top(top).await,
+        Command::Cp(copy) => cp::cp(copy).await,
         Command::Recover(recover) => host::recover(recover).await,
         Command::Env(command) => env::env(command).await,
         Command::Cert(command) => cert::cert(command).await,

@@ -102,6 +102,14 @@ impl Container {
         self.state == ContainerState::Running
     }
 
+    /// The service, and which of its containers if it is not the first.
+    pub fn title(&self) -> String {
+        match self.label(LABEL_NUMBER) {
+            Some(number) if number != "1" => format!("{}.{number}", self.service()),
+            _ => self.service().to_owned(),
+        }
+    }
+
     pub fn label(&self, name: &str) -> Option<&str> {
         self.labels.get(name).map(String::as_str)
     }
@@ -167,6 +175,35 @@ pub struct BuildRequest {
     pub cache_from: Vec<String>,
 }
 
+/// A command to be run inside a running container.
+#[derive(Debug, Clone, Default)]
+pub struct ExecRequest {
+    pub command: Vec<String>,
+    pub tty: bool,
+    pub user: Option<String>,
+    pub directory: Option<String>,
+    /// `NAME=VALUE`.
+    pub environment: Vec<String>,
+}
+
+/// What a container uses. Sizes are in bytes, counted since it was started.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Usage {
+    /// Of one CPU: two that are busy make 200.
+    pub cpu_percent: f64,
+    /// Without the files that the kernel keeps for it and could drop.
+    pub memory: u64,
+    pub memory_limit: u64,
+    pub received: u64,
+    pub sent: u64,
+    pub read: u64,
+    pub written: u64,
+    pub processes: u64,
+}
+
+/// Titles of columns, and rows.
+pub type Processes = (Vec<String>, Vec<Vec<String>>);
+
 /// A command inside a running container.
 pub struct ExecSession {
     pub id: String,
@@ -224,7 +261,10 @@ pub trait Docker: Send + Sync {
     fn bridge<'a>(&'a self) -> Pending<'a, Result<Bridge>>;
     /// The events that matter of a project's containers and of networks, from now on.
     fn events<'a>(&'a self, project: &'a str) -> Pending<'a, Result<BoxStream<'static, Result<DockerEvent>>>>;
-    fn exec<'a>(&'a self, id: &'a str, command: Vec<String>, tty: bool) -> Pending<'a, Result<ExecSession>>;
+    fn exec<'a>(&'a self, id: &'a str, request: ExecRequest) -> Pending<'a, Result<ExecSession>>;
+    /// Measures for a second.
+    fn usage<'a>(&'a self, id: &'a str) -> Pending<'a, Result<Usage>>;
+    fn processes<'a>(&'a self, id: &'a str) -> Pending<'a, Result<Processes>>;
     fn exec_exit_code<'a>(&'a self, exec: &'a str) -> Pending<'a, Result<i64>>;
     fn exec_resize<'a>(&'a self, exec: &'a str, rows: u16, columns: u16) -> Pending<'a, Result<()>>;
 }

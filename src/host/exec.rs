@@ -208,6 +208,13 @@ impl Host {
         if status.success() { Ok(()) } else { bail!("{program} ended with {}", status.code().unwrap_or(-1)) }
     }
 
+    /// Hands this process's input and output over to a command until it ends; gives back its exit code.
+    pub async fn hand_over(&self, program: &str, args: &[String]) -> Result<u8> {
+        let mut command = tokio::process::Command::new(program);
+        let status = command.args(args).status().await.with_context(|| format!("could not run {program}"))?;
+        Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+    }
+
     /// Runs a command with an effect, which is noted as `what object: how`.
     pub async fn act(&self, what: What, object: &str, how: &str, cmd: Cmd) -> Result<Output> {
         self.note(what, object, how);

@@ -240,8 +240,14 @@ impl Docker for FakeDocker {
     fn events<'a>(&'a self, _: &'a str) -> Pending<'a, Result<BoxStream<'static, Result<DockerEvent>>>> {
         refused("events")
     }
-    fn exec<'a>(&'a self, _: &'a str, _: Vec<String>, _: bool) -> Pending<'a, Result<ExecSession>> {
+    fn exec<'a>(&'a self, _: &'a str, _: ExecRequest) -> Pending<'a, Result<ExecSession>> {
         refused("exec")
+    }
+    fn usage<'a>(&'a self, _: &'a str) -> Pending<'a, Result<Usage>> {
+        refused("usage")
+    }
+    fn processes<'a>(&'a self, _: &'a str) -> Pending<'a, Result<Processes>> {
+        refused("processes")
     }
     fn exec_exit_code<'a>(&'a self, _: &'a str) -> Pending<'a, Result<i64>> {
         refused("exec")

@@ -29,6 +29,13 @@ impl Drop for Raw {
     }
 }
 
+/// Whether what is printed may have colours (https://no-color.org).
+pub fn has_colours() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    stdout().is_terminal() && !refused && !dumb
+}
+
 /// Rows and columns, if the output is a terminal.
 pub fn size() -> Option<(u16, u16)> {
     if !stdout().is_terminal() {

@@ -1,9 +1,12 @@
-//! The stack's logs: journald's entries, one line each, with the service they came from.
+//! The stack's logs: journald's entries, one line each, with the service they came from. Pure; who runs journalctl is `cli/logs.rs`.
 
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// The program that reads the journal.
 pub const JOURNALCTL: &str = "journalctl";
+/// The longest line that is put together from parts, in bytes; Docker cuts lines at 16 KiB.
+const MAX_LINE: usize = 1 << 20;
 
 /// What is asked of the journal.
 #[derive(Debug, Clone, Default)]
@@ -14,8 +17,11 @@ pub struct Query {
     pub follow: bool,
     /// How many of the last lines; `None` means all.
     pub tail: Option<u32>,
-    /// As journalctl takes it.
+    /// As journalctl takes it, or an age like `10m`.
     pub since: Option<String>,
+    pub until: Option<String>,
+    /// A Perl regular expression; one without capital letters does not heed case.
+    pub grep: Option<String>,
 }
 
 impl Query {
@@ -33,15 +39,48 @@ impl Query {
             // journalctl shows ten lines when it follows, unless told otherwise.
             None => args.push("--lines=all".to_owned()),
         }
-        args.extend(self.since.as_ref().map(|since| format!("--since={since}")));
+        args.extend(self.since.as_ref().map(|since| format!("--since={}", time(since))));
+        args.extend(self.until.as_ref().map(|until| format!("--until={}", time(until))));
+        args.extend(self.grep.as_ref().map(|pattern| format!("--grep={pattern}")));
         args
     }
 }
 
-/// The service and the text of one entry of `journalctl --output=json`.
-pub fn entry(line: &str) -> Option<(String, String)> {
+/// `10m` is ten minutes ago, as Docker's users know it; everything else is journalctl's to judge.
+fn time(text: &str) -> String {
+    let is_age = text.ends_with(['s', 'm', 'h', 'd'])
+        && text.starts_with(|c: char| c.is_ascii_digit())
+        && text.bytes().all(|b| b.is_ascii_digit() || b"smhd".contains(&b));
+    if is_age { format!("-{text}") } else { text.to_owned() }
+}
+
+/// One line of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub service: String,
+    pub container: String,
+    /// Which of the service's containers, from 1.
+    pub number: u32,
+    /// Microseconds since 1970.
+    pub time: i64,
+    /// It was written to standard error.
+    pub is_error: bool,
+    pub message: String,
+    /// The line goes on in the next entry of this container.
+    partial: bool,
+}
+
+impl Entry {
+    /// What stands before the line: the service, and which of its containers if it is not the first.
+    pub fn origin(&self) -> String {
+        if self.number > 1 { format!("{}.{}", self.service, self.number) } else { self.service.clone() }
+    }
+}
+
+/// One entry of `journalctl --output=json`.
+fn entry(line: &str) -> Option<Entry> {
     let entry: Value = serde_json::from_str(line).ok()?;
-    let service = entry.get("COM_DOCKER_COMPOSE_SERVICE")?.as_str()?.to_owned();
+    let text = |name: &str| entry.get(name).and_then(Value::as_str);
     let message = match entry.get("MESSAGE")? {
         Value::String(text) => text.clone(),
         // Text that is not UTF-8 comes as a list of bytes.
@@ -51,7 +90,36 @@ pub fn entry(line: &str) -> Option<(String, String)> {
         }
         _ => return None,
     };
-    Some((service, message))
+    Some(Entry {
+        service: text("COM_DOCKER_COMPOSE_SERVICE")?.to_owned(),
+        container: text("CONTAINER_NAME").unwrap_or_default().to_owned(),
+        number: text("COM_DOCKER_COMPOSE_CONTAINER_NUMBER").and_then(|number| number.parse().ok()).unwrap_or(1),
+        time: text("__REALTIME_TIMESTAMP").and_then(|time| time.parse().ok()).unwrap_or_default(),
+        is_error: text("PRIORITY") == Some("3"),
+        message,
+        partial: text("CONTAINER_PARTIAL_MESSAGE") == Some("true"),
+    })
+}
+
+/// Puts lines together that Docker cut.
+#[derive(Debug, Default)]
+pub struct Lines {
+    begun: BTreeMap<String, String>,
+}
+
+impl Lines {
+    /// Takes a line of journalctl's; gives back a container's line when it is whole.
+    pub fn take(&mut self, line: &str) -> Option<Entry> {
+        let mut entry = entry(line)?;
+        let begun = self.begun.remove(&entry.container).unwrap_or_default();
+        let whole = begun + &entry.message;
+        if entry.partial && whole.len() < MAX_LINE {
+            self.begun.insert(entry.container, whole);
+            return None;
+        }
+        entry.message = whole;
+        Some(entry)
+    }
 }
 
 #[cfg(test)]
@@ -60,11 +128,34 @@ mod tests {
 
     #[test]
     fn entries_of_both_forms() {
-        let text = entry("{\"COM_DOCKER_COMPOSE_SERVICE\":\"web\",\"MESSAGE\":\"hi\"}");
-        assert_eq!(text, Some(("web".to_owned(), "hi".to_owned())));
-        let bytes = entry("{\"COM_DOCKER_COMPOSE_SERVICE\":\"web\",\"MESSAGE\":[104,255]}");
-        assert_eq!(bytes, Some(("web".to_owned(), "h\u{fffd}".to_owned())));
-        assert_eq!(entry("{\"MESSAGE\":\"of systemd\"}"), None);
-        assert_eq!(entry("not json"), None);
+        let message = |line: &str| entry(line).map(|entry| (entry.origin(), entry.message, entry.is_error));
+        let text = message("{\"COM_DOCKER_COMPOSE_SERVICE\":\"web\",\"MESSAGE\":\"hi\",\"PRIORITY\":\"3\"}");
+        assert_eq!(text, Some(("web".to_owned(), "hi".to_owned(), true)));
+        let bytes = message(
+            "{\"COM_DOCKER_COMPOSE_SERVICE\":\"web\",\"MESSAGE\":[104,255],\"COM_DOCKER_COMPOSE_CONTAINER_NUMBER\":\"2\"}",
+        );
+        assert_eq!(bytes, Some(("web.2".to_owned(), "h\u{fffd}".to_owned(), false)));
+        assert_eq!(message("{\"MESSAGE\":\"of systemd\"}"), None);
+        assert_eq!(message("not json"), None);
+    }
+
+    #[test]
+    fn lines_that_were_cut_are_put_together_by_container() {
+        let part = |container: &str, text: &str, partial: bool| {
+            format!(
+                "{{\"COM_DOCKER_COMPOSE_SERVICE\":\"s\",\"CONTAINER_NAME\":\"{container}\",\"MESSAGE\":\"{text}\"{}}}",
+                if partial { ",\"CONTAINER_PARTIAL_MESSAGE\":\"true\"" } else { "" }
+            )
+        };
+        let mut lines = Lines::default();
+        assert_eq!(lines.take(&part("a", "one", true)), None);
+        assert_eq!(lines.take(&part("b", "other", false)).map(|entry| entry.message), Some("other".to_owned()));
+        assert_eq!(lines.take(&part("a", "two", false)).map(|entry| entry.message), Some("onetwo".to_owned()));
+    }
+
+    #[test]
+    fn ages_are_taken_as_docker_takes_them() {
+        assert_eq!((time("10m").as_str(), time("1h30m").as_str()), ("-10m", "-1h30m"));
+        assert_eq!((time("2026-01-31").as_str(), time("10 min ago").as_str()), ("2026-01-31", "10 min ago"));
     }
 }

@@ -94,8 +94,6 @@ pub struct Build {
     pub labels: BTreeMap<String, String>,
     pub cache_from: Vec<String>,
     pub network: Option<String>,
-    /// Name to absolute directory or `docker-image://…`; only BuildKit knows them.
-    pub additional_contexts: BTreeMap<String, String>,
 }
 
 /// When an image is pulled (Compose Specification, "pull_policy").

@@ -3,6 +3,30 @@
 use crate::host::Machine;
 use crate::host::apps::*;
 
+/// Runs `appliance exec` on a terminal of its own, and changes that terminal's size under it.
+const RESIZE: &str = r#"
+import fcntl, os, pty, re, signal, struct, termios, time
+child, master = pty.fork()
+def resize(rows, columns): fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+if child == 0:
+    time.sleep(0.2)
+    os.execvp("appliance", ["appliance", "exec", "web", "--", "sh", "-c", "trap 'stty size; exit 0' WINCH; read x; stty size; while true; do sleep 0.1; done"])
+resize(33, 99)
+seen = b""
+def until(pattern):
+    global seen
+    end = time.monotonic() + 20
+    while not re.search(pattern, seen) and time.monotonic() < end:
+        seen += os.read(master, 1000)
+time.sleep(2)
+os.write(master, b"go\r")
+until(rb"33 99")
+resize(44, 111)
+until(rb"44 111")
+os.waitpid(child, 0)
+print("\n".join(re.findall(r"\d+ \d+", seen.decode())))
+"#;
+
 #[test]
 fn ps_logs_exec_env_and_help() {
     let machine = Machine::boot("commands");
@@ -36,6 +60,43 @@ fn ps_logs_exec_env_and_help() {
     let missing = machine.sh("appliance exec nobody -- true");
     assert!(missing.code == 1 && missing.stderr.contains("running: beat, memcached"), "{}", missing.all());
 
+    // As whom, where, with what; a shell; the terminal's size, also when it changes.
+    let placed = machine.ok("appliance exec -u daemon -w /tmp -e A=b web -- sh -c 'id -un; pwd; echo $A'");
+    assert_eq!(placed, "daemon\n/tmp\nb\n");
+    assert_eq!(machine.ok("echo 'echo from $0' | appliance shell web").trim(), "from bash");
+    let sizes = machine.ok(&format!("python3 - <<'END'\n{RESIZE}\nEND"));
+    assert_eq!(sizes.trim(), "33 99\n44 111");
+
+    // What is used, and by which processes.
+    let stats: serde_json::Value =
+        serde_json::from_str(&machine.ok("appliance stats --json web redis")).expect("stats --json is JSON");
+    let rows = stats.as_array().expect("a list");
+    assert!(rows.len() == 2 && rows.iter().all(|row| row["processes"].as_u64() > Some(0)), "{stats}");
+    assert!(rows.iter().all(|row| row["memory_bytes"].as_u64() > Some(100_000)), "{stats}");
+    let table = machine.ok("appliance stats");
+    assert!(table.contains("MEM %") && table.contains("notes_web_1"), "{table}");
+    assert!(machine.ok("appliance top redis").contains("redis-server"));
+    assert!(machine.sh("appliance top nobody").stderr.contains("no container of a service nobody"));
+
+    // Files there and back, a directory, an archive; names as they are given.
+    machine
+        .ok("echo kept > '/root/a file'; appliance cp '/root/a file' web:/tmp/b; appliance cp web:/tmp/b /root/back");
+    assert_eq!(machine.get("/root/back"), "kept\n");
+    machine.ok("appliance cp web:/tmp - | tar t | grep -q tmp/b");
+    assert_eq!(machine.sh("appliance cp web:/no-such /root/x").code, 1);
+    assert!(machine.sh("appliance cp a b").stderr.contains("one of the two must be SERVICE:PATH"));
+
+    // The log: by pattern, by time, as JSON, with one colour for each service on a terminal.
+    assert!(machine.ok("appliance logs --grep 'LOOK-for-.his' web").is_empty(), "capitals are heeded");
+    assert!(machine.ok("appliance logs --grep 'look-for-.his' web").contains("look-for-this"));
+    assert!(machine.ok("appliance logs --since 1h --until 0s -t redis").lines().all(|line| line.contains("Z ")));
+    let line = machine.ok("appliance logs --json -n 1 web");
+    let line: serde_json::Value = serde_json::from_str(&line).expect("one object per line");
+    assert_eq!((&line["service"], &line["container"]), (&"web".into(), &"notes_web_1".into()));
+    let coloured = machine.ok("script -qec 'appliance logs web redis' /dev/null");
+    assert!(coloured.contains("\u{1b}[36m") && coloured.contains("\u{1b}[33m"), "{coloured:?}");
+    assert!(!machine.ok("NO_COLOR=1 script -qec 'appliance logs web' /dev/null").contains("\u{1b}["));
+
     let shown = machine.ok("eval \"$(appliance env show --format export appliance,app)\" && echo \"$APPLIANCE_DOMAIN $APPLIANCE_STORAGE_IGNORE_DATA $APP_NAME\"");
     assert_eq!(shown, format!("{DOMAIN} true notes\n"));
     assert!(machine.ok("appliance env show --format json").contains("\"NOTES_SETTINGS\""));
@@ -51,6 +112,10 @@ fn ps_logs_exec_env_and_help() {
         "ps",
         "logs",
         "exec",
+        "shell",
+        "stats",
+        "top",
+        "cp",
         "recover",
         "env check",
         "env show",

@@ -22,8 +22,8 @@ fn no_build_is_standby_a_failed_migration_or_a_sick_app_is_failed_and_a_good_one
     try_version(&machine, "v6");
     let text = wait_for_end(&machine, "standby", 3);
     assert!(
-        text.contains("The app could not be built") && text.contains("/bin/false")
-            || text.contains("returned a non-zero code: 1"),
+        text.contains("The app could not be built")
+            && text.contains("executor failed running [/bin/sh -c false]: exit code: 1"),
         "{text}"
     );
     assert_eq!(machine.sh("test -e /run/appliance-failed").code, 1, "nothing has failed that ran");

@@ -206,6 +206,9 @@ fn docker_has_what_the_files_say() {
     check(&built, &[("/Config/Labels/made", json!("here"))]);
     assert!(built["Config"]["Env"].to_string().contains("WHO=me"));
     inside(&machine, "wire_built_1", "test -e /first");
+    // By BuildKit, with what it says as it goes.
+    let said = machine.ok("journalctl -u appliance-supervisor -o cat --no-pager");
+    assert!(said.contains("build built: [last"), "{said}");
 
     let plan = machine.sh("appliance plan");
     assert_eq!((plan.code, plan.stdout.as_str()), (0, "nothing to do\n"), "{}", plan.all());

@@ -1,6 +1,6 @@
 //! Verbs about containers that take more than one call.
 
-use super::convert::{by_label, docker_error, inspected, summary};
+use super::convert::{by_label, docker_error, inspected, summary, usage};
 use super::{Engine, QUICK, too_slow};
 use crate::host::docker::*;
 use anyhow::{Context, Result, anyhow};
@@ -86,13 +86,27 @@ impl Engine {
         Ok(OneOff { exit_code, tail })
     }
 
-    pub(super) async fn open_exec(&self, id: &str, command: Vec<String>, tty: bool) -> Result<ExecSession> {
+    pub(super) async fn measure(&self, id: &str) -> Result<Usage> {
+        let options = StatsOptions { stream: false, one_shot: false };
+        let client = self.client().await?;
+        match tokio::time::timeout(QUICK, client.stats(id, Some(options)).next()).await {
+            Ok(Some(found)) => Ok(usage(found.map_err(docker_error)?)),
+            Ok(None) => Err(anyhow!("Docker told nothing of the container's use")),
+            Err(_) => Err(too_slow("measure the container", QUICK)),
+        }
+    }
+
+    pub(super) async fn open_exec(&self, id: &str, request: ExecRequest) -> Result<ExecSession> {
+        let tty = request.tty;
         let options = CreateExecOptions {
             attach_stdin: Some(true),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             tty: Some(tty),
-            cmd: Some(command),
+            cmd: Some(request.command),
+            user: request.user,
+            working_dir: request.directory,
+            env: Some(request.environment).filter(|all| !all.is_empty()),
             ..Default::default()
         };
         let exec = self.call("prepare the command", QUICK, |api| api.create_exec(id, options)).await?;

@@ -1,11 +1,11 @@
 //! bollard's answers and errors as the house's own types. Pure.
 
-use crate::host::docker::{Container, ContainerState, DockerError, Health, NetworkState};
+use crate::host::docker::{Container, ContainerState, DockerError, Health, NetworkState, Usage};
 use anyhow::anyhow;
 use bollard::errors::Error as ApiError;
 use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum, HealthStatusEnum,
-    Network,
+    ContainerCpuStats, ContainerInspectResponse, ContainerStateStatusEnum, ContainerStatsResponse, ContainerSummary,
+    ContainerSummaryStateEnum, HealthStatusEnum, Network,
 };
 use std::collections::HashMap;
 
@@ -88,6 +88,42 @@ pub(super) fn inspected(known: Container, details: ContainerInspectResponse) -> 
         oom_killed: state.oom_killed.unwrap_or_default(),
         networks: networks.into_iter().map(|(name, end)| (name, end.network_id.unwrap_or_default())).collect(),
         ..known
+    }
+}
+
+/// As `docker stats` computes it.
+pub(super) fn usage(stats: ContainerStatsResponse) -> Usage {
+    let busy = |cpu: &Option<ContainerCpuStats>| {
+        let cpu = cpu.as_ref()?;
+        let total = cpu.cpu_usage.as_ref()?.total_usage?;
+        Some((total, cpu.system_cpu_usage?))
+    };
+    let cpus = stats.cpu_stats.as_ref().and_then(|cpu| cpu.online_cpus).unwrap_or(1);
+    let cpu_percent = match (busy(&stats.cpu_stats), busy(&stats.precpu_stats)) {
+        (Some((total, system)), Some((before, system_before))) if system > system_before => {
+            total.saturating_sub(before) as f64 / (system - system_before) as f64 * f64::from(cpus) * 100.0
+        }
+        _ => 0.0,
+    };
+    let memory = stats.memory_stats.unwrap_or_default();
+    let details = memory.stats.unwrap_or_default();
+    // Control groups of version 1 and 2.
+    let droppable = details.get("total_inactive_file").or_else(|| details.get("inactive_file")).copied().unwrap_or(0);
+    let networks = stats.networks.unwrap_or_default();
+    let blocks = stats.blkio_stats.and_then(|blocks| blocks.io_service_bytes_recursive).unwrap_or_default();
+    let blocks_of = |kind: &str| {
+        let of_kind = blocks.iter().filter(|entry| entry.op.as_deref().is_some_and(|op| op.eq_ignore_ascii_case(kind)));
+        of_kind.filter_map(|entry| entry.value).sum()
+    };
+    Usage {
+        cpu_percent,
+        memory: memory.usage.unwrap_or(0).saturating_sub(droppable),
+        memory_limit: memory.limit.unwrap_or(0),
+        received: networks.values().filter_map(|network| network.rx_bytes).sum(),
+        sent: networks.values().filter_map(|network| network.tx_bytes).sum(),
+        read: blocks_of("read"),
+        written: blocks_of("write"),
+        processes: stats.pids_stats.and_then(|pids| pids.current).unwrap_or(0),
     }
 }
 

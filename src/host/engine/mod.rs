@@ -237,8 +237,19 @@ impl Docker for Engine {
         Box::pin(self.event_stream(project))
     }
 
-    fn exec<'a>(&'a self, id: &'a str, command: Vec<String>, tty: bool) -> Pending<'a, Result<ExecSession>> {
-        Box::pin(self.open_exec(id, command, tty))
+    fn exec<'a>(&'a self, id: &'a str, request: ExecRequest) -> Pending<'a, Result<ExecSession>> {
+        Box::pin(self.open_exec(id, request))
+    }
+
+    fn usage<'a>(&'a self, id: &'a str) -> Pending<'a, Result<Usage>> {
+        Box::pin(self.measure(id))
+    }
+
+    fn processes<'a>(&'a self, id: &'a str) -> Pending<'a, Result<Processes>> {
+        Box::pin(async move {
+            let found = self.call("list processes", QUICK, |api| api.top_processes(id, None)).await?;
+            Ok((found.titles.unwrap_or_default(), found.processes.unwrap_or_default()))
+        })
     }
 
     fn exec_exit_code<'a>(&'a self, exec: &'a str) -> Pending<'a, Result<i64>> {

@@ -5,7 +5,6 @@ use super::service::{pairs, texts};
 use crate::env::document::{self, Kind};
 use crate::env::reader::{Fields, Unknown};
 use crate::stack::model::Build;
-use std::collections::BTreeMap;
 
 /// Reads it, if it is there.
 pub fn read(service: &Fields, context: &Context) -> Option<Build> {
@@ -21,18 +20,6 @@ pub fn read(service: &Fields, context: &Context) -> Option<Build> {
     let fields = service.fields("build");
     let place = |key| fields.value(key).map_or(node.place, |node| node.place);
     let text = fields.text("context").unwrap_or_else(|| ".".to_owned());
-    let mut contexts = BTreeMap::new();
-    for (name, text) in pairs(&fields, "additional_contexts", context) {
-        let is_image = text.starts_with("docker-image://");
-        if text.contains(':') && !is_image {
-            let path = fields.path("additional_contexts");
-            let text = document::shown(&text);
-            let text = format!("'{path}.{name}' is '{text}'; a directory and docker-image:// are carried out");
-            fields.error(place("additional_contexts"), text);
-        }
-        let absolute = |text: &str| context.sources.absolute(place("additional_contexts"), text);
-        contexts.insert(name, if is_image { text } else { absolute(&text) });
-    }
     let build = Build {
         context: checked_context(&fields, context.sources.absolute(place("context"), &text), &text),
         dockerfile: fields.text("dockerfile").unwrap_or_else(|| "Dockerfile".to_owned()),
@@ -41,7 +28,6 @@ pub fn read(service: &Fields, context: &Context) -> Option<Build> {
         labels: pairs(&fields, "labels", context),
         cache_from: texts(&fields, "cache_from"),
         network: fields.text("network"),
-        additional_contexts: contexts,
     };
     fields.finish(Unknown::Refuse);
     Some(build)

@@ -29,7 +29,7 @@ fn rule(path: &[&str]) -> Rule {
         ["services", _, "command" | "entrypoint"] | ["services", _, "healthcheck", "test"] => Rule::Replace,
         ["services", _, "ulimits", _] => Rule::Replace,
         ["services", _, "environment" | "labels" | "sysctls" | "annotations"]
-        | ["services", _, "build", "args" | "labels" | "additional_contexts"]
+        | ["services", _, "build", "args" | "labels"]
         | ["networks" | "volumes" | "secrets" | "configs", _, "labels"] => Rule::Pairs,
         ["services", _, "depends_on" | "networks"] => Rule::Names,
         ["services", _, "dns" | "dns_search" | "env_file" | "tmpfs"] => Rule::Texts,

@@ -132,7 +132,7 @@ fn options_are_checked_before_docker_sees_them() {
         ("depends_on: {b: {condition: done}}", "must be service_started, service_healthy or"),
         ("expose: ['a']", "'a' is not PORT[/PROTOCOL]"),
         ("build: {context: 'https://a.example/x.git'}", "must be a directory"),
-        ("build: {additional_contexts: {b: 'target:x'}}", "'target:x'; a directory and docker-image:// are carried"),
+        ("build: {additional_contexts: {b: ./b}}", "'services.a.build.additional_contexts' is not carried out"),
         ("build: {ssh: [default]}", "'services.a.build.ssh' is not carried out"),
         ("deploy: {resources: {limits: {memory: x}}}", "is not a size like '512m'"),
         ("deploy: {restart_policy: {condition: maybe}}", "must be any, on-failure or none"),

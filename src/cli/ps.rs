@@ -1,27 +1,10 @@
-//! The commands about the app's containers: ps and logs. `exec` has its own file.
+//! `appliance ps`: the app's containers.
 
 use super::{print, render};
 use crate::host::docker::{Look, is_missing};
 use crate::host::{Host, Mode};
 use crate::source;
-use crate::stack::logs::{JOURNALCTL, Query, entry};
-use anyhow::{Context, Result, bail};
-use clap::Args;
-
-#[derive(Debug, Args)]
-pub struct LogsArguments {
-    /// Services; else all
-    services: Vec<String>,
-    /// Keep showing new lines
-    #[arg(short, long)]
-    follow: bool,
-    /// Show only the last lines
-    #[arg(short = 'n', long, value_name = "LINES")]
-    tail: Option<u32>,
-    /// Show only lines since then, as journalctl takes it: '10 min ago', '2026-01-31 12:00'
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-}
+use anyhow::Result;
 
 pub async fn ps(json: bool) -> Result<u8> {
     let host = Host::system(Mode::Check);
@@ -61,31 +44,5 @@ pub async fn ps(json: bool) -> Result<u8> {
         ]
     });
     print(&render::table(&["SERVICE", "CONTAINER", "STATE", "HEALTH", "STARTED (UTC)"], rows))?;
-    Ok(0)
-}
-
-pub async fn logs(arguments: LogsArguments) -> Result<u8> {
-    let host = Host::system(Mode::Check);
-    let found = source::active(&host)?;
-    let project = found.env.app.name.as_str().to_owned();
-    for service in &arguments.services {
-        if service.parse::<crate::value::ServiceName>().is_err() {
-            bail!("'{service}' is not a service's name");
-        }
-    }
-    let query = Query {
-        project,
-        services: arguments.services,
-        follow: arguments.follow,
-        tail: arguments.tail,
-        since: arguments.since,
-    };
-    let mut width = 0;
-    let mut show = |line: &str| {
-        let Some((service, message)) = entry(line) else { return Ok(()) };
-        width = width.max(service.len());
-        print(&format!("{service:<width$} | {message}\n"))
-    };
-    host.lines(JOURNALCTL, &query.arguments(), &mut show).await.context("could not read the journal")?;
     Ok(0)
 }
