@@ -71,8 +71,13 @@ pub async fn logs(arguments: LogsArguments) -> Result<u8> {
         Some(entry) => print(&shown.line(&entry)),
         None => Ok(()),
     };
-    host.lines(JOURNALCTL, &query.arguments(), &mut show).await.context("could not read the journal")?;
-    Ok(0)
+    let ended = host.lines(JOURNALCTL, &query.arguments(), &mut show).await.context("could not read the journal")?;
+    match ended {
+        0 => Ok(0),
+        // Nothing matched: as grep says it.
+        1 if query.grep.is_some() => Ok(1),
+        code => bail!("could not read the journal: {JOURNALCTL} ended with {code}"),
+    }
 }
 
 struct Shown {

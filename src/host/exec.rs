@@ -185,16 +185,17 @@ impl Host {
         self.exec.run(&cmd).await
     }
 
-    /// Runs a command that only reads and hands its lines on as they come, for as long as it runs; Ctrl-C ends both.
+    /// Runs a command that only reads and hands its lines on as they come, for as long as it runs; Ctrl-C ends both. Gives back its
+    /// exit code.
     ///
     /// # Errors
-    /// The command fails, or `each` does.
+    /// The command cannot be run, or `each` fails.
     pub async fn lines(
         &self,
         program: &str,
         args: &[String],
         each: &mut (dyn FnMut(&str) -> Result<()> + Send),
-    ) -> Result<()> {
+    ) -> Result<i32> {
         use tokio::io::AsyncBufReadExt;
         let mut command = tokio::process::Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
@@ -205,7 +206,7 @@ impl Host {
             each(&line)?;
         }
         let status = child.wait().await.with_context(|| format!("could not wait for {program}"))?;
-        if status.success() { Ok(()) } else { bail!("{program} ended with {}", status.code().unwrap_or(-1)) }
+        Ok(status.code().unwrap_or(-1))
     }
 
     /// Hands this process's input and output over to a command until it ends; gives back its exit code.
