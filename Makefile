@@ -9,7 +9,7 @@ GIXY_VERSION = 0.2.59
 CARGO_FUZZ_VERSION = 0.13.2
 TOOLS = $(CURDIR)/target/tools
 SOURCES = $(shell find src -type f) Cargo.toml Cargo.lock
-PACKAGING = $(shell find units appliance-image/deb env-template -type f)
+PACKAGING = $(shell find units appliance-image/deb appliance-image/ecs env-template -type f)
 
 .PHONY: help demo demo-stop test bench fuzz deb packages tools lint clean-cache
 help:

@@ -103,11 +103,13 @@ fn reloads() -> Vec<(&'static str, String, &'static str)> {
 fn scale() -> Vec<(&'static str, String, &'static str)> {
     let machine = host::scale::prepare();
     let ups: Vec<(f64, f64, f64)> = (0..3).map(|_| host::scale::up(&machine)).collect();
+    println!("100 up, ours, compose's, plain calls': {ups:?}");
     let of = |part: fn(&(f64, f64, f64)) -> f64| sorted(ups.iter().map(part).collect());
     let (ours, theirs, raw) = (of(|up| up.0), of(|up| up.1), of(|up| up.2));
     let seconds = |times: &[f64]| format!("{:.1} s ({:.1} to {:.1})", median(times), times[0], times[times.len() - 1]);
     let (again, compose) = host::scale::again(&machine, milliseconds);
     let (again, compose) = (sorted(again), sorted(compose));
+    println!("nothing to do: {again:?} {compose:?}");
     let pid = machine.ok("systemctl show -p MainPID --value appliance-supervisor").trim().to_owned();
     // The start's own last work, and a first timer.
     std::thread::sleep(Duration::from_secs(10));

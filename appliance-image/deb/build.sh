@@ -18,6 +18,7 @@ install -d -m 0755 "$root/var/lib/appliance/acme"
 for template in app ecs; do
     install -D -m 0644 "$top/env-template/$template.yml" "$root/usr/share/appliance/env-template/$template.yml"
 done
+install -D -m 0644 "$top/appliance-image/ecs/docker-compose.yml" "$root/usr/share/appliance/ecs/docker-compose.yml"
 install -d -m 0755 "$root/usr/share/man/man1" "$root/usr/share/bash-completion/completions" \
     "$root/usr/share/zsh/vendor-completions" "$root/usr/share/fish/vendor_completions.d"
 "$binary" man | gzip -9n >"$root/usr/share/man/man1/appliance.1.gz"

@@ -1,6 +1,6 @@
 //! `appliance exec` and `appliance shell`: a command in a service's container, with this terminal or these pipes.
 
-use crate::host::docker::{Container, ExecRequest, ExecSession, LABEL_NUMBER, Look};
+use crate::host::docker::{Container, ExecRequest, ExecSession, LABEL_NUMBER, LABEL_ONEOFF, Look};
 use crate::host::{Host, Mode, terminal};
 use crate::source;
 use anyhow::{Context, Result, bail};
@@ -90,7 +90,9 @@ pub(super) async fn container_of(
     let containers = host.docker().containers(project, Look::Close).await?;
     let is_meant = |container: &&Container| {
         let is_number = container.label(LABEL_NUMBER).is_none_or(|text| text.parse() == Ok(number));
-        container.service() == service && is_number && (container.is_running() || !must_run)
+        // Not a migration, nor somebody's other one-off.
+        let is_service = container.label(LABEL_ONEOFF) != Some("True") && container.service() == service;
+        is_service && is_number && (container.is_running() || !must_run)
     };
     match containers.iter().find(is_meant) {
         Some(container) => Ok(container.clone()),

@@ -137,7 +137,7 @@ pub async fn execute(arguments: Arguments) -> u8 {
         Command::Man => selfdoc::man(),
         Command::StopStack => host::stop_stack().await,
     };
-    done.unwrap_or_else(|error| complain(&error))
+    done.unwrap_or_else(|error| if is_closed(&error) { 0 } else { complain(&error) })
 }
 
 /// Says on stderr what failed; the exit code follows from the error's kind.
@@ -165,11 +165,14 @@ fn absolute(path: &str) -> Result<String> {
     whole.to_str().map(str::to_owned).with_context(|| format!("the path '{path}' is not UTF-8 text"))
 }
 
-/// Prints to stdout; a reader that went away (`| head`) is no error.
+/// Prints to stdout. A reader that went away (`| head`) ends the command, which is no failure.
 fn print(text: &str) -> Result<()> {
     use std::io::Write;
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+/// Whether the reader of what was printed went away.
+fn is_closed(error: &anyhow::Error) -> bool {
+    let closed = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+    error.downcast_ref::<std::io::Error>().is_some_and(closed)
 }

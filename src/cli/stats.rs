@@ -46,7 +46,7 @@ pub async fn stats(arguments: StatsArguments) -> Result<u8> {
             print(&format!("{clear}{}", table(&measured)))?;
         }
         // Measuring takes its time: there is no other pause between two rounds. Ctrl-C ends it.
-        if !live {
+        if !live || measured.is_empty() {
             return Ok(0);
         }
     }

@@ -26,7 +26,8 @@ pub enum DockerError {
 
 /// Whether an error means that the daemon is away, or so slow that it might as well be: it is waited for.
 pub fn is_away(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(DockerError::Away(_) | DockerError::TooSlow { .. }))
+    // Work that takes hours is too slow in itself, whatever Docker does.
+    matches!(error.downcast_ref(), Some(DockerError::Away(_) | DockerError::TooSlow { seconds: ..=600, .. }))
 }
 
 /// Whether an error means that the thing asked for does not exist.
@@ -69,6 +70,8 @@ pub struct Container {
     pub oom_killed: bool,
     /// The networks that it is connected to: name to id; the id is empty where it never ran.
     pub networks: BTreeMap<String, String>,
+    /// As Docker tells it; with `container:`, the id of the one whose network it uses.
+    pub network_mode: String,
 }
 
 /// How closely Docker is asked. Its list is one call for all, but tells what was just before: a death is in the events before it is
@@ -234,8 +237,15 @@ pub trait Docker: Send + Sync {
     fn start<'a>(&'a self, id: &'a str) -> Pending<'a, Result<()>>;
     /// Stops with a grace period, then kills. Stopped already is fine.
     fn stop<'a>(&'a self, id: &'a str, grace: Duration) -> Pending<'a, Result<()>>;
-    /// Removes a container with its anonymous volumes; a missing one is fine.
+    /// Removes a container; a missing one is fine. Its anonymous volumes stay.
     fn remove<'a>(&'a self, id: &'a str) -> Pending<'a, Result<()>>;
+    /// Removes a container with its anonymous volumes: one whose data nobody needs.
+    fn remove_with_volumes<'a>(&'a self, id: &'a str) -> Pending<'a, Result<()>>;
+    fn rename<'a>(&'a self, id: &'a str, name: &'a str) -> Pending<'a, Result<()>>;
+    /// A container's anonymous volumes: where they are mounted, and their names.
+    fn anonymous_volumes<'a>(&'a self, id: &'a str) -> Pending<'a, Result<Vec<(String, String)>>>;
+    /// Ids of the containers that run in a network, whoever made them.
+    fn members<'a>(&'a self, network: &'a str) -> Pending<'a, Result<Vec<String>>>;
     /// Starts a created container, waits for its end and reads its last lines.
     fn run_to_end<'a>(&'a self, id: &'a str, deadline: Duration) -> Pending<'a, Result<OneOff>>;
     /// An image's id, if it is there.

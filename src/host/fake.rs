@@ -142,6 +142,7 @@ impl Docker for FakeDocker {
             health: None,
             exit_code: 0,
             oom_killed: false,
+            network_mode: String::new(),
             networks: names.map(|name| (name.clone(), format!("id-{name}"))).collect(),
         };
         self.containers.lock().expect("no test panics here").insert(name.clone(), container);
@@ -164,6 +165,24 @@ impl Docker for FakeDocker {
         self.did("remove", id);
         self.containers.lock().expect("no test panics here").remove(id);
         Box::pin(async { Ok(()) })
+    }
+    fn remove_with_volumes<'a>(&'a self, id: &'a str) -> Pending<'a, Result<()>> {
+        self.remove(id)
+    }
+    fn rename<'a>(&'a self, id: &'a str, name: &'a str) -> Pending<'a, Result<()>> {
+        self.did("rename", &format!("{id} {name}"));
+        // The fake's ids are its names.
+        let mut containers = self.containers.lock().expect("no test panics here");
+        if let Some(container) = containers.get_mut(id) {
+            container.name = name.to_owned();
+        }
+        Box::pin(async { Ok(()) })
+    }
+    fn anonymous_volumes<'a>(&'a self, _: &'a str) -> Pending<'a, Result<Vec<(String, String)>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    fn members<'a>(&'a self, _: &'a str) -> Pending<'a, Result<Vec<String>>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
     fn run_to_end<'a>(&'a self, id: &'a str, _: Duration) -> Pending<'a, Result<OneOff>> {
         let done = self.set_state(id, ContainerState::Exited);

@@ -2,7 +2,7 @@
 
 use super::model::Restart;
 use super::parts::differences;
-use crate::host::docker::{Container, LABEL_CONFIG, LABEL_CONFIG_HASH, LABEL_ONEOFF};
+use crate::host::docker::{Container, ContainerState, LABEL_CONFIG, LABEL_CONFIG_HASH, LABEL_ONEOFF};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +20,8 @@ pub struct Wanted {
     pub follows: Vec<String>,
     /// Its networks, by Docker's names.
     pub networks: Vec<String>,
+    /// The container in whose network it lives, by name.
+    pub shares: Option<String>,
     pub restart: Restart,
     /// Others wait for it to be done: once it was, it is not run again.
     pub once: bool,
@@ -156,7 +158,15 @@ fn decide(
     started: &BTreeSet<String>,
 ) -> Option<Action> {
     let (service, name) = (want.service.clone(), want.container.clone());
-    let Some(container) = container else { return Some(Action::Create { service, container: name }) };
+    let Some(container) = container else {
+        // What was done and cleaned away is not done again at a random moment.
+        let is_over = want.once && occasion == Occasion::Mend;
+        return (!is_over).then_some(Action::Create { service, container: name });
+    };
+    let stopped = occasion == Occasion::Mend && present.stopped.contains(&container.id);
+    if stopped && !container.is_running() {
+        return None;
+    }
     let container_id = container.id.clone();
     let recreate = |why| {
         Some(Action::Recreate {
@@ -169,27 +179,44 @@ fn decide(
     if container.label(LABEL_CONFIG_HASH) != Some(&want.config_hash) {
         return recreate(differences(container.label(LABEL_CONFIG), Some(&want.config)));
     }
+    if want.once && container.state == ContainerState::Exited && container.exit_code == 0 {
+        return None;
+    }
     if let Some(tie) = want.ties.iter().find(|tie| replaced.contains(*tie)) {
         return recreate(format!("it is tied to {tie}, which is new"));
     }
     if let Some(lost) = want.networks.iter().find(|network| is_lost(container, network, present)) {
         return recreate(format!("it is not connected to the network {lost} any more"));
     }
+    if let Some(shared) =
+        want.shares.as_ref().and_then(|name| present.containers.iter().find(|other| &other.name == name))
+    {
+        // Docker writes down the id; a run that was killed may have left it with one that is gone.
+        let modes = [format!("container:{}", shared.id), format!("container:{}", shared.name)];
+        if !container.network_mode.is_empty() && !modes.contains(&container.network_mode) {
+            return recreate(format!("it lives in the network of a {} that is gone", shared.name));
+        }
+    }
+    // Somebody has paused it, and will let it go on.
+    if container.state == ContainerState::Paused {
+        return None;
+    }
+    if container.state == ContainerState::Dead {
+        return recreate("Docker could not remove it whole".to_owned());
+    }
     if container.is_running() {
         let followed = want.follows.iter().find(|follows| started.contains(*follows))?;
         let why = format!("{followed} was started");
         return Some(Action::Restart { service, container: name, container_id, why });
     }
-    let never_ran = container.state == crate::host::docker::ContainerState::Created;
-    let is_done = want.once && container.exit_code == 0;
+    let never_ran = container.state == ContainerState::Created;
     let stays_down = match (occasion, want.restart) {
         (Occasion::Start, _) => false,
-        _ if present.stopped.contains(&container.id) => true,
         (Occasion::Mend, Restart::No) => true,
         (Occasion::Mend, Restart::OnFailure(_)) => container.exit_code == 0,
         (Occasion::Mend, Restart::Always) => false,
     };
-    if !never_ran && (is_done || stays_down) {
+    if !never_ran && stays_down {
         return None;
     }
     Some(Action::Start { service, container: name, container_id })

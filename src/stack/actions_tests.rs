@@ -26,6 +26,7 @@ fn have(service: &str, hash: &str, state: ContainerState) -> Container {
         exit_code: 0,
         oom_killed: false,
         networks: BTreeMap::from([("n".to_owned(), "id-n".to_owned())]),
+        network_mode: String::new(),
     }
 }
 
@@ -42,13 +43,15 @@ fn said(wanted: &[Wanted], present: &Present, occasion: Occasion) -> Vec<String>
     actions(wanted, present, occasion).iter().map(words).collect()
 }
 
-use ContainerState::{Created, Exited, Running};
+use ContainerState::{Created, Exited, Paused, Running};
 
 #[test]
 fn what_is_as_wanted_is_left_alone() {
     let b = Wanted { ties: vec!["a".into()], follows: vec!["a".into()], ..want("b") };
-    let present = present(&[have("a", "1", Running), have("b", "1", Running)]);
-    assert!(said(&[want("a"), b], &present, Occasion::Start).is_empty());
+    let there = present(&[have("a", "1", Running), have("b", "1", Running)]);
+    assert!(said(&[want("a"), b.clone()], &there, Occasion::Start).is_empty());
+    let paused = present(&[have("a", "1", Paused), have("b", "1", Running)]);
+    assert!(said(&[want("a"), b], &paused, Occasion::Start).is_empty(), "whoever paused it lets it go on");
 }
 
 #[test]
@@ -63,6 +66,8 @@ fn each_difference_has_its_action() {
     second.name = "x_stopped_2".to_owned();
     let mut lost = have("lost", "1", Running);
     lost.networks.clear();
+    let mut inside = have("inside", "1", Running);
+    inside.network_mode = "container:id-of-an-earlier-one".to_owned();
     let mut moved = have("moved", "1", Running);
     moved.networks.insert("n".to_owned(), "id-old".to_owned());
     let present = present(&[
@@ -73,6 +78,7 @@ fn each_difference_has_its_action() {
         have("follower", "1", Running),
         lost,
         moved,
+        inside,
         have("orphan", "1", Running),
         one_off(Exited),
         one_off(Running),
@@ -84,6 +90,7 @@ fn each_difference_has_its_action() {
         Wanted { follows: vec!["stopped".into()], ..want("follower") },
         want("lost"),
         want("moved"),
+        Wanted { shares: Some("x_follower_1".into()), ..want("inside") },
         want("new"),
     ];
     assert_eq!(
@@ -98,6 +105,7 @@ fn each_difference_has_its_action() {
             "x_follower_1 restart: stopped was started",
             "x_lost_1 recreate: it is not connected to the network n any more",
             "x_moved_1 recreate: it is not connected to the network n any more",
+            "x_inside_1 recreate: it lives in the network of a x_follower_1 that is gone",
             "x_new_1 create",
         ]
     );

@@ -2,13 +2,13 @@
 
 use super::actions::{Action, Occasion, Present, Wanted, actions};
 use super::create::{Image, Role, container};
-use super::model::{Condition, Network, Service, Stack};
+use super::model::{Condition, Network, Service, Source, Stack};
 use super::{grants, stopped, surroundings, wait};
 use crate::host::Host;
-use crate::host::docker::{LABEL_CONFIG, LABEL_CONFIG_HASH, Look, NewContainer, OneOff};
+use crate::host::docker::{Container, LABEL_CONFIG, LABEL_CONFIG_HASH, Look, NewContainer, OneOff};
 use anyhow::{Context, Result, bail};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Service to image reference, as a release holds them.
@@ -24,6 +24,20 @@ const AT_ONCE: usize = 16;
 pub struct Pending {
     wanted: BTreeMap<String, NewContainer>,
     pub actions: Vec<Action>,
+    /// Names of containers that somebody stopped by hand, and that stay down.
+    stopped: BTreeSet<String>,
+    occasion: Occasion,
+}
+
+impl Pending {
+    fn concerns(&self, service: &str) -> bool {
+        self.actions.iter().any(|action| action.service() == Some(service))
+    }
+
+    fn stopped_by_hand(&self, stack: &Stack, service: &crate::value::ServiceName) -> bool {
+        let service = stack.service(service.as_str());
+        service.is_some_and(|service| stack.container_names(service).any(|name| self.stopped.contains(&name)))
+    }
 }
 
 /// Compares the wanted stack with what Docker has. Nothing is made.
@@ -42,7 +56,8 @@ async fn compare(
     networks: BTreeMap<String, String>,
 ) -> Result<Pending> {
     check_engine(stack, host).await?;
-    let found = look_up(images, host).await?;
+    let containers = host.docker().containers(stack.project.as_str(), Look::Quick).await?;
+    let found = look_up(images, &containers, host).await?;
     let (mut all, mut wanted) = (BTreeMap::new(), Vec::new());
     for service in stack.levels().into_iter().flatten() {
         let image = image_of(service, &found)?;
@@ -53,9 +68,13 @@ async fn compare(
             all.insert(new.name.clone(), new);
         }
     }
-    let containers = host.docker().containers(stack.project.as_str(), Look::Quick).await?;
     let present = Present { containers, networks, stopped: stopped::read(host)? };
-    Ok(Pending { wanted: all, actions: actions(&wanted, &present, occasion) })
+    let actions = actions(&wanted, &present, occasion);
+    let stays_down = |container: &&Container| {
+        present.stopped.contains(&container.id) && !actions.iter().any(|action| action.container() == container.name)
+    };
+    let stopped = present.containers.iter().filter(stays_down).map(|container| container.name.clone()).collect();
+    Ok(Pending { wanted: all, actions, stopped, occasion })
 }
 
 fn want(stack: &Stack, service: &Service, new: &NewContainer) -> Wanted {
@@ -74,6 +93,10 @@ fn want(stack: &Stack, service: &Service, new: &NewContainer) -> Wanted {
         config: label(LABEL_CONFIG),
         ties: names(ties),
         follows: names(follows),
+        shares: match &service.network {
+            Network::Service(name) => Some(stack.first_container(name)),
+            _ => None,
+        },
         networks: service.joined().iter().map(|joined| stack.network_name(&joined.network)).collect(),
         restart: service.restart,
         once: stack.is_one_shot(&service.name),
@@ -81,7 +104,7 @@ fn want(stack: &Stack, service: &Service, new: &NewContainer) -> Wanted {
 }
 
 /// Each image once: services share them.
-async fn look_up(images: &Images, host: &Host) -> Result<BTreeMap<String, Image>> {
+async fn look_up(images: &Images, containers: &[Container], host: &Host) -> Result<BTreeMap<String, Image>> {
     let mut by_reference: BTreeMap<&String, Option<String>> = BTreeMap::new();
     for reference in images.values() {
         if !by_reference.contains_key(reference) {
@@ -93,6 +116,10 @@ async fn look_up(images: &Images, host: &Host) -> Result<BTreeMap<String, Image>
         let id = by_reference.get(reference).cloned().flatten();
         let id = match id {
             Some(id) => id,
+            // Cleaned away under a container: that one has it, and goes on.
+            None if let Some(own) = containers.iter().find(|container| container.service() == service) => {
+                own.image_id.clone()
+            }
             // What is only looked at may still have to be built or pulled.
             None if !host.applies() => "not there yet".to_owned(),
             None => bail!("the image {reference} of the service {service} is missing"),
@@ -138,14 +165,17 @@ pub async fn plan(stack: &Stack, images: &Images, host: &Host) -> Result<()> {
 /// What is external and missing, a service that others wait for in vain, or whatever Docker refuses.
 pub async fn up(stack: &Stack, images: &Images, host: &Host, occasion: Occasion, progress: Progress<'_>) -> Result<()> {
     let networks = surroundings::ensure(stack, host).await?;
+    finish_replacements(stack, host).await?;
     let pending = compare(stack, images, host, occasion, networks).await?;
-    for action in &pending.actions {
-        if let Action::Remove { container, container_id, .. } = action {
-            host.note_container(container, action.words());
-            host.docker().remove(container_id).await?;
-        }
-    }
+    let removals = pending.actions.iter().filter(|action| matches!(action, Action::Remove { .. }));
+    let removals = removals.map(|action| remove(stack, action, host));
+    stream::iter(removals).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
     for level in stack.levels() {
+        let names: Vec<&str> =
+            level.iter().map(|service| service.name.as_str()).filter(|name| pending.concerns(name)).collect();
+        if !names.is_empty() {
+            progress(&names.join(", "));
+        }
         let work = level.into_iter().filter_map(|service| {
             let of_service = |action: &&Action| action.service() == Some(service.name.as_str());
             let actions: Vec<&Action> = pending.actions.iter().filter(of_service).collect();
@@ -167,14 +197,16 @@ async fn bring_up(
 ) -> Result<()> {
     for needed in service.depends_on.iter().filter(|needed| needed.condition != Condition::Started) {
         progress(&format!("{} waits for {}", service.name, needed.service));
-        match wait::wait_for(stack, needed, host).await {
+        match wait::wait_for(stack, needed, pending.occasion, host).await {
+            Err(error) if pending.stopped_by_hand(stack, &needed.service) => {
+                tracing::warn!("{error:#}; {} starts without it, since it was stopped by hand", service.name);
+            }
             Err(error) if !needed.required => {
                 tracing::warn!("{error:#}; {} starts without it, since it is not required", service.name);
             }
             other => other?,
         }
     }
-    progress(service.name.as_str());
     let (replaced, others): (Vec<&Action>, Vec<&Action>) =
         actions.into_iter().partition(|action| matches!(action, Action::Recreate { .. }));
     let at_once = match usize::from(service.rolling.parallelism) {
@@ -202,15 +234,63 @@ async fn carry_out(service: &Service, action: &Action, pending: &Pending, host: 
             docker.stop(container_id, service.stop_grace).await?;
             container_id.clone()
         }
-        Action::Create { container, .. } | Action::Recreate { container, .. } => {
-            if let Action::Recreate { container_id, .. } = action {
-                docker.stop(container_id, service.stop_grace).await?;
-                docker.remove(container_id).await?;
-            }
+        Action::Create { container, .. } => {
             docker.create(pending.wanted.get(container).context("an action without its container")?.clone()).await?
+        }
+        Action::Recreate { container, container_id, .. } => {
+            let new = pending.wanted.get(container).context("an action without its container")?.clone();
+            replace(service, container_id, new, host).await?
         }
     };
     docker.start(&id).await.with_context(|| format!("could not start the service {}", service.name))
+}
+
+/// How a container is called until the one that it replaces is gone.
+const BESIDE: &str = ".new";
+
+/// Makes the new container before the old one is touched, so that what Docker refuses costs nothing; what the old one kept in
+/// anonymous volumes goes on in the new one.
+async fn replace(service: &Service, old: &str, mut new: NewContainer, host: &Host) -> Result<String> {
+    let docker = host.docker();
+    let kept = docker.anonymous_volumes(old).await?;
+    let has_own =
+        |target: &str| service.mounts.iter().any(|mount| mount.target == target && mount.source != Source::Anonymous);
+    let config = new.body.host_config.get_or_insert_default();
+    for (target, volume) in kept.into_iter().filter(|(target, _)| !has_own(target)) {
+        config.binds.get_or_insert_default().push(format!("{volume}:{target}"));
+    }
+    let name = std::mem::take(&mut new.name);
+    new.name = format!("{name}{BESIDE}");
+    // One that a killed run left.
+    docker.remove(&new.name).await?;
+    let id = docker.create(new).await?;
+    docker.stop(old, service.stop_grace).await?;
+    docker.remove(old).await?;
+    docker.rename(&id, &name).await?;
+    Ok(id)
+}
+
+/// Finishes what a killed run left between the old container and the new one.
+async fn finish_replacements(stack: &Stack, host: &Host) -> Result<()> {
+    let containers = host.docker().containers(stack.project.as_str(), Look::Quick).await?;
+    for container in &containers {
+        let Some(name) = container.name.strip_suffix(BESIDE) else { continue };
+        match containers.iter().any(|other| other.name == name) {
+            true => host.docker().remove(&container.id).await?,
+            false => host.docker().rename(&container.id, name).await?,
+        }
+    }
+    Ok(())
+}
+
+/// Takes away what no service asks for; it gets its time to end.
+async fn remove(stack: &Stack, action: &Action, host: &Host) -> Result<()> {
+    let Action::Remove { container, container_id, .. } = action else { return Ok(()) };
+    host.note_container(container, action.words());
+    let grace = stack.services.iter().find(|service| container.contains(service.name.as_str()));
+    let grace = grace.map_or(super::stop::DEFAULT_GRACE, |service| service.stop_grace);
+    host.docker().stop(container_id, grace).await?;
+    host.docker().remove(container_id).await
 }
 
 /// Runs a command in a one-off container of a service, to its end; the container is removed.
@@ -225,18 +305,18 @@ pub async fn run_once(
 ) -> Result<OneOff> {
     let name = format!("{}_{purpose}_1", stack.project);
     check_engine(stack, host).await?;
-    let found = look_up(images, host).await?;
+    let found = look_up(images, &[], host).await?;
     let granted = grants::look(stack, service, host)?;
     let mut new = container(stack, service, image_of(service, &found)?, &granted, Role::OneOff);
     new.name = name.clone();
     new.body.cmd = Some(command.to_vec());
     let docker = host.docker();
     // A killed run left its own behind.
-    docker.remove(&name).await?;
+    docker.remove_with_volumes(&name).await?;
     host.note_container(&name, format!("run {purpose} of {}", service.name));
     let id = docker.create(new).await?;
     let ended = docker.run_to_end(&id, deadline).await;
-    docker.remove(&id).await?;
+    docker.remove_with_volumes(&id).await?;
     ended
 }
 

@@ -55,7 +55,17 @@ async fn a_new_image_recreates_its_service_alone_and_plan_touches_nothing() {
     assert_eq!(entries, ["container ecs_web_1: recreate: image: w (sha-w) -> w (sha-new)"]);
     assert!(take_log(&test).is_empty());
     up(&stack, &images, &test.host, Occasion::Start, &|_| ()).await.expect("the stack comes up");
-    assert_eq!(take_log(&test), ["stop ecs_web_1", "remove ecs_web_1", "create ecs_web_1", "start ecs_web_1"]);
+    assert_eq!(
+        take_log(&test),
+        [
+            "remove ecs_web_1.new",
+            "create ecs_web_1.new",
+            "stop ecs_web_1",
+            "remove ecs_web_1",
+            "rename ecs_web_1.new ecs_web_1",
+            "start ecs_web_1.new"
+        ]
+    );
 }
 
 #[tokio::test]

@@ -72,8 +72,6 @@ pub fn container(stack: &Stack, service: &Service, image: &Image, grants: &[Gran
         (LABEL_SERVICE, service.name.as_str()),
         (LABEL_NUMBER, &number.to_string()),
         (LABEL_ONEOFF, if alone { "True" } else { "False" }),
-        ("com.docker.compose.project.working_dir", &stack.directory),
-        ("com.docker.compose.project.config_files", &stack.files.join(",")),
     ];
     labels.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
     body.labels = Some(labels);
@@ -87,8 +85,13 @@ pub fn container(stack: &Stack, service: &Service, image: &Image, grants: &[Gran
     let labels = body.labels.get_or_insert_default();
     labels.insert(LABEL_CONFIG_HASH.to_owned(), parts.digest());
     labels.insert(LABEL_CONFIG.to_owned(), parts.label());
-    // It does not count: a new appliance leaves the containers alone.
-    labels.insert("com.docker.compose.version".to_owned(), concat!("appliance-", env!("CARGO_PKG_VERSION")).to_owned());
+    // They do not count: a new appliance, or one file more, leaves the containers alone.
+    let about = [
+        ("com.docker.compose.version", concat!("appliance-", env!("CARGO_PKG_VERSION")).to_owned()),
+        ("com.docker.compose.project.working_dir", stack.directory.clone()),
+        ("com.docker.compose.project.config_files", stack.files.join(",")),
+    ];
+    labels.extend(about.map(|(name, value)| (name.to_owned(), value)));
     NewContainer { name: stack.container_name(service, number), body, further }
 }
 

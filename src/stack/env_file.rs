@@ -17,6 +17,7 @@ type Variables = BTreeMap<String, String>;
 /// The number of the line that is none.
 pub fn parse(text: &str, outside: &Variables) -> Result<Variables> {
     let mut own = Variables::new();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut rest = text;
     let mut number = 0;
     while !rest.is_empty() {
@@ -111,7 +112,7 @@ fn unescaped(text: &str) -> String {
 /// Without quotes a comment begins behind white space.
 fn without_comment(value: &str) -> &str {
     let is_comment = |at: &usize| value[..*at].ends_with(char::is_whitespace);
-    let end = value.match_indices('#').map(|(at, _)| at).find(|at| *at == 0 || is_comment(at));
+    let end = value.match_indices('#').map(|(at, _)| at).find(is_comment);
     value[..end.unwrap_or(value.len())].trim_end()
 }
 
@@ -122,7 +123,12 @@ fn filled(value: &str, own: &Variables, outside: &Variables, number: usize) -> R
     let mut all = own.clone();
     all.extend(outside.clone());
     interpolate(value, &all, &mut Found::default())
-        .map_err(|problem| anyhow::anyhow!("the value in line {number} {problem}"))
+        // What stands there may be a secret: the message must not show it.
+        .map_err(|_| {
+            anyhow::anyhow!(
+                "the value in line {number} has a '$' that begins no good variable; write '$$' for a plain '$'"
+            )
+        })
 }
 
 /// Reads a service's env files into its environment, below what the compose file sets itself. Gives back the values that came from
@@ -136,7 +142,10 @@ pub fn resolve(service: &mut Service, outside: &Variables, host: &Host) -> Resul
                 false => continue,
             }
         };
-        let parsed = if *raw { parse_raw(&text) } else { parse(&text, outside) };
+        // A later file may name what an earlier one has set.
+        let mut known = merged.clone();
+        known.extend(outside.clone());
+        let parsed = if *raw { parse_raw(&text) } else { parse(&text, &known) };
         merged.extend(parsed.with_context(|| format!("{path} is broken"))?);
     }
     let values = merged.values().cloned().collect();
@@ -152,7 +161,7 @@ mod tests {
     #[test]
     fn quotes_comments_variables_and_order() {
         let outside = Variables::from([("OUT".to_owned(), "o".to_owned())]);
-        let text = "# c\nA=1\nexport B='x # $y'\nC=\"a\\\"b\\n${OUT}\\$\"\nD=v # c\nA=2\nE=\nF=\"one\ntwo\" # c\nG=$A-${OUT}\nOUT\nNO\nH=a#b\n";
+        let text = "# c\nA=1\nexport B='x # $y'\nC=\"a\\\"b\\n${OUT}\\$\"\nD=v # c\nA=2\nE=\nF=\"one\ntwo\" # c\nG=$A-${OUT}\nOUT\nNO\nH=a#b\nI=#x\n";
         let variables = parse(text, &outside).expect("the file is valid");
         let expected = [
             ("A", "2"),
@@ -163,6 +172,7 @@ mod tests {
             ("F", "one\ntwo"),
             ("G", "2-o"),
             ("H", "a#b"),
+            ("I", "#x"),
             ("OUT", "o"),
         ];
         let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));

@@ -39,12 +39,22 @@ fn expand(
         return Err(format!("nests more than {MAX_DEPTH} variables"));
     }
     let mut out = String::new();
+    // Braces of the word's own, as in `${X:-{"a": 1}}`.
+    let mut open = 0_u32;
     while let Some(c) = rest.chars().next() {
-        if braced && c == '}' {
+        if braced && c == '}' && open == 0 {
             break;
+        }
+        if out.len() > MAX_LENGTH {
+            return Err(format!("comes to more than {MAX_LENGTH} bytes"));
         }
         *rest = &rest[c.len_utf8()..];
         if c != '$' {
+            match c {
+                '{' if braced => open += 1,
+                '}' if braced => open -= 1,
+                _ => {}
+            }
             out.push(c);
             continue;
         }
@@ -149,6 +159,7 @@ mod tests {
             ("${SET:+a}${EMPTY:+a}${EMPTY+b}${NO+c}", "ab"),
             ("${SET:?e}${EMPTY?e}", "s"),
             ("${NO:-a:b/c?d}", "a:b/c?d"),
+            ("${SET:-{\"a\":1}}${NO:-{}}${NO:+{y}}", "s{}"),
             ("$NO.", "."),
         ] {
             assert_eq!(with(text).as_deref(), Ok(expected), "{text}");

@@ -32,7 +32,10 @@ pub fn checkout(env: &Env) -> String {
     format!("/app/{}", env.app.name)
 }
 
-/// The compose file: what `app.compose` says, else the one in `/app/etc/<name>`, else the repository's own.
+/// The stack of ECS, which came with the appliance and not with the app; the package brings it.
+const ECS: &str = "/usr/share/appliance/ecs/docker-compose.yml";
+
+/// The compose file: what `app.compose` says, else the one in `/app/etc/<name>`, else the repository's own, for ECS else ours.
 ///
 /// # Errors
 /// None of them is there; the message names all.
@@ -44,9 +47,12 @@ pub fn compose_path(env: &Env, host: &Host) -> Result<String> {
         };
     }
     let own = format!("/app/etc/{}/docker-compose.yml", env.app.name);
-    let names = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
+    let names = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
     let mut places = vec![own];
     places.extend(names.map(|name| format!("{}/{name}", checkout(env))));
+    if env.app.name == AppName::ecs() {
+        places.push(ECS.to_owned());
+    }
     match places.iter().find(|place| host.exists(place)) {
         Some(place) => Ok(place.clone()),
         None => bail!("there is no compose file; looked for {}", places.join(", ")),
@@ -61,7 +67,13 @@ pub fn load(env: &Env, host: &Host) -> Result<Stack> {
     let path = compose_path(env, host)?;
     // A file that `app.compose` names stands alone.
     let neighbours = env.app.compose.is_none();
-    read(&env.app.name, &path, neighbours, flat::for_stack(env)?, host)
+    let mut variables = flat::for_stack(env)?;
+    // The operator's own, where the compose file is somebody else's.
+    let own = format!("/app/etc/{}/.env", env.app.name);
+    if !path.starts_with(&format!("/app/etc/{}/", env.app.name)) {
+        add_env_file(&own, &mut variables, host)?;
+    }
+    read(&env.app.name, &path, neighbours, variables, host)
 }
 
 /// Reads a compose file as [`load`] does, for a project and with variables, to which those of `.env` beside it are added. With
@@ -77,12 +89,7 @@ pub fn read(
     host: &Host,
 ) -> Result<Stack> {
     let directory = path.rsplit_once('/').map_or("/", |(directory, _)| directory).to_owned();
-    if let Some(text) = host.read_text(&format!("{directory}/.env"), compose::MAX_BYTES)? {
-        let parsed = env_file::parse(&text, &variables);
-        for (name, value) in parsed.with_context(|| format!("{directory}/.env is broken"))? {
-            variables.entry(name).or_insert(value);
-        }
-    }
+    add_env_file(&format!("{directory}/.env"), &mut variables, host)?;
     // What people's files expect to be there.
     variables.insert("COMPOSE_PROJECT_NAME".to_owned(), project.as_str().to_owned());
     variables.entry("PWD".to_owned()).or_insert_with(|| directory.clone());
@@ -101,6 +108,15 @@ pub fn read(
     Ok(stack)
 }
 
+/// Adds the variables of an env file, if there is one; those that are there already stay.
+fn add_env_file(path: &str, variables: &mut compose::Variables, host: &Host) -> Result<()> {
+    let Some(text) = host.read_text(path, compose::MAX_BYTES)? else { return Ok(()) };
+    for (name, value) in env_file::parse(&text, variables).with_context(|| format!("{path} is broken"))? {
+        variables.entry(name).or_insert(value);
+    }
+    Ok(())
+}
+
 /// The files of the project: those that `COMPOSE_FILE` names, else the one that was found and the override beside it.
 fn files(path: &str, directory: &str, variables: &compose::Variables, host: &Host) -> Vec<String> {
     if let Some(named) = variables.get("COMPOSE_FILE").filter(|named| !named.is_empty()) {
@@ -108,7 +124,8 @@ fn files(path: &str, directory: &str, variables: &compose::Variables, host: &Hos
         return named.split(separator).map(|name| ports::join(directory, name)).collect();
     }
     let stem = path.rsplit_once('.').map_or(path, |(stem, _)| stem);
-    let beside = ["yml", "yaml"].map(|ending| format!("{stem}.override.{ending}"));
-    let beside = beside.into_iter().find(|path| host.exists(path));
+    let stems = [stem.to_owned(), format!("{directory}/compose"), format!("{directory}/docker-compose")];
+    let mut beside = stems.iter().flat_map(|stem| ["yml", "yaml"].map(|ending| format!("{stem}.override.{ending}")));
+    let beside = beside.find(|path| host.exists(path));
     std::iter::once(path.to_owned()).chain(beside).collect()
 }

@@ -123,6 +123,8 @@ fn digest_of(key: &str, value: &str) -> String {
 
 /// What is not shown: what came from a variable or an env file, and what a name says to be a secret.
 fn show(key: &str, value: String, hidden: &BTreeSet<String>) -> String {
+    // Text inside of lists is written with escapes, and a command is cut into words: both are looked at as they were.
+    let plain = serde_json::from_str::<Value>(&value).map(|value| leaves(&value).join(" ")).unwrap_or_default();
     let may_hold_secrets = key.starts_with("environment.")
         || key.starts_with("labels.")
         || ["command", "entrypoint", "healthcheck", "extra_hosts", "sysctls", "logging", "tmpfs"].contains(&key);
@@ -130,7 +132,9 @@ fn show(key: &str, value: String, hidden: &BTreeSet<String>) -> String {
         hidden.contains(value)
             || hidden.iter().any(|secret| secret.len() >= MIN_HIDDEN && value.contains(secret.as_str()))
     };
-    if may_hold_secrets && (sounds_secret(key) || has_password(&value) || holds_hidden(&value)) {
+    let doubtful = |text: &str| has_password(text) || holds_hidden(text);
+    let names_secret = key == "logging" && sounds_secret(&plain);
+    if may_hold_secrets && (sounds_secret(key) || names_secret || doubtful(&value) || doubtful(&plain)) {
         return digest_of(key, &value);
     }
     if value.chars().count() > MAX_SHOWN {
@@ -138,6 +142,17 @@ fn show(key: &str, value: String, hidden: &BTreeSet<String>) -> String {
         return format!("{begin}… {}", digest_of(key, &value));
     }
     value
+}
+
+/// All texts of a value, and the names of its keys.
+fn leaves(value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(items) => items.iter().flat_map(leaves).collect(),
+        Value::Object(entries) => {
+            entries.iter().flat_map(|(key, value)| std::iter::once(key.clone()).chain(leaves(value))).collect()
+        }
+        other => vec![text(other)],
+    }
 }
 
 fn sounds_secret(key: &str) -> bool {
@@ -226,6 +241,10 @@ mod tests {
             assert!(!said.contains(secret) && !before.contains(secret) && !now.contains(secret), "{said}");
         }
         assert!(!said.contains("image"), "what is the same is not told: {said}");
+        for (command, secret) in [("--pw=ab\"cd\\ef", "ab\"cd\\ef"), ("x\ny-hunter4", "x\ny-hunter4")] {
+            let label = parts(&["A=1"], command, secret).label();
+            assert!(label.contains("\"command\":\"#"), "{label}");
+        }
         assert_ne!(old.digest(), new.digest());
         assert_eq!(parts(&["A=1"], "x", "y").digest(), parts(&["A=1"], "x", "z").digest(), "hiding changes nothing");
     }

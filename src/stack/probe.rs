@@ -6,6 +6,7 @@ use crate::host::Host;
 use crate::host::docker::{Container, Health, Look};
 use crate::value::Route;
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -34,6 +35,8 @@ pub struct Gate<'a> {
     /// Services that must be good even in a known release: those with a route, and those that the env calls critical.
     pub vital: &'a [&'a str],
     pub rigour: Rigour,
+    /// Ids of containers that somebody stopped by hand: they are not waited for.
+    pub stopped: &'a BTreeSet<String>,
 }
 
 impl Gate<'_> {
@@ -49,10 +52,15 @@ impl Gate<'_> {
         &'c self,
         present: &'c [Container],
     ) -> impl Iterator<Item = (&'c Service, Option<&'c Container>)> {
-        self.services().flat_map(move |service| {
-            let of_name = |name: String| present.iter().find(|container| container.name == name);
-            self.stack.container_names(service).map(move |name| (service, of_name(name)))
-        })
+        self.services()
+            .flat_map(move |service| {
+                let of_name = |name: String| present.iter().find(|container| container.name == name);
+                self.stack.container_names(service).map(move |name| (service, of_name(name)))
+            })
+            .filter(|(_, container)| {
+                let by_hand = |container: &&Container| !container.is_running() && self.stopped.contains(&container.id);
+                !container.as_ref().is_some_and(by_hand)
+            })
     }
 
     fn all_good(&self, present: &[Container]) -> Result<bool> {
@@ -111,7 +119,13 @@ pub async fn wait_until_good(gate: &Gate<'_>, host: &Host) -> Result<()> {
         let containers = host.docker().containers(project, Look::Close).await?;
         bail!("not healthy within {} s: {}", deadline.as_secs(), gate.not_yet(&containers).join(", "));
     }
-    for route in gate.routes {
+    let present = host.docker().containers(project, Look::Close).await?;
+    let by_hand = |name: &str| {
+        present.iter().any(|container| {
+            container.service() == name && !container.is_running() && gate.stopped.contains(&container.id)
+        })
+    };
+    for route in gate.routes.iter().filter(|route| !by_hand(&route.service)) {
         answers(route, gate.domain, started + deadline, host).await?;
     }
     let unchecked = |containers: &[Container]| containers.iter().any(|container| container.health.is_none());

@@ -14,6 +14,13 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// How long stopping the stack may take in all, unless a service asks for more (spec/stack.md, "Stop").
 pub const STOP_BUDGET: Duration = Duration::from_secs(45);
 
+/// How long stopping levels of these longest grace periods may take: a longer one than Docker's default gets its time, also if others
+/// come before it.
+pub fn budget(levels: impl Iterator<Item = Duration>) -> Duration {
+    let longer: Duration = levels.filter(|grace| *grace > DEFAULT_GRACE).sum();
+    STOP_BUDGET.max(longer + DEFAULT_GRACE)
+}
+
 /// Stops the stack in reverse dependency order. Services that the stack does not know are stopped first.
 ///
 /// Each level gets what is left of the budget, less a second for each level still to come, so that the last one has
@@ -37,8 +44,8 @@ pub async fn stop(stack: Option<&Stack>, project: &str, host: &Host) -> Result<(
     levels.insert(0, strangers.map(|container| (container.clone(), DEFAULT_GRACE)).collect());
     levels.retain(|level| !level.is_empty());
 
-    let longest = levels.iter().flatten().map(|(_, grace)| *grace).max().unwrap_or_default();
-    let end = Instant::now() + STOP_BUDGET.max(longest + Duration::from_secs(5)) - Duration::from_secs(3);
+    let graces = levels.iter().map(|level| level.iter().map(|(_, grace)| *grace).max().unwrap_or_default());
+    let end = Instant::now() + budget(graces) - Duration::from_secs(3);
     let mut failed = Vec::new();
     for (index, level) in levels.iter().enumerate() {
         let to_come = Duration::from_secs((levels.len() - index - 1) as u64);

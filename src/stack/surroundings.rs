@@ -93,6 +93,14 @@ async fn ensure_network(
 /// A network cannot be removed while containers are in it; ours are made again.
 async fn remove_with_containers(stack: &Stack, network: &NetworkState, host: &Host) -> Result<()> {
     let containers = host.docker().containers(stack.project.as_str(), Look::Close).await?;
+    // Before anything of ours is touched.
+    let members = host.docker().members(&network.name).await?;
+    if members.iter().any(|id| !containers.iter().any(|container| &container.id == id)) {
+        bail!(
+            "the network {} must be made anew, since its options changed, but a container that is not the app's is in it; disconnect that one",
+            network.name
+        );
+    }
     let inside = |container: &&Container| container.networks.contains_key(&network.name);
     for container in containers.iter().filter(inside) {
         host.note_container(&container.name, format!("stop: its network {} is made anew", network.name));

@@ -1,5 +1,6 @@
 //! Waiting for containers: woken by Docker's events, bounded by a deadline.
 
+use super::actions::Occasion;
 use super::model::{Condition, Dependency, Service, Stack};
 use crate::host::Host;
 use crate::host::docker::{Container, Health, Look};
@@ -16,7 +17,7 @@ const COMPLETION: Duration = Duration::from_secs(24 * 3600);
 ///
 /// # Errors
 /// It ends before, or does not become so in its time.
-pub async fn wait_for(stack: &Stack, needed: &Dependency, host: &Host) -> Result<()> {
+pub async fn wait_for(stack: &Stack, needed: &Dependency, occasion: Occasion, host: &Host) -> Result<()> {
     let Some(service) = stack.service(needed.service.as_str()) else { return Ok(()) };
     let (deadline, what) = match needed.condition {
         // What was started before is started: levels come one after the other.
@@ -28,7 +29,12 @@ pub async fn wait_for(stack: &Stack, needed: &Dependency, host: &Host) -> Result
     let check = |containers: &[Container]| {
         let mut all = names.iter().map(|name| {
             let container = containers.iter().find(|container| &container.name == name);
-            container.map_or(Ok(false), |container| is_as_needed(service, container, needed.condition))
+            match container {
+                Some(container) => is_as_needed(service, container, needed.condition),
+                // It had run before, and was cleaned away.
+                None if needed.condition == Condition::Completed && occasion == Occasion::Mend => Ok(true),
+                None => bail!("the container {name} was removed while others waited for it"),
+            }
         });
         all.try_fold(true, |good, one| one.map(|one| good && one))
     };
@@ -39,7 +45,8 @@ pub async fn wait_for(stack: &Stack, needed: &Dependency, host: &Host) -> Result
 
 fn is_as_needed(service: &Service, container: &Container, condition: Condition) -> Result<bool> {
     let name = &service.name;
-    let ended = !container.is_running() && container.state != crate::host::docker::ContainerState::Created;
+    use crate::host::docker::ContainerState::{Created, Paused};
+    let ended = !container.is_running() && ![Created, Paused].contains(&container.state);
     match (condition, container.health) {
         (Condition::Completed, _) if ended && container.exit_code == 0 => Ok(true),
         (Condition::Completed, _) if ended => {

@@ -94,9 +94,23 @@ async fn recover_docker(host: &Host, board: &Board, running: &Running) -> Result
                 tokio::time::sleep(LONGEST_PAUSE.min(Duration::from_secs(1 << tries))).await;
                 tries += 1;
             }
+            // What serves visitors goes on; the loop tries the rest again, later each time.
+            Err(error) if serves(host, running).await? => {
+                tracing::error!("a part of the app did not come up again: {error:#}");
+                return host.docker().events(running.stack.project.as_str()).await;
+            }
             Err(error) => return Err(Halt::failed("The app did not come up again", format!("{error:#}")).into()),
         }
     }
+}
+
+/// Whether every service that may fail the app runs.
+async fn serves(host: &Host, running: &Running) -> Result<bool> {
+    let stack = &running.stack;
+    let containers = host.docker().containers(stack.project.as_str(), Look::Close).await?;
+    let vital = stack.services.iter().filter(|service| is_critical(running, service.name.as_str()));
+    let mut names = vital.flat_map(|service| stack.container_names(service));
+    Ok(names.all(|name| containers.iter().any(|container| container.name == name && container.is_running())))
 }
 
 /// Sleeps until something happens that asks for a look, and takes up all that has happened by then. Gives back the containers that
@@ -164,8 +178,13 @@ async fn look_and_act(
     let mut wake = decision.wake;
     if decision.mend.is_some() || !decision.restarts.is_empty() {
         // Whoever holds the lock is changing the stack; what is left to do is seen when it is done.
-        let _lock = Lock::take(host, "run", PATIENCE).await?;
+        let Some(_lock) = Lock::try_take(host, "run")? else {
+            drop(Lock::take(host, "run", PATIENCE).await?);
+            // What was seen is old by now.
+            return Ok(Some(Instant::now()));
+        };
         for due in &decision.restarts {
+            judge.hands.stops(&due.container.id);
             if !restart(due, running, host).await? {
                 let soon = now + Duration::from_millis(100);
                 wake = Some(wake.map_or(soon, |wake| wake.min(soon)));
@@ -187,7 +206,12 @@ async fn restart(due: &Due, running: &Running, host: &Host) -> Result<bool> {
     if due.container.is_running() {
         let service = running.stack.service(&due.service);
         let grace = service.map_or(crate::stack::stop::DEFAULT_GRACE, |service| service.stop_grace);
-        host.docker().stop(&due.container.id, grace).await?;
+        match host.docker().stop(&due.container.id, grace).await {
+            Err(error) if is_away(&error) => return Err(error),
+            // The start says what is wrong.
+            Err(error) => tracing::warn!("could not stop {}: {error:#}", due.container.name),
+            Ok(()) => {}
+        }
     }
     match host.docker().start(&due.container.id).await {
         Ok(()) => Ok(true),

@@ -20,6 +20,8 @@ pub struct Hands {
     signalled: BTreeMap<String, Option<Instant>>,
     /// Containers that were stopped, and since when, as far as that was seen.
     stopped: BTreeMap<String, Option<Instant>>,
+    /// Containers that the supervisor itself is stopping: what Docker tells of that is no hand's.
+    own: BTreeSet<String>,
 }
 
 impl Hands {
@@ -33,6 +35,8 @@ impl Hands {
         let id = event.container_id.as_str();
         match event.action.as_str() {
             // A SIGKILL of its own is `docker kill`, or the end of a stop that was noted before.
+            "kill" if self.own.contains(id) => {}
+            "stop" if self.own.remove(id) => {}
             "kill" if event.signal != Some(SIGKILL) => drop(self.signalled.entry(id.to_owned()).or_default()),
             "stop" => {
                 self.signalled.remove(id);
@@ -46,9 +50,20 @@ impl Hands {
         }
     }
 
+    /// The supervisor is about to stop this one.
+    pub fn stops(&mut self, id: &str) {
+        self.own.insert(id.to_owned());
+    }
+
+    /// A container runs: whoever stopped it, it was started since.
+    pub fn runs(&mut self, id: &str) {
+        self.stopped.remove(id);
+    }
+
     /// Docker was lost: what it stopped shortly before was not stopped by hand.
     pub fn docker_lost(&mut self, now: Instant) {
         self.signalled.clear();
+        self.own.clear();
         self.stopped.retain(|_, since| since.is_none_or(|since| now.duration_since(since) >= LAST_BREATH));
     }
 
@@ -77,6 +92,7 @@ impl Hands {
     pub fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
         self.stopped.retain(|id, _| is_there(id));
         self.signalled.retain(|id, _| is_there(id));
+        self.own.retain(|id| is_there(id));
     }
 }
 
@@ -101,6 +117,22 @@ mod tests {
         assert!(hands.stopped("c") && hands.open_until("c", now).is_none());
         hands.note(&event("start", None), now);
         assert!(!hands.stopped("c"), "a start by hand takes it back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_supervisors_own_stop_is_no_hand() {
+        let now = Instant::now();
+        let mut hands = Hands::default();
+        hands.stops("c");
+        hands.note(&event("kill", Some(15)), now);
+        assert_eq!(hands.open_until("c", now), None);
+        hands.note(&event("stop", None), now);
+        assert!(!hands.stopped("c"), "also if the start behind it fails");
+        hands.note(&event("kill", Some(15)), now);
+        hands.note(&event("stop", None), now);
+        assert!(hands.stopped("c"), "the next one is a hand's again");
+        hands.runs("c");
+        assert!(!hands.stopped("c"), "it was started while nobody listened");
     }
 
     #[tokio::test(start_paused = true)]

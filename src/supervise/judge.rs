@@ -14,7 +14,7 @@ pub struct Judge {
     memories: BTreeMap<String, Memory>,
     pub hands: Hands,
     /// Containers that must be restarted once what they follow is ready again; with the service that they follow.
-    owed: BTreeMap<String, String>,
+    owed: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// A container to be started, or restarted if it runs.
@@ -55,6 +55,10 @@ impl Judge {
             containers.iter().map(|container| (container.name.as_str(), container)).collect();
         let ids: BTreeSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
         self.hands.keep(|id| ids.contains(id));
+        containers
+            .iter()
+            .filter(|container| container.is_running())
+            .for_each(|container| self.hands.runs(&container.id));
         let mut decision = Decision::default();
         for service in stack.levels().into_iter().flatten() {
             for name in stack.container_names(service) {
@@ -63,7 +67,10 @@ impl Judge {
                     None if stack.is_one_shot(&service.name) => {}
                     None => decision.mend = Some(format!("the container {name} is missing")),
                     Some(container) => {
-                        if let Some(network) = lost_network(stack, service, container, networks) {
+                        let is_done = stack.is_one_shot(&service.name) && container.exit_code == 0;
+                        let stays_down = !container.is_running() && (is_done || self.hands.stopped(&container.id));
+                        let lost = lost_network(stack, service, container, networks);
+                        if let Some(network) = lost.filter(|_| !stays_down) {
                             decision.mend = Some(format!("{name} is not connected to the network {network} any more"));
                         } else {
                             self.judge_one(stack, service, container, now, &mut decision);
@@ -73,8 +80,10 @@ impl Judge {
             }
         }
         self.follow_up(stack, &by_name, &mut decision);
+        let is_left = |name: &str| by_name.get(name).is_some_and(|container| self.hands.stopped(&container.id));
         let looping = |service: &&Service| {
-            stack.container_names(service).any(|name| self.memories.get(&name).is_some_and(Memory::loops))
+            let mut names = stack.container_names(service).filter(|name| !is_left(name));
+            names.any(|name| self.memories.get(&name).is_some_and(Memory::loops))
         };
         decision.looping =
             stack.services.iter().filter(looping).map(|service| service.name.as_str().to_owned()).collect();
@@ -119,8 +128,9 @@ impl Judge {
     /// Remembers what follows a service that is restarted.
     fn owe(&mut self, stack: &Stack, service: &Service) {
         for follower in stack.services.iter().filter(|other| follows(other, service)) {
-            let names = stack.container_names(follower);
-            self.owed.extend(names.map(|container| (container, service.name.as_str().to_owned())));
+            for name in stack.container_names(follower) {
+                self.owed.entry(name).or_default().insert(service.name.as_str().to_owned());
+            }
         }
     }
 
@@ -128,25 +138,20 @@ impl Judge {
     fn follow_up(&mut self, stack: &Stack, by_name: &BTreeMap<&str, &Container>, decision: &mut Decision) {
         let restarted: BTreeSet<String> = decision.restarts.iter().map(|due| due.service.clone()).collect();
         let (mut done, mut restarting) = (Vec::new(), Vec::new());
-        for (name, followed) in self.owed.iter().filter(|(_, followed)| !restarted.contains(*followed)) {
-            let (Some(container), Some(service)) = (by_name.get(name.as_str()), stack.service(followed)) else {
+        for (name, followed) in &self.owed {
+            let follower = by_name.get(name.as_str()).and_then(|container| stack.service(container.service()));
+            let (Some(container), Some(follower)) = (by_name.get(name.as_str()), follower) else {
                 done.push(name.clone());
                 continue;
             };
-            let Some(follower) = stack.service(container.service()) else { continue };
-            let waits = |needed: &&crate::stack::Dependency| needed.service == service.name;
-            let condition =
-                follower.depends_on.iter().find(waits).map_or(Condition::Started, |needed| needed.condition);
-            let is_ready = stack.container_names(service).all(|name| {
-                by_name.get(name.as_str()).is_some_and(|container| match (condition, container.health) {
-                    (Condition::Healthy, Some(health)) => container.is_running() && health == Health::Healthy,
-                    _ => container.is_running(),
-                })
-            });
+            let are_ready = followed
+                .iter()
+                .all(|service| !restarted.contains(service) && is_ready(stack, follower, service, by_name));
             // One that is down is started for reasons of its own, and restarted then.
-            if is_ready && container.is_running() {
+            if are_ready && container.is_running() {
                 done.push(name.clone());
-                let why = format!("{followed} was restarted");
+                let names: Vec<&str> = followed.iter().map(String::as_str).collect();
+                let why = format!("{} was restarted", names.join(" and "));
                 let due = Due { service: follower.name.as_str().to_owned(), container: (*container).clone(), why };
                 if !decision.restarts.iter().any(|other| other.container.id == due.container.id) {
                     decision.restarts.push(due);
@@ -163,6 +168,20 @@ impl Judge {
     pub fn memory(&self, container: &str) -> Option<&Memory> {
         self.memories.get(container)
     }
+}
+
+/// Whether a service is as its follower asks for.
+fn is_ready(stack: &Stack, follower: &Service, followed: &str, by_name: &BTreeMap<&str, &Container>) -> bool {
+    // One that is gone from the file is nobody's concern.
+    let Some(service) = stack.service(followed) else { return true };
+    let waits = |needed: &&crate::stack::Dependency| needed.service == service.name;
+    let condition = follower.depends_on.iter().find(waits).map_or(Condition::Started, |needed| needed.condition);
+    stack.container_names(service).all(|name| {
+        by_name.get(name.as_str()).is_some_and(|container| match (condition, container.health) {
+            (Condition::Healthy, Some(health)) => container.is_running() && health == Health::Healthy,
+            _ => container.is_running(),
+        })
+    })
 }
 
 /// Whether a service is to be restarted when another one was: it says so, or runs in that one's namespaces.

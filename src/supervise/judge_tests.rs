@@ -24,6 +24,7 @@ fn running(service: &str) -> Container {
         exit_code: 0,
         oom_killed: false,
         networks: BTreeMap::from([("ecs_default".to_owned(), "n".to_owned())]),
+        network_mode: String::new(),
     }
 }
 

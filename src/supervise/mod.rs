@@ -48,7 +48,10 @@ pub async fn run(host: &Host, env_yml: Option<&str>) -> Result<()> {
         Ok(halt) => halt,
         // A broken env is not a failed stack: what runs is left alone.
         Err(error) if error.downcast_ref::<crate::env::BrokenFile>().is_some() => {
-            board.event(Event::Standby("env.yml is broken; see: appliance env check".to_owned()));
+            let file = error.downcast_ref::<crate::env::BrokenFile>().map(|broken| broken.file.clone());
+            let file = file.unwrap_or_default();
+            let what = if file.ends_with("env.yml") { "appliance env check" } else { "appliance plan --stack" };
+            board.event(Event::Standby(format!("{file} is broken; see: {what}")));
             notify::ready();
             return Err(error);
         }

@@ -5,7 +5,7 @@ use super::find::{Chosen, find};
 use crate::env::Env;
 use crate::error::Halt;
 use crate::host::Host;
-use crate::host::docker::is_away;
+use crate::host::docker::{Look, is_away};
 use crate::prepare::{self, Wanted, prepare};
 use crate::report::{page, sentry};
 use crate::source::Found;
@@ -144,7 +144,8 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     let rigour = if first { Rigour::New } else { Rigour::Known };
     let mut vital: Vec<&str> = env.app.critical.iter().map(|name| name.as_str()).collect();
     vital.extend(release.routes.iter().map(|route| route.service.as_str()));
-    let gate = Gate { stack: &stack, routes: &release.routes, domain, vital: &vital, rigour };
+    let by_hand = stopped::read(host)?;
+    let gate = Gate { stack: &stack, routes: &release.routes, domain, vital: &vital, rigour, stopped: &by_hand };
     if let Err(error) = bring_up_good(&gate, &release, occasion, host, &progress).await {
         if first && !is_away(&error) {
             ledger.remember_failed(release.commit.clone());
@@ -223,7 +224,11 @@ async fn wait_for_front(domain: &str, host: &Host) -> Result<()> {
 
 /// Whether every routed service of the release runs as it is wanted.
 async fn runs_as_wanted(env: &Env, release: &Release, host: &Host) -> bool {
-    let Ok(stack) = stack::load(env, host) else { return false };
+    let stack = match stack::load(env, host) {
+        Ok(stack) => stack,
+        // A file that was broken meanwhile does not take down what runs.
+        Err(_) => return routed_run(env, release, host).await,
+    };
     let Ok(images) = update::references(&stack, release) else { return false };
     let Ok(pending) = apply::pending(&stack, &images, host, Occasion::Mend).await else { return false };
     // A service without a route may be down without a visitor noticing; the loop sees to it.
@@ -231,9 +236,18 @@ async fn runs_as_wanted(env: &Env, release: &Release, host: &Host) -> bool {
     !pending.actions.iter().any(is_routed)
 }
 
+async fn routed_run(env: &Env, release: &Release, host: &Host) -> bool {
+    let Ok(containers) = host.docker().containers(env.app.name.as_str(), Look::Quick).await else { return false };
+    let runs =
+        |service: &str| containers.iter().any(|container| container.service() == service && container.is_running());
+    release.routes.iter().all(|route| runs(&route.service))
+}
+
 /// An error that ends the run, unless it is one already, or Docker went away.
 fn with_halt(error: anyhow::Error, title: &str) -> anyhow::Error {
-    if is_away(&error) || error.downcast_ref::<Halt>().is_some() {
+    // A broken file is the operator's to mend: what runs is left alone.
+    let is_broken = error.downcast_ref::<crate::env::BrokenFile>().is_some();
+    if is_broken || is_away(&error) || error.downcast_ref::<Halt>().is_some() {
         return error;
     }
     Halt::failed(title, format!("{error:#}")).into()

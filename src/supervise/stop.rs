@@ -3,7 +3,7 @@
 use crate::host::{Host, notify};
 use crate::report::page::{self, View};
 use crate::source;
-use crate::stack::stop::{STOP_BUDGET, stop};
+use crate::stack::stop;
 use crate::stack::{self, Stack, stopped};
 use crate::state::{Lock, Status, history};
 use crate::value::Phase;
@@ -35,12 +35,12 @@ pub async fn stop_stack(host: &Host) -> Result<()> {
     };
     // The next start starts all of it.
     stopped::write(&Default::default(), host)?;
-    stop(stack.as_ref(), found.env.app.name.as_str(), host).await
+    stop::stop(stack.as_ref(), found.env.app.name.as_str(), host).await
 }
 
 fn budget(stack: Option<&Stack>) -> Duration {
-    let longest = stack.into_iter().flat_map(|stack| &stack.services).map(|service| service.stop_grace).max();
-    STOP_BUDGET.max(longest.unwrap_or_default() + Duration::from_secs(10))
+    let levels = stack.map(Stack::levels).unwrap_or_default();
+    stop::budget(levels.iter().map(|level| level.iter().map(|service| service.stop_grace).max().unwrap_or_default()))
 }
 
 /// What visitors and `status` are told while the stack is stopped by hand.

@@ -140,4 +140,18 @@ fn the_old_stack_comes_up_under_its_old_names() {
         if state.trim() == "true" { Ok(()) } else { Err(state) }
     });
     assert_eq!(get(&machine, "/").0, 200);
+
+    // Without a file of its own, it runs on the one that the package brings; PDF-AS by its profile.
+    machine.ok("docker tag stub:1 redis:7; docker tag stub:1 memcached:1; mv /data/etc/ecs/docker-compose.yml /root/
+                systemctl restart appliance");
+    wait_for_phase(&machine, "running");
+    let names = || machine.ok("docker ps --format '{{.Names}}' | sort | tr '\\n' ' '").trim().to_owned();
+    let without = "ecs_ecs.beat_1 ecs_ecs.smtpd_1 ecs_ecs.web_1 ecs_ecs.worker_1 ecs_memcached_1 ecs_redis_1";
+    assert_eq!(names(), without);
+    assert_eq!(get(&machine, "/").0, 200);
+    machine.put("/data/etc/ecs/.env", "COMPOSE_PROFILES=pdfas\n", 0o644);
+    machine.ok("systemctl restart appliance");
+    wait_for_phase(&machine, "running");
+    assert!(names().contains("ecs_pdfas_1"), "{}", names());
+    assert_eq!(machine.sh("appliance plan").code, 0, "{}", machine.sh("appliance plan").all());
 }

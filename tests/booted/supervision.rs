@@ -173,7 +173,9 @@ fn deaths_of_every_kind_and_hands_of_every_kind() {
             .collect();
         if lacking.is_empty() { Ok(()) } else { Err(format!("{lacking:?} are not among {inside}")) }
     });
-    wait_until_all_run(&machine, &[]);
+    wait_until_all_run(&machine, &["plain"]);
+    assert_eq!(pid(&machine, "plain"), 0, "it was stopped by hand");
+    assert_eq!(runs(&machine), 1, "the job was done before its container was removed");
 
     // The daemon is gone for a minute. Its stopping everything is not a stop by hand; the one by hand is remembered.
     machine.ok("docker stop sup_after_1");
@@ -192,7 +194,7 @@ fn deaths_of_every_kind_and_hands_of_every_kind() {
         if gone.elapsed() > Duration::from_secs(60) { Ok(()) } else { Err("not yet".to_owned()) }
     });
     machine.ok("systemctl start docker.service");
-    wait_until_all_run(&machine, &["after"]);
+    wait_until_all_run(&machine, &["after", "plain"]);
     wait_for_phase(&machine, "running");
     assert_eq!(pid(&machine, "after"), 0, "it was stopped by hand");
 

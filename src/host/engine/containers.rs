@@ -57,6 +57,25 @@ impl Engine {
         Ok(id)
     }
 
+    pub(super) async fn remove_container(&self, id: &str, with_volumes: bool) -> Result<()> {
+        let options = RemoveContainerOptions { v: with_volumes, force: true, ..Default::default() };
+        match self.call("remove the container", QUICK, |api| api.remove_container(id, Some(options))).await {
+            Err(error) if is_missing(&error) => Ok(()),
+            other => other,
+        }
+    }
+
+    pub(super) async fn find_anonymous_volumes(&self, id: &str) -> Result<Vec<(String, String)>> {
+        let details = self.call("inspect", QUICK, |api| api.inspect_container(id, None)).await?;
+        let volumes = details.mounts.unwrap_or_default().into_iter().filter_map(|mount| {
+            let name = mount.name?;
+            // Docker gives them 64 hexadecimal digits for a name.
+            let is_anonymous = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+            is_anonymous.then_some((mount.destination?, name))
+        });
+        Ok(volumes.collect())
+    }
+
     pub(super) async fn start_time(&self, id: &str) -> Result<String> {
         let details = self.call("inspect", QUICK, |api| api.inspect_container(id, None)).await?;
         Ok(details.state.and_then(|state| state.started_at).unwrap_or_default())

@@ -51,6 +51,7 @@ pub(super) fn summary(summary: ContainerSummary) -> Container {
         exit_code: 0,
         oom_killed: false,
         networks: networks.into_iter().map(|(name, end)| (name, end.network_id.unwrap_or_default())).collect(),
+        network_mode: summary.host_config.and_then(|host| host.network_mode).unwrap_or_default(),
     }
 }
 

@@ -124,11 +124,28 @@ impl Docker for Engine {
     }
 
     fn remove<'a>(&'a self, id: &'a str) -> Pending<'a, Result<()>> {
-        let options = RemoveContainerOptions { v: true, force: true, ..Default::default() };
+        Box::pin(self.remove_container(id, false))
+    }
+
+    fn remove_with_volumes<'a>(&'a self, id: &'a str) -> Pending<'a, Result<()>> {
+        Box::pin(self.remove_container(id, true))
+    }
+
+    fn rename<'a>(&'a self, id: &'a str, name: &'a str) -> Pending<'a, Result<()>> {
+        let options = RenameContainerOptions { name: name.to_owned() };
+        Box::pin(self.call("rename the container", QUICK, move |api| api.rename_container(id, options)))
+    }
+
+    fn anonymous_volumes<'a>(&'a self, id: &'a str) -> Pending<'a, Result<Vec<(String, String)>>> {
+        Box::pin(self.find_anonymous_volumes(id))
+    }
+
+    fn members<'a>(&'a self, network: &'a str) -> Pending<'a, Result<Vec<String>>> {
         Box::pin(async move {
-            match self.call("remove the container", QUICK, |api| api.remove_container(id, Some(options))).await {
-                Err(error) if is_missing(&error) => Ok(()),
-                other => other,
+            match self.call("inspect the network", QUICK, |api| api.inspect_network(network, None)).await {
+                Ok(found) => Ok(found.containers.unwrap_or_default().into_keys().collect()),
+                Err(error) if is_missing(&error) => Ok(Vec::new()),
+                Err(error) => Err(error),
             }
         })
     }

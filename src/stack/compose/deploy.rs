@@ -67,7 +67,12 @@ pub fn read(service: &Fields) -> Deploy {
     };
     let policy = fields.fields("restart_policy");
     let attempts = count(&policy, "max_attempts").map(u32::from).filter(|count| *count > 0);
-    let restart = policy.text("condition").and_then(|condition| match condition.as_str() {
+    let condition = policy.text("condition");
+    if attempts.is_some() && condition.as_deref() != Some("on-failure") {
+        let path = policy.path("max_attempts");
+        policy.error(policy.place(), format!("'{path}' is carried out with 'condition: on-failure' only"));
+    }
+    let restart = condition.and_then(|condition| match condition.as_str() {
         "any" => Some(Restart::Always),
         "on-failure" => Some(Restart::OnFailure(attempts)),
         "none" => Some(Restart::No),

@@ -17,6 +17,8 @@ enum Rule {
     Texts,
     /// A text that stands for a mapping with one key.
     Build,
+    /// `NAME: address` or `- NAME=address`; one name may have several.
+    Hosts,
     /// Options of one driver mean nothing to another.
     Driver,
     /// A list of mappings, of which those with the same `subnet` are one.
@@ -35,6 +37,7 @@ fn rule(path: &[&str]) -> Rule {
         ["services", _, "dns" | "dns_search" | "env_file" | "tmpfs"] => Rule::Texts,
         ["services", _, "build"] => Rule::Build,
         ["services", _, "logging"] => Rule::Driver,
+        ["services", _, "extra_hosts"] => Rule::Hosts,
         ["networks", _, "ipam", "config"] => Rule::Subnets,
         _ => Rule::ByKind,
     }
@@ -64,6 +67,7 @@ fn merge_at<'n>(path: &mut Vec<&'n str>, lower: &'n Node, upper: &'n Node) -> No
         Rule::Pairs => by_kind(path, &pairs(lower), &pairs(upper)),
         Rule::Names => by_kind(path, &names(lower), &names(upper)),
         Rule::Texts => by_kind(path, &listed(lower), &listed(upper)),
+        Rule::Hosts => by_kind(path, &hosts(lower), &hosts(upper)),
         Rule::Build => by_kind(path, &build(lower), &build(upper)),
         Rule::Driver if differs(lower, upper, "driver") => upper.clone(),
         Rule::Driver => by_kind(path, lower, upper),
@@ -147,6 +151,24 @@ fn listed(node: &Node) -> Node {
     }
 }
 
+/// A mapping from names to addresses as the list that it stands for.
+fn hosts(node: &Node) -> Node {
+    let Kind::Mapping(entries) = &*node.kind else { return node.clone() };
+    let mut items = Vec::new();
+    for (key, value) in entries {
+        let addresses = match &*value.kind {
+            Kind::Sequence(addresses) => addresses.as_slice(),
+            _ => std::slice::from_ref(value),
+        };
+        for address in addresses {
+            // Anything but a text is the reader's to refuse.
+            let Some(address) = text(Some(address)) else { return node.clone() };
+            items.push(Node::scalar(value.place, format!("{}={address}", key.text), false));
+        }
+    }
+    node.with_kind(Kind::Sequence(items))
+}
+
 fn build(node: &Node) -> Node {
     match &*node.kind {
         Kind::Scalar { .. } if !node.is_null() => {
@@ -207,6 +229,7 @@ mod tests {
             ("{environment: [A=1, B=2]}", "{environment: {B: 3, C: 4}}", "{environment:{A:1 B:3 C:4}}"),
             ("{depends_on: [a]}", "{depends_on: {b: {condition: c}}}", "{depends_on:{a: b:{condition:c}}}"),
             ("{dns: a}", "{dns: [b]}", "{dns:[a b]}"),
+            ("{extra_hosts: ['a:1.1.1.1']}", "{extra_hosts: {b: 2.2.2.2}}", "{extra_hosts:[a:1.1.1.1 b=2.2.2.2]}"),
             ("{build: src}", "{build: {target: t}}", "{build:{context:src target:t}}"),
             ("{logging: {driver: a, options: {x: 1}}}", "{logging: {driver: b}}", "{logging:{driver:b}}"),
             (

@@ -23,10 +23,7 @@ use crate::value::{AppName, ServiceName};
 use grants::Kinds;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use tree::{Loader, Sources};
-
-/// The most services of one stack.
-const MAX_SERVICES: usize = 500;
+use tree::{Loader, MAX_SERVICES, Sources};
 
 /// What there is to read.
 pub struct Project<'a> {

@@ -65,13 +65,22 @@ pub fn read(service: &Fields, context: &Context) -> (Vec<Mount>, Vec<(String, St
     for item in items {
         if matches!(&*item.kind, Kind::Mapping(_)) {
             match read_long(service.reading, item, &path, context) {
-                Some(Long::Mount(mount)) => add(&mut mounts, mount),
-                Some(Long::Memory(target, options)) => memory.push((target, options)),
+                Some(Long::Mount(mount)) => {
+                    memory.retain(|(target, _): &(String, String)| *target != mount.target);
+                    add(&mut mounts, mount);
+                }
+                Some(Long::Memory(target, options)) => {
+                    mounts.retain(|mount: &Mount| mount.target != target);
+                    memory.push((target, options));
+                }
                 None => {}
             }
         } else if let Some(text) = service.reading.text(item, &path) {
             match ports::mount(&text, context.sources.base(item.place)) {
-                Ok(mount) => add(&mut mounts, mount),
+                Ok(mount) => {
+                    memory.retain(|(target, _): &(String, String)| *target != mount.target);
+                    add(&mut mounts, mount);
+                }
                 Err(problem) => service.error(item.place, format!("'{path}': {problem}")),
             }
         }
@@ -126,6 +135,12 @@ fn read_long(reading: &Reading, node: &Node, path: &str, context: &Context) -> O
             _ => tmpfs.error(node.place, format!("'{}' must be an octal mode like 1777", tmpfs.path("mode"))),
         }
     }
+    if selinux.is_some() && must_exist {
+        bind.error(
+            bind.place(),
+            format!("'{}' and 'create_host_path: false' cannot stand together", bind.path("selinux")),
+        );
+    }
     let wrong = |text: String| {
         fields.error(node.place, text);
         None
@@ -156,6 +171,7 @@ fn read_long(reading: &Reading, node: &Node, path: &str, context: &Context) -> O
             wrong(format!("'{path}.source' is '{}', but must be a volume's name", document::shown(&source)))
         }
         (Some("volume"), None) => Some(Long::Mount(mount(Source::Anonymous))),
+        (Some("tmpfs"), None) if read_only => wrong(format!("'{path}.read_only' is not carried out for a tmpfs")),
         (Some("tmpfs"), None) => Some(Long::Memory(target, options.join(","))),
         (Some("bind"), _) => wrong(format!("'{path}.source' is missing or has a colon")),
         (Some("tmpfs"), Some(_)) => wrong(format!("'{path}.source' has no place in a tmpfs")),

@@ -277,9 +277,12 @@ fn read_ulimits(fields: &Fields) -> BTreeMap<String, (i64, i64)> {
 fn read_logging(fields: &Fields, context: &Context) -> Option<Logging> {
     fields.value("logging")?;
     let inner = fields.fields("logging");
-    // Docker's own default without the key would be what the daemon is set to; ours is the journal.
-    let driver = inner.text("driver").unwrap_or_else(|| "journald".to_owned());
     let options = pairs(&inner, "options", context);
+    // Docker's own default without the key would be what the daemon is set to; ours is the journal. Options that the journal does not
+    // take are meant for Docker's own files.
+    let journal = ["tag", "labels", "labels-regex", "env", "env-regex", "mode", "max-buffer-size"];
+    let for_journal = options.keys().all(|name| journal.contains(&name.as_str()));
+    let driver = inner.text("driver").unwrap_or_else(|| if for_journal { "journald" } else { "json-file" }.to_owned());
     inner.finish(Unknown::Refuse);
     Some(Logging { driver, options })
 }

@@ -59,8 +59,8 @@ fn float(text: &str) -> Option<String> {
         && body.bytes().all(|b| b.is_ascii_digit() || b".eE+-".contains(&b));
     let number: f64 = text.parse().ok().filter(|_| is_number)?;
     let size = number.abs();
-    // The thresholds of Go's %v, which prints it elsewhere.
-    if size != 0.0 && !(1e-4..1e21).contains(&size) {
+    // The thresholds of Go's strconv, which prints it elsewhere.
+    if size != 0.0 && !(1e-4..1e6).contains(&size) {
         let text = format!("{number:e}");
         let (digits, exponent) = text.split_once('e')?;
         let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |exponent| ('-', exponent));
@@ -86,6 +86,8 @@ mod tests {
             ("1e3", "1000"),
             ("1.10", "1.1"),
             ("1e30", "1e+30"),
+            ("1e6", "1e+06"),
+            ("1234567.5", "1.2345675e+06"),
             ("False", "false"),
             ("yes", "yes"),
             ("1.2.3", "1.2.3"),

@@ -60,7 +60,7 @@ pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context
     }
     let deploy = deploy::read(&fields);
     let restart = match fields.text("restart").as_deref().map(|text| text.split_once(':').unwrap_or((text, ""))) {
-        None => deploy.restart,
+        None => None,
         Some(("always" | "unless-stopped", "")) => Some(Restart::Always),
         Some(("no", "")) => Some(Restart::No),
         Some(("on-failure", "")) => Some(Restart::OnFailure(None)),
@@ -139,8 +139,8 @@ pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context
         network,
         mem_limit,
         // What it is without the key, the whole file tells.
-        restart: restart.unwrap_or(Restart::Always),
-        restart_is_said: restart.is_some(),
+        restart: deploy.restart.or(restart).unwrap_or(Restart::Always),
+        restart_is_said: deploy.restart.is_some() || restart.is_some(),
         options,
         stop_grace: stop_grace.unwrap_or(Duration::from_secs(10)),
         container_name,
@@ -227,6 +227,9 @@ pub(super) fn read_command(fields: &Fields, key: &'static str) -> Option<Vec<Str
     }
 }
 
+/// The most published ports of one service.
+const MAX_PORTS: usize = 2000;
+
 fn read_ports(fields: &Fields) -> Vec<Port> {
     let read = |reading: &Reading, node: &Node, path: &str| {
         if let Kind::Mapping(_) = &*node.kind {
@@ -237,6 +240,11 @@ fn read_ports(fields: &Fields) -> Vec<Port> {
     };
     let mut all: Vec<Port> = Vec::new();
     for port in fields.list("ports", read).unwrap_or_default().into_iter().flatten() {
+        if all.len() >= MAX_PORTS {
+            let place = fields.value("ports").map_or(fields.place(), |node| node.place);
+            fields.error(place, format!("'{}' come to more than {MAX_PORTS}", fields.path("ports")));
+            break;
+        }
         if !all.contains(&port) {
             all.push(port);
         }

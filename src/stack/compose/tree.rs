@@ -15,6 +15,11 @@ pub const MAX_BYTES: u64 = 1 << 20;
 const MAX_FILES: usize = 100;
 /// How deep files may include others, and services extend others.
 const MAX_DEPTH: usize = 16;
+/// What all values of a project may come to, in bytes.
+const MAX_TOTAL: usize = 64 << 20;
+
+/// The most services of one stack.
+pub const MAX_SERVICES: usize = 500;
 
 /// Gives the bytes of a file, `None` if it is not there; at most [`MAX_BYTES`] and one more.
 pub type ReadFile<'a> = &'a dyn Fn(&str) -> anyhow::Result<Option<Vec<u8>>>;
@@ -52,15 +57,24 @@ pub struct Loader<'a> {
     pub read: ReadFile<'a>,
     pub sources: Sources,
     pub found: Found,
+    /// How much all values have come to.
+    total: usize,
     /// Files that services are extended from, so that each is read once.
-    extended: BTreeMap<String, Node>,
+    extended: BTreeMap<String, (Variables, Node)>,
 }
 
 const KINDS: [&str; 5] = ["services", "networks", "volumes", "secrets", "configs"];
 
 impl<'a> Loader<'a> {
     pub fn new(reading: &'a Reading, read: ReadFile<'a>) -> Loader<'a> {
-        Loader { reading, read, sources: Sources::default(), found: Found::default(), extended: BTreeMap::new() }
+        Loader {
+            reading,
+            read,
+            sources: Sources::default(),
+            found: Found::default(),
+            total: 0,
+            extended: BTreeMap::new(),
+        }
     }
 
     /// The tree of the files of a project, the later over the earlier, with what they include. `from` is who asks for them.
@@ -116,8 +130,21 @@ impl<'a> Loader<'a> {
     fn filled_in(&mut self, node: &Node, file: u16, variables: &Variables) -> Node {
         let kind = match &*node.kind {
             Kind::Scalar { text, plain } => match interpolate(text, variables, &mut self.found) {
+                Ok(filled) if self.total.saturating_add(filled.len()) > MAX_TOTAL => {
+                    if self.total <= MAX_TOTAL {
+                        self.reading.error(
+                            Place { file, ..node.place },
+                            format!("all values come to more than {MAX_TOTAL} bytes"),
+                        );
+                    }
+                    self.total = MAX_TOTAL + 1;
+                    Kind::Scalar { text: String::new(), plain: false }
+                }
                 // What a variable gave is a text, also if it is empty.
-                Ok(filled) => Kind::Scalar { plain: *plain && !text.contains('$'), text: filled },
+                Ok(filled) => {
+                    self.total += filled.len();
+                    Kind::Scalar { plain: *plain && !text.contains('$'), text: filled }
+                }
                 Err(problem) => {
                     self.reading.error(Place { file, ..node.place }, format!("this value {problem}"));
                     Kind::Scalar { text: String::new(), plain: false }
@@ -140,6 +167,10 @@ impl<'a> Loader<'a> {
     /// The tree with every service's `extends` resolved.
     fn extend_all(&mut self, root: &Node, variables: &Variables) -> Node {
         let Some(services) = root.get("services") else { return root.clone() };
+        if services.entries().len() > MAX_SERVICES {
+            // The reader refuses it; nothing is gained by making it larger.
+            return root.clone();
+        }
         let each = services
             .entries()
             .iter()
@@ -195,11 +226,12 @@ impl<'a> Loader<'a> {
     }
 
     fn extended_file(&mut self, path: &str, variables: &Variables, from: Place) -> Option<Node> {
-        if let Some(root) = self.extended.get(path) {
+        // Another included file may have other variables.
+        if let Some((_, root)) = self.extended.get(path).filter(|(known, _)| known == variables) {
             return Some(root.clone());
         }
         let root = self.file(path, parent(path), variables, from)?;
-        self.extended.insert(path.to_owned(), root.clone());
+        self.extended.insert(path.to_owned(), (variables.clone(), root.clone()));
         Some(root)
     }
 
