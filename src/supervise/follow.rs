@@ -184,7 +184,9 @@ async fn look_and_act(
             return Ok(Some(Instant::now()));
         };
         for due in &decision.restarts {
-            judge.hands.stops(&due.container.id);
+            if due.container.is_running() {
+                judge.hands.stops(&due.container.id);
+            }
             if !restart(due, running, host).await? {
                 let soon = now + Duration::from_millis(100);
                 wake = Some(wake.map_or(soon, |wake| wake.min(soon)));

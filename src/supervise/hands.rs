@@ -43,6 +43,7 @@ impl Hands {
                 self.stopped.insert(id.to_owned(), Some(now));
             }
             "start" | "destroy" => {
+                self.own.remove(id);
                 self.signalled.remove(id);
                 self.stopped.remove(id);
             }
@@ -131,6 +132,10 @@ mod tests {
         hands.note(&event("kill", Some(15)), now);
         hands.note(&event("stop", None), now);
         assert!(hands.stopped("c"), "the next one is a hand's again");
+        hands.stops("c");
+        hands.note(&event("start", None), now);
+        hands.note(&event("stop", None), now);
+        assert!(hands.stopped("c"), "one that was dead already told of no stop");
         hands.runs("c");
         assert!(!hands.stopped("c"), "it was started while nobody listened");
     }

@@ -9,7 +9,7 @@ services:
     image: stub:1
     stop_grace_period: 1s
     environment: {LEVEL: info, API_TOKEN: canary-one-8Vx3, FROM_FILE: "${HIDDEN}"}
-    volumes: ["kept:/kept"]
+    volumes: ["kept:/kept", /nameless]
   b:
     image: stub:1
     stop_grace_period: 1s
@@ -54,7 +54,7 @@ fn only_what_changed_is_touched_and_the_plan_says_why() {
     machine.put("/data/etc/rec/.env", "HIDDEN=canary-two-5Wy7\n", 0o600);
     start_stack(&machine, "rec", COMPOSE);
     assert_eq!(names(&machine), ["rec_a_1", "rec_b_1", "rec_b_2", "rec_b_3", "rec_c_1"]);
-    machine.ok("docker exec rec_a_1 /bin/sh -c 'echo precious > /kept/data'");
+    machine.ok("docker exec rec_a_1 /bin/sh -c 'echo precious > /kept/data; echo dear > /nameless/data'");
     let plan = machine.sh("appliance plan");
     assert_eq!((plan.code, plan.stdout.as_str()), (0, "nothing to do\n"), "{}", plan.all());
 
@@ -84,6 +84,7 @@ fn only_what_changed_is_touched_and_the_plan_says_why() {
     let after = ids(&machine);
     assert_eq!(changed(&before, &after), ["rec_a_1", "rec_tool_1"], "b's are the same containers");
     assert_eq!(machine.ok("docker exec rec_a_1 /bin/busybox cat /kept/data").trim(), "precious");
+    assert_eq!(machine.ok("docker exec rec_a_1 /bin/busybox cat /nameless/data").trim(), "dear");
     let labels = machine.ok("docker inspect -f '{{index .Config.Labels \"appliance.config\"}}' rec_a_1");
     assert!(labels.contains("environment.LEVEL") && !labels.contains("canary"), "{labels}");
 
@@ -113,4 +114,13 @@ fn only_what_changed_is_touched_and_the_plan_says_why() {
     assert!(joined.contains("of-somebody") && joined.contains("rec_back"), "{joined}");
     let plan = machine.sh("appliance plan");
     assert_eq!(plan.code, 0, "{}", plan.all());
+
+    // Killed between the old container and the new one: before the old one went, and after it.
+    let before = ids(&machine);
+    machine.ok("systemctl stop appliance; docker rename rec_a_1 rec_a_1.new
+                docker create --name rec_b_1.new --label com.docker.compose.project=rec --label com.docker.compose.service=b stub:1
+                systemctl start appliance");
+    wait_for_phase(&machine, "running");
+    assert_eq!(ids(&machine), before, "the one has its name again, the other is gone");
+    assert_eq!(machine.ok("docker exec rec_a_1 /bin/busybox cat /nameless/data").trim(), "dear");
 }

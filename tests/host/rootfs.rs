@@ -9,10 +9,10 @@ use std::process::Command;
 /// Debian's packages of a host.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,iproute2,kmod,docker.io,postgresql,nginx-light,ca-certificates,\
 iptables,openssl,git,openssh-client,curl,procps,adduser,strace,locales,busybox-static,inotify-tools,\
-gpg,gpg-agent,xorriso,python3-yaml,jq,faketime,bsdextrautils,docker-registry";
+gpg,gpg-agent,xorriso,python3-yaml,jq,faketime,bsdextrautils";
 /// Peers that Debian 12 has too old: an ACME server with renewal information, a second one of another make, and the client that
-/// issued before us. Each runs on any Debian as it is unpacked.
-const NEWER: &str = "pebble caddy dehydrated";
+/// issued before us; and a registry, whose package would start it. Each runs on any Debian as it is unpacked.
+const NEWER: &str = "pebble caddy dehydrated docker-registry";
 const NEWER_SUITE: &str = "trixie";
 const NEWER_SCRIPT: &str = include_str!("../newer.sh");
 /// The demo app's base image.
