@@ -101,6 +101,7 @@ impl Machine {
                 enter.push_str(&format!("echo 0 > {cgroup}/cgroup.procs; "));
             }
         }
+        remove_link(&id);
         let console = fs::File::create(self.base.join("console.log")).expect("the console's log can be made");
         let errors = console.try_clone().expect("the console's log can be shared");
         let mut child = Command::new("sh")
@@ -278,6 +279,17 @@ impl Machine {
         });
     }
 
+    /// Cuts the power: nothing on the host gets to do anything more.
+    pub fn power_cut(&self) {
+        let Some((mut child, leader)) = self.nspawn.lock().expect("no thread panics with it").take() else { return };
+        // The first process takes all others with it.
+        rootfs::run("kill", &["-9", &leader.to_string()]);
+        wait_for("the host's end", BOOT, || match child.try_wait() {
+            Ok(Some(_)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+
     /// Powers off and boots again.
     pub fn reboot(&self) {
         self.power_off();
@@ -357,12 +369,19 @@ pub fn is_alive(pid: &str) -> bool {
 
 fn clean_up(base: &Path, id: &str) {
     remove(base);
+    remove_link(id);
     for kind in ["systemd", "unified"] {
         let cgroup = format!("/sys/fs/cgroup/{kind}/{id}");
         let find = ["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"];
         // A control group that is still in use is removed with the next host of that number.
         drop(Command::new("find").arg(cgroup).args(find).stderr(Stdio::null()).status());
     }
+}
+
+/// A host that was cut off may leave its end of the cable for a while: as long as anything of its network is in use.
+fn remove_link(id: &str) {
+    // None there is as good as removed.
+    drop(Command::new("ip").args(["link", "delete", &format!("ve-{id}")]).stderr(Stdio::null()).status());
 }
 
 /// A network number that no other host on this machine uses.
