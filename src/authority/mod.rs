@@ -79,7 +79,10 @@ fn path(app: &AppName, name: &str) -> String {
 }
 
 async fn lock(host: &Host) -> Result<Lock> {
-    Lock::take_authority(host, "cert ca", PATIENCE).await
+    let lock = Lock::take_authority(host, "cert ca", PATIENCE).await?;
+    // Where keys lie, nothing that a killed run left may stay.
+    host.sweep(HOME)?;
+    Ok(lock)
 }
 
 /// The key, made and kept if there is none. Written before anything that is made with it.

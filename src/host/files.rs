@@ -1,13 +1,13 @@
 //! Files, directories and links: read with a bound, written by write-sync-rename, changed only when they differ.
 #![allow(clippy::disallowed_methods)] // This is the door they are disallowed for.
 
+use super::beside::{self, link_atomically, make_dir, sync_parent, write_atomically};
 use super::{Changed, Host, What};
 use crate::value::Owner;
 use anyhow::{Context, Result, anyhow, bail};
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
 
 /// A file as it should be.
 #[derive(Debug, Clone)]
@@ -40,6 +40,15 @@ impl File {
     pub fn owner(self, owner: &Owner) -> File {
         File { owner: Some(owner.clone()), ..self }
     }
+}
+
+/// The room on a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Which file system.
+    pub device: u64,
+    /// In bytes.
+    pub free: u64,
 }
 
 /// A directory as it should be.
@@ -159,6 +168,7 @@ impl Host {
     /// Writes a file if it differs in contents, mode or owner.
     pub fn ensure_file(&self, path: &str, want: &File) -> Result<Changed> {
         let target = self.path(path);
+        self.sweep_beside(path)?;
         let meta = match target.symlink_metadata() {
             Ok(meta) if meta.is_dir() => bail!("{path} is a directory, but must be a file; move it away"),
             Ok(meta) => Some(meta).filter(|meta| meta.is_file()),
@@ -194,6 +204,7 @@ impl Host {
             if let Some(parent) = target.parent() {
                 fs::create_dir_all(parent).with_context(|| format!("could not make the directory of {path}"))?;
             }
+            self.sweep_beside(path)?;
             write_atomically(&target, contents, mode, None).with_context(|| format!("could not write {path}"))?;
         }
         Ok(())
@@ -209,7 +220,8 @@ impl Host {
         }
         if self.applies() {
             let target = self.path(path);
-            let beside = beside(&target, contents, mode, None).with_context(|| format!("could not write {path}"))?;
+            let beside =
+                beside::file(&target, contents, mode, None).with_context(|| format!("could not write {path}"))?;
             beside.persist_noclobber(&target).map_err(|failed| match failed.error.kind() {
                 ErrorKind::AlreadyExists => anyhow!("{path} is there already"),
                 _ => anyhow!("could not write {path}: {}", failed.error),
@@ -217,6 +229,27 @@ impl Host {
             sync_parent(&target).with_context(|| format!("could not sync the directory of {path}"))?;
         }
         Ok(())
+    }
+
+    /// Puts a file that was made beside its target in the target's place, once it is on the disk.
+    pub fn settle_file(&self, beside: &str, target: &str) -> Result<()> {
+        if self.applies() {
+            let settle = || {
+                fs::File::open(self.path(beside))?.sync_all()?;
+                fs::rename(self.path(beside), self.path(target))?;
+                sync_parent(&self.path(target))
+            };
+            settle().with_context(|| format!("could not put {beside} in the place of {target}"))?;
+        }
+        Ok(())
+    }
+
+    /// How much room there is for a directory's files; `None` if it is missing.
+    pub fn room(&self, path: &str) -> Result<Option<Room>> {
+        let path_here = self.path(path);
+        let Ok(meta) = path_here.metadata() else { return Ok(None) };
+        let stat = nix::sys::statvfs::statvfs(&path_here).with_context(|| format!("could not look at {path}"))?;
+        Ok(Some(Room { device: meta.dev(), free: stat.blocks_available() * stat.fragment_size() }))
     }
 
     /// Removes a file or link of the appliance's own state, without a journal entry.
@@ -249,7 +282,10 @@ impl Host {
         let target = self.path(path);
         let ids = want.owner.as_ref().map(|owner| self.ids(owner)).transpose()?;
         match target.symlink_metadata() {
-            Ok(meta) if meta.is_dir() => self.ensure_access(What::Directory, path, want.mode, ids),
+            Ok(meta) if meta.is_dir() => {
+                self.sweep(path)?;
+                self.ensure_access(What::Directory, path, want.mode, ids)
+            }
             Ok(_) => bail!("{path} is in the way: it must be a directory; move it away"),
             Err(missing) if missing.kind() == ErrorKind::NotFound => {
                 self.note(What::Directory, path, "create");
@@ -266,6 +302,7 @@ impl Host {
     /// Makes a symbolic link. An empty directory in its place is replaced; anything else there is refused.
     pub fn ensure_link(&self, path: &str, to: &str) -> Result<Changed> {
         let target = self.path(path);
+        self.sweep_beside(path)?;
         match target.symlink_metadata() {
             Ok(meta) if meta.is_symlink() && self.link_target(path).as_deref() == Some(to) => return Ok(Changed::No),
             Ok(meta) if meta.is_dir() && fs::read_dir(&target)?.next().is_some() => {
@@ -315,62 +352,6 @@ impl Host {
         }
         Ok(changed)
     }
-}
-
-/// Write beside, sync, rename, sync the directory. Owner and mode are set before the contents can be seen.
-pub(super) fn write_atomically(target: &Path, contents: &[u8], mode: u32, ids: Option<(u32, u32)>) -> Result<()> {
-    beside(target, contents, mode, ids)?.persist(target).map_err(|failed| failed.error)?;
-    sync_parent(target)?;
-    Ok(())
-}
-
-/// A synced file next to its target, to be renamed.
-fn beside(target: &Path, contents: &[u8], mode: u32, ids: Option<(u32, u32)>) -> Result<tempfile::NamedTempFile> {
-    let parent = target.parent().context("a file needs a directory")?;
-    let mut beside = tempfile::Builder::new().prefix(".appliance-").tempfile_in(parent)?;
-    if let Some((uid, gid)) = ids {
-        std::os::unix::fs::fchown(beside.as_file(), Some(uid), Some(gid))?;
-    }
-    beside.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
-    beside.write_all(contents)?;
-    beside.as_file().sync_all()?;
-    Ok(beside)
-}
-
-fn sync_parent(target: &Path) -> std::io::Result<()> {
-    match target.parent() {
-        Some(parent) => match fs::File::open(parent) {
-            Ok(directory) => directory.sync_all(),
-            Err(missing) if missing.kind() == ErrorKind::NotFound => Ok(()),
-            Err(other) => Err(other),
-        },
-        None => Ok(()),
-    }
-}
-
-fn make_dir(target: &Path, mode: u32, ids: Option<(u32, u32)>) -> Result<()> {
-    if let Some(parent) = target.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    // Made closed, opened last: nobody looks in between.
-    fs::DirBuilder::new().create(target)?;
-    if let Some((uid, gid)) = ids {
-        std::os::unix::fs::lchown(target, Some(uid), Some(gid))?;
-    }
-    fs::set_permissions(target, fs::Permissions::from_mode(mode))?;
-    sync_parent(target)?;
-    Ok(())
-}
-
-pub(super) fn link_atomically(target: &Path, to: &str) -> Result<()> {
-    let parent = target.parent().context("a link needs a directory")?;
-    fs::create_dir_all(parent)?;
-    let beside = tempfile::Builder::new().prefix(".appliance-").tempdir_in(parent)?;
-    let link = beside.path().join("link");
-    std::os::unix::fs::symlink(to, &link)?;
-    fs::rename(&link, target)?;
-    sync_parent(target)?;
-    Ok(())
 }
 
 /// A text with the managed block of that name replaced, or appended; an empty block is taken out.

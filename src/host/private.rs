@@ -1,9 +1,13 @@
 //! What is secret: new passwords, and directories for keys that are made and files that are packed.
 
-use super::Host;
+use super::{Host, beside};
 use crate::value::Secret;
 use anyhow::{Context, Result};
 use base64::Engine;
+use std::path::Path;
+
+/// What private directories are called by.
+const PREFIX: &str = "appliance-private-";
 
 impl Host {
     /// A new password: 192 random bits, in characters that no URL needs to quote.
@@ -13,11 +17,11 @@ impl Host {
 
     /// A directory of one's own for the time of its life: only this user can enter it.
     pub fn private_directory(&self) -> Result<PrivateDirectory> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix("appliance-private-");
+        self.sweep_of(Path::new("/run"), PREFIX)?;
         // In memory where that can be had: what is in it is secret.
-        let directory =
-            builder.tempdir_in("/run").or_else(|_| builder.tempdir()).context("could not make a directory")?;
+        let directory = beside::directory(Path::new("/run"), PREFIX)
+            .or_else(|_| beside::directory(&std::env::temp_dir(), PREFIX))
+            .context("could not make a directory")?;
         let path = directory.path().to_str().context("the temporary directory's path is not UTF-8 text")?.to_owned();
         Ok(PrivateDirectory { path, _directory: directory })
     }
@@ -26,7 +30,7 @@ impl Host {
 /// Removed with everything in it when it is dropped.
 pub struct PrivateDirectory {
     path: String,
-    _directory: tempfile::TempDir,
+    _directory: beside::Directory,
 }
 
 impl PrivateDirectory {

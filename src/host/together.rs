@@ -1,7 +1,7 @@
 //! Files that change together or not at all: a version is a directory, and one link says which is current.
 #![allow(clippy::disallowed_methods)] // Part of the door for files.
 
-use super::files::{link_atomically, write_atomically};
+use super::beside::{link_atomically, write_atomically};
 use super::{Changed, File, Host, What};
 use anyhow::{Context, Result, bail};
 use std::fs;
