@@ -1,12 +1,14 @@
 //! A build context as a stream of tar, without what `.dockerignore` excludes.
 #![allow(clippy::disallowed_methods)] // Reads the context from the disk.
 
+use super::dockerfile::with_contexts;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use futures_util::Stream;
 use globset::{GlobBuilder, GlobMatcher};
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 use tokio::sync::mpsc;
 
@@ -22,6 +24,7 @@ const QUEUE: usize = 16;
 pub fn context_stream(
     context: &Path,
     dockerfile: &str,
+    contexts: &BTreeMap<String, String>,
 ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>> {
     let inside =
         Path::new(dockerfile).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
@@ -31,14 +34,28 @@ pub fn context_stream(
     if !context.join(dockerfile).is_file() {
         bail!("there is no Dockerfile '{dockerfile}' in {}", context.display());
     }
+    let rewritten = match contexts.is_empty() {
+        true => None,
+        false => Some(rewritten(&context.join(dockerfile), contexts)?),
+    };
+    stream(context, PathBuf::new(), PathBuf::from(dockerfile), rewritten)
+}
+
+fn stream(
+    context: &Path,
+    below: PathBuf,
+    keep: PathBuf,
+    text: Option<String>,
+) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>> {
     let ignore = Ignore::read(context)?;
     let context = context.to_owned();
-    let keep = PathBuf::from(dockerfile);
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::task::spawn_blocking(move || {
         let mut tar = tar::Builder::new(Chunks { sender: sender.clone(), buffer: Vec::new() });
         tar.follow_symlinks(false);
-        let written = append(&mut tar, &context, Path::new(""), &ignore, &keep, 0)
+        let dockerfile = Dockerfile { path: &keep, text: text.as_deref(), below: &below };
+        let written = append(&mut tar, &context, Path::new(""), &ignore, &dockerfile, 0)
+            .and_then(|()| dockerfile.append(&mut tar))
             .and_then(|()| tar.into_inner())
             .and_then(|mut chunks| chunks.flush());
         if let Err(error) = written {
@@ -50,6 +67,54 @@ pub fn context_stream(
         receiver.recv().await.map(|chunk| (chunk, receiver))
     }))
 }
+
+/// The Dockerfile: where it lies in the context, and what is sent in its place.
+struct Dockerfile<'a> {
+    path: &'a Path,
+    text: Option<&'a str>,
+    /// Where in the tar everything else goes.
+    below: &'a Path,
+}
+
+impl Dockerfile<'_> {
+    /// Sends what stands in its place, if something does.
+    fn append(&self, tar: &mut tar::Builder<Chunks>) -> io::Result<()> {
+        let Some(text) = self.text else { return Ok(()) };
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, self.path, text.as_bytes())
+    }
+}
+
+/// The largest Dockerfile that is rewritten, in bytes.
+const MAX_DOCKERFILE: u64 = 1 << 20;
+
+fn rewritten(path: &Path, contexts: &BTreeMap<String, String>) -> Result<String> {
+    let mut text = String::new();
+    let file = fs::File::open(path).with_context(|| format!("could not open {}", path.display()))?;
+    let read = file.take(MAX_DOCKERFILE + 1).read_to_string(&mut text);
+    read.with_context(|| format!("could not read {}", path.display()))?;
+    if text.len() as u64 > MAX_DOCKERFILE {
+        bail!("{} is larger than {MAX_DOCKERFILE} bytes", path.display());
+    }
+    Ok(with_contexts(&text, contexts))
+}
+
+/// A directory as an image that holds it and nothing else, for Dockerfiles that know it by a name.
+///
+/// # Errors
+/// No such directory, or a broken `.dockerignore`.
+pub fn directory_stream(directory: &Path) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>> {
+    if !directory.is_dir() {
+        bail!("the build context {} is not a directory", directory.display());
+    }
+    let dockerfile = "FROM scratch\nCOPY directory/ /\n".to_owned();
+    stream(directory, PathBuf::from("directory"), PathBuf::from(OF_DIRECTORY), Some(dockerfile))
+}
+
+/// The Dockerfile's name where the directory has none of its own.
+pub const OF_DIRECTORY: &str = ".appliance.Dockerfile";
 
 struct Chunks {
     sender: mpsc::Sender<io::Result<Bytes>>,
@@ -79,7 +144,7 @@ fn append(
     context: &Path,
     below: &Path,
     ignore: &Ignore,
-    keep: &Path,
+    dockerfile: &Dockerfile,
     depth: usize,
 ) -> io::Result<()> {
     if depth > MAX_DEPTH {
@@ -92,18 +157,20 @@ fn append(
         let path = entry.path();
         let kind = entry.file_type()?;
         // Docker itself needs these two, whatever is excluded.
-        let needed = name == keep || name == Path::new(".dockerignore");
+        let needed = name == dockerfile.path || name == Path::new(".dockerignore");
         let excluded = !needed && ignore.excludes(&name);
         if kind.is_dir() {
             if !excluded {
-                tar.append_dir(&name, &path)?;
+                tar.append_dir(dockerfile.below.join(&name), &path)?;
             }
             // An exception may bring back something below an excluded directory.
-            if !excluded || ignore.has_exceptions || keep.starts_with(&name) {
-                append(tar, context, &name, ignore, keep, depth + 1)?;
+            if !excluded || ignore.has_exceptions || dockerfile.path.starts_with(&name) {
+                append(tar, context, &name, ignore, dockerfile, depth + 1)?;
             }
+        } else if name == dockerfile.path && dockerfile.text.is_some() && dockerfile.below == Path::new("") {
+            // Sent in the end, rewritten.
         } else if !excluded && (kind.is_file() || kind.is_symlink()) {
-            tar.append_path_with_name(&path, &name)?;
+            tar.append_path_with_name(&path, dockerfile.below.join(&name))?;
         }
     }
     Ok(())
@@ -171,7 +238,7 @@ mod tests {
         fs::write(dir.path().join("Dockerfile"), "FROM x").expect("the file can be written");
         fs::write(dir.path().join("big"), vec![7; 300_000]).expect("the file can be written");
         std::os::unix::fs::symlink("/etc/shadow", dir.path().join("link")).expect("the link can be made");
-        let stream = context_stream(dir.path(), "Dockerfile").expect("the context is good");
+        let stream = context_stream(dir.path(), "Dockerfile", &BTreeMap::new()).expect("the context is good");
         let bytes: Vec<u8> = stream.map(|chunk| chunk.expect("reading works").to_vec()).concat().await;
         let mut archive = tar::Archive::new(&bytes[..]);
         let entries: Vec<_> =
@@ -182,6 +249,6 @@ mod tests {
             .collect();
         assert_eq!(kinds.len(), 3);
         assert!(kinds.contains(&("link".to_owned(), tar::EntryType::Symlink)));
-        assert!(context_stream(dir.path(), "../Dockerfile").is_err());
+        assert!(context_stream(dir.path(), "../Dockerfile", &BTreeMap::new()).is_err());
     }
 }

@@ -124,6 +124,8 @@ pub const LABEL_SERVICE: &str = "com.docker.compose.service";
 pub const LABEL_NUMBER: &str = "com.docker.compose.container-number";
 pub const LABEL_ONEOFF: &str = "com.docker.compose.oneoff";
 pub const LABEL_CONFIG_HASH: &str = "com.docker.compose.config-hash";
+/// The commit that an image was built from.
+pub const LABEL_COMMIT: &str = "appliance.commit";
 /// What the container was made of, for telling what changed: ours, not compose's.
 pub const LABEL_CONFIG: &str = "appliance.config";
 pub const LABEL_NETWORK: &str = "com.docker.compose.network";
@@ -164,8 +166,18 @@ pub struct Bridge {
     pub subnet: String,
 }
 
+/// An image that was built here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltImage {
+    pub id: String,
+    /// Its names with their tags; none is left where another image took the last one.
+    pub names: Vec<String>,
+    /// The commit that it was built from.
+    pub commit: String,
+}
+
 /// An image to build.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct BuildRequest {
     pub context: PathBuf,
     /// Relative to the context.
@@ -176,6 +188,10 @@ pub struct BuildRequest {
     pub target: String,
     pub network: Option<String>,
     pub cache_from: Vec<String>,
+    /// Names in the Dockerfile, and the images that they stand for.
+    pub contexts: BTreeMap<String, String>,
+    /// There is no Dockerfile: the image is the directory itself.
+    pub is_directory: bool,
 }
 
 /// A command to be run inside a running container.
@@ -254,6 +270,13 @@ pub trait Docker: Send + Sync {
     fn image_tagged_at<'a>(&'a self, image: &'a str) -> Pending<'a, Result<Option<jiff::Timestamp>>>;
     /// Pulls with the credentials of Docker's own configuration.
     fn pull<'a>(&'a self, image: &'a str, progress: Progress<'a>) -> Pending<'a, Result<()>>;
+    /// Images that were built for a project.
+    fn built_images<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<BuiltImage>>>;
+    /// Removes a name of an image, or one without a name; the image goes with its last name. A missing one is fine.
+    ///
+    /// # Errors
+    /// A container is made of it.
+    fn remove_image<'a>(&'a self, image: &'a str) -> Pending<'a, Result<()>>;
     fn tag<'a>(&'a self, image: &'a str, repository: &'a str, tag: &'a str) -> Pending<'a, Result<()>>;
     fn build<'a>(&'a self, request: BuildRequest, progress: Progress<'a>) -> Pending<'a, Result<()>>;
     fn networks<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<NetworkState>>>;

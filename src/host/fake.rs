@@ -15,7 +15,7 @@ pub struct TestHost {
     pub host: Host,
     pub units: Arc<FakeUnits>,
     pub docker: Arc<FakeDocker>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Default for TestHost {
@@ -37,7 +37,13 @@ impl TestHost {
         let group: String = names.iter().map(|name| format!("{name}:x:{gid}:\n")).collect();
         host.put("/etc/passwd", passwd.as_bytes(), 0o644).expect("the file can be written");
         host.put("/etc/group", group.as_bytes(), 0o644).expect("the file can be written");
-        TestHost { host, units, docker, _directory: directory }
+        TestHost { host, units, docker, directory }
+    }
+
+    /// The same machine, as another process has it.
+    pub fn another(&self) -> Host {
+        let exec = Arc::new(FakeExec);
+        Host::new(self.directory.path().to_owned(), Mode::Apply, exec, self.units.clone(), self.docker.clone())
     }
 }
 
@@ -81,6 +87,15 @@ impl Units for FakeUnits {
     }
     fn restart<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>> {
         self.job("restart", unit)
+    }
+    fn stop<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>> {
+        self.active.lock().expect("no test panics here").remove(unit);
+        self.jobs.lock().expect("no test panics here").push(format!("stop {unit}"));
+        Box::pin(async { Ok(()) })
+    }
+    fn reload_all<'a>(&'a self) -> Pending<'a, Result<()>> {
+        self.jobs.lock().expect("no test panics here").push("reload all".to_owned());
+        Box::pin(async { Ok(()) })
     }
     fn set_hostname<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>> {
         *self.hostname.lock().expect("no test panics here") = name.to_owned();
@@ -204,6 +219,12 @@ impl Docker for FakeDocker {
             images.insert(format!("{repository}:{tag}"), id);
         }
         Box::pin(async { Ok(()) })
+    }
+    fn built_images<'a>(&'a self, _: &'a str) -> Pending<'a, Result<Vec<BuiltImage>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    fn remove_image<'a>(&'a self, _: &'a str) -> Pending<'a, Result<()>> {
+        refused("images to remove")
     }
     fn build<'a>(&'a self, _: BuildRequest, _: Progress<'a>) -> Pending<'a, Result<()>> {
         refused("builder")

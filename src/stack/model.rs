@@ -94,6 +94,18 @@ pub struct Build {
     pub labels: BTreeMap<String, String>,
     pub cache_from: Vec<String>,
     pub network: Option<String>,
+    /// By their names, lower case: what the Dockerfile may call images.
+    pub contexts: BTreeMap<String, NamedContext>,
+}
+
+/// What a name in a Dockerfile stands for, beside stages and images (`additional_contexts`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedContext {
+    /// Absolute.
+    Directory(String),
+    Image(String),
+    /// What another service builds or runs.
+    Service(ServiceName),
 }
 
 /// When an image is pulled (Compose Specification, "pull_policy").
@@ -334,11 +346,20 @@ pub struct Rolling {
     pub parallelism: u16,
     /// Between two such groups.
     pub delay: Duration,
+    /// What comes first when a release replaces the service; the appliance decides where nothing is said.
+    pub order: Option<Order>,
+}
+
+/// What comes first when a container is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    StopFirst,
+    StartFirst,
 }
 
 impl Default for Rolling {
     fn default() -> Self {
-        Rolling { parallelism: 1, delay: Duration::ZERO }
+        Rolling { parallelism: 1, delay: Duration::ZERO, order: None }
     }
 }
 

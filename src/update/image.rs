@@ -1,10 +1,12 @@
 //! The images of a release: built ones tagged by commit, others pulled as `pull_policy` says.
 
 use crate::host::Host;
-use crate::host::docker::{BuildRequest, DockerError};
+use crate::host::build;
+use crate::host::docker::{BuildRequest, DockerError, LABEL_COMMIT, LABEL_PROJECT};
 use crate::stack::apply::Images;
-use crate::stack::{Build, Pull, Service, Stack};
-use crate::value::Commit;
+use crate::stack::{Build, NamedContext, Pull, Service, Stack};
+use crate::state::Ledger;
+use crate::value::{AppName, Commit};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -49,12 +51,11 @@ pub async fn make(
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Images> {
     let images = references(stack, commit)?;
-    for service in &stack.services {
-        let Some(build) = &service.build else { continue };
+    for (service, build) in in_order(stack)? {
         let named = name_of(stack, service);
         let tag = tag_of(&named, commit);
         if host.docker().image_id(&tag).await?.is_none() {
-            build_one(service, build, &tag, commit, host, progress).await?;
+            build_one(stack, service, build, &tag, &images, commit, host, progress).await?;
         }
         // By its own name too, as people and old scripts know it.
         let repository = repository(&named);
@@ -72,17 +73,24 @@ pub async fn make(
     Ok(images)
 }
 
+#[allow(clippy::too_many_arguments)] // Each is one thing, used once.
 async fn build_one(
+    stack: &Stack,
     service: &Service,
     build: &Build,
     tag: &str,
+    images: &Images,
     commit: &Commit,
     host: &Host,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<()> {
     progress(&format!("building {}", service.name));
     let mut labels = build.labels.clone();
-    labels.insert("appliance.commit".to_owned(), commit.as_str().to_owned());
+    labels.insert(LABEL_COMMIT.to_owned(), commit.as_str().to_owned());
+    // What is cleaned away later is known by these two.
+    labels.insert(LABEL_PROJECT.to_owned(), stack.project.as_str().to_owned());
+    let mut line = |text: &str| tracing::info!("build {}: {text}", service.name);
+    let contexts = contexts(build, tag, images, &labels, host, &mut line).await?;
     let request = BuildRequest {
         context: host.path(&build.context),
         dockerfile: build.dockerfile.clone(),
@@ -92,9 +100,89 @@ async fn build_one(
         target: build.target.clone(),
         network: build.network.clone(),
         cache_from: build.cache_from.clone(),
+        contexts,
+        is_directory: false,
     };
-    let mut line = |text: &str| tracing::info!("build {}: {text}", service.name);
     host.docker().build(request, &mut line).await
+}
+
+/// Takes away the images that were built here for releases which the ledger does not know any more, and names that lead to none.
+///
+/// # Errors
+/// Docker does not answer; an image that cannot be removed is told and left.
+pub async fn clean_up(app: &AppName, ledger: &Ledger, host: &Host) -> Result<()> {
+    let known = |commit: &str| ledger.commits().any(|known| known.as_str() == commit);
+    for image in host.docker().built_images(app.as_str()).await? {
+        if known(&image.commit) && !image.names.is_empty() {
+            continue;
+        }
+        let names = if image.names.is_empty() { vec![image.id] } else { image.names };
+        for name in names {
+            match host.docker().remove_image(&name).await {
+                Ok(()) => tracing::info!("removed the image {name}: no release needs it"),
+                Err(error) if crate::host::docker::is_away(&error) => return Err(error),
+                // Somebody has made a container of it, or an image on top of it.
+                Err(error) => tracing::info!("the image {name} stays: {error:#}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The images that the named contexts of a build stand for; those of directories are made.
+async fn contexts(
+    build: &Build,
+    tag: &str,
+    images: &Images,
+    labels: &BTreeMap<String, String>,
+    host: &Host,
+    line: &mut (dyn FnMut(&str) + Send),
+) -> Result<BTreeMap<String, String>> {
+    let mut contexts = BTreeMap::new();
+    for (index, (name, context)) in build.contexts.iter().enumerate() {
+        let image = match context {
+            NamedContext::Image(image) => image.clone(),
+            NamedContext::Service(service) => images.get(service.as_str()).cloned().context("no image of a service")?,
+            NamedContext::Directory(directory) => {
+                let (repository, version) = tag.rsplit_once(':').unwrap_or((tag, "latest"));
+                let tag = format!("{repository}-context{index}:{version}");
+                let request = BuildRequest {
+                    context: host.path(directory),
+                    dockerfile: build::OF_DIRECTORY.to_owned(),
+                    tag: tag.clone(),
+                    labels: labels.clone(),
+                    is_directory: true,
+                    ..BuildRequest::default()
+                };
+                let made = host.docker().build(request, line).await;
+                made.with_context(|| format!("could not read the build context {name}"))?;
+                tag
+            }
+        };
+        contexts.insert(name.clone(), image);
+    }
+    Ok(contexts)
+}
+
+/// What is built, those that others begin with first.
+fn in_order(stack: &Stack) -> Result<Vec<(&Service, &Build)>> {
+    let mut waiting: Vec<(&Service, &Build)> =
+        stack.services.iter().filter_map(|service| Some((service, service.build.as_ref()?))).collect();
+    let mut ordered = Vec::new();
+    while !waiting.is_empty() {
+        let waits_for = |build: &Build, other: &Service| {
+            build.contexts.values().any(|context| matches!(context, NamedContext::Service(name) if name == &other.name))
+        };
+        let is_ready = |(_, build): &(&Service, &Build)| !waiting.iter().any(|(other, _)| waits_for(build, other));
+        let (ready, rest): (Vec<_>, Vec<_>) = waiting.iter().partition(|waiting| is_ready(waiting));
+        if ready.is_empty() {
+            let names: Vec<&str> = rest.iter().map(|(service, _)| service.name.as_str()).collect();
+            bail!("the builds of {} wait for each other", names.join(", "));
+        }
+        ordered.extend(ready);
+        waiting = rest;
+    }
+    Ok(ordered)
 }
 
 /// Pulls an image if its policy asks for it. Where that fails and one is there, the release runs on that one.

@@ -112,3 +112,58 @@ fn images_are_pulled_with_a_login_and_a_missing_registry_stops_nothing_that_is_t
     start_anew(&machine);
     wait_for_phase(&machine, "running");
 }
+
+/// A build with contexts beside the main one: a directory, an image, and what another service builds.
+const CONTEXTS: &str = "services:
+  web:
+    build:
+      context: ./web
+      additional_contexts:
+        shared: ./shared
+        base: docker-image://stub:1
+        lib: service:lib
+    stop_grace_period: 1s
+  lib:
+    build: ./lib
+    stop_grace_period: 1s
+";
+
+#[test]
+fn builds_know_other_contexts_and_images_that_nobody_needs_go() {
+    let machine = Machine::boot("contexts");
+    put_stack(&machine, "ctx", CONTEXTS);
+    machine.put(
+        "/data/etc/ctx/web/Dockerfile",
+        "FROM base\nCOPY --from=shared sub/word /word\nCOPY --from=lib /made /made\nRUN --mount=type=bind,from=shared,target=/s cp /s/top /top\n",
+        0o644,
+    );
+    machine.put("/data/etc/ctx/shared/sub/word", "from a directory", 0o644);
+    machine.put("/data/etc/ctx/shared/top", "by a mount", 0o644);
+    machine.put("/data/etc/ctx/shared/secret", "ignored", 0o644);
+    machine.put("/data/etc/ctx/shared/.dockerignore", "secret\n", 0o644);
+    machine.put("/data/etc/ctx/lib/Dockerfile", "FROM stub:1\nRUN echo from a service > /made\n", 0o644);
+    // Of another project, and not an appliance's: neither is ours to remove.
+    for label in ["com.docker.compose.project=other", "com.docker.compose.project=ctx"] {
+        machine.ok(&format!("printf 'FROM stub:1\\nLABEL {label}\\n' | docker build -q -t keep-{} - ", label.len()));
+    }
+    machine.ok("systemctl start appliance");
+    wait_for_phase(&machine, "running");
+    let said = machine.ok("docker exec ctx_web_1 /bin/busybox cat /word /made /top");
+    assert_eq!(said, "from a directoryfrom a service\nby a mount");
+    assert_ne!(machine.sh("docker exec ctx_web_1 /bin/busybox cat /secret").code, 0);
+
+    // Another release: what the first one was made of goes, tags and all.
+    let ours = "docker images --filter label=appliance.commit --format '{{.Repository}}:{{.Tag}}' | sort";
+    let first = machine.ok(ours);
+    let count = first.lines().count();
+    assert!(first.contains("ctx-web:latest") && !first.contains("<none>"), "{first}");
+    machine.ok("cd /srv/ctx && runuser -u app -- git -c user.name=M -c user.email=m@example.test commit -q --allow-empty -m next");
+    machine.put("/data/etc/ctx/lib/Dockerfile", "FROM stub:1\nRUN echo changed > /made\n", 0o644);
+    start_anew(&machine);
+    wait_for_phase(&machine, "running");
+    assert_eq!(machine.ok("docker exec ctx_web_1 /bin/busybox cat /made"), "changed\n");
+    let second = machine.ok(ours);
+    let old: Vec<&str> = first.lines().filter(|name| !name.ends_with(":latest") && second.contains(*name)).collect();
+    assert!(old.is_empty() && second.lines().count() == count, "{first}\n{second}");
+    assert_eq!(machine.ok("docker images -q 'keep-*' | wc -l").trim(), "2");
+}

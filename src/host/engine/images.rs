@@ -2,11 +2,12 @@
 
 use super::convert::tag_of;
 use super::{Engine, QUICK, credentials, drain};
-use crate::host::build::context_stream;
+use crate::host::build::{self, context_stream};
 use crate::host::docker::*;
 use anyhow::{Context, Result};
 use bollard::models::{BuildInfoAux, CreateImageInfo};
 use bollard::query_parameters::*;
+use futures_util::StreamExt;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -26,6 +27,21 @@ impl Engine {
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    pub(super) async fn list_built(&self, project: &str) -> Result<Vec<BuiltImage>> {
+        let labels = vec![LABEL_COMMIT.to_owned(), format!("{LABEL_PROJECT}={project}")];
+        let options = ListImagesOptions {
+            filters: Some(std::collections::HashMap::from([("label".to_owned(), labels)])),
+            ..Default::default()
+        };
+        let listed = self.call("list images", QUICK, |api| api.list_images(Some(options))).await?;
+        let built = listed.into_iter().map(|image| BuiltImage {
+            id: image.id,
+            names: image.repo_tags.into_iter().filter(|name| name != "<none>:<none>").collect(),
+            commit: image.labels.get(LABEL_COMMIT).cloned().unwrap_or_default(),
+        });
+        Ok(built.collect())
     }
 
     pub(super) async fn pull_image(&self, image: &str, progress: Progress<'_>) -> Result<()> {
@@ -66,7 +82,10 @@ impl Engine {
             options.session =
                 Some(format!("appliance-{}-{}", std::process::id(), request.tag.replace(['/', ':'], "-")));
         }
-        let context = context_stream(&request.context, &request.dockerfile)?;
+        let context = match request.is_directory {
+            true => build::directory_stream(&request.context)?.boxed(),
+            false => context_stream(&request.context, &request.dockerfile, &request.contexts)?.boxed(),
+        };
         let logins = Some(credentials::all().await?).filter(|all| !all.is_empty());
         let stream = client.build_image(options, logins, Some(bollard::body_try_stream(context)));
         let mut last = String::new();

@@ -172,6 +172,20 @@ impl Docker for Engine {
         Box::pin(self.pull_image(image, progress))
     }
 
+    fn built_images<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<BuiltImage>>> {
+        Box::pin(self.list_built(project))
+    }
+
+    fn remove_image<'a>(&'a self, image: &'a str) -> Pending<'a, Result<()>> {
+        Box::pin(async move {
+            let options = Some(RemoveImageOptions::default());
+            match self.call("remove the image", QUICK, |api| api.remove_image(image, options, None)).await {
+                Err(error) if is_missing(&error) => Ok(()),
+                other => other.map(drop),
+            }
+        })
+    }
+
     fn tag<'a>(&'a self, image: &'a str, repository: &'a str, tag: &'a str) -> Pending<'a, Result<()>> {
         let options = TagImageOptions { repo: Some(repository.to_owned()), tag: Some(tag.to_owned()) };
         Box::pin(self.call("tag the image", QUICK, move |api| api.tag_image(image, Some(options))))

@@ -4,7 +4,8 @@ use super::Context;
 use super::service::{pairs, texts};
 use crate::env::document::{self, Kind};
 use crate::env::reader::{Fields, Unknown};
-use crate::stack::model::Build;
+use crate::stack::model::{Build, NamedContext};
+use std::collections::BTreeMap;
 
 /// Reads it, if it is there.
 pub fn read(service: &Fields, context: &Context) -> Option<Build> {
@@ -28,9 +29,39 @@ pub fn read(service: &Fields, context: &Context) -> Option<Build> {
         labels: pairs(&fields, "labels", context),
         cache_from: texts(&fields, "cache_from"),
         network: fields.text("network"),
+        contexts: contexts(&fields, context),
     };
     fields.finish(Unknown::Refuse);
     Some(build)
+}
+
+/// The named contexts: directories, images, and what other services build.
+fn contexts(fields: &Fields, context: &Context) -> BTreeMap<String, NamedContext> {
+    let place = fields.value("additional_contexts").map_or(fields.place(), |node| node.place);
+    let mut all = BTreeMap::new();
+    for (name, value) in pairs(fields, "additional_contexts", context) {
+        let path = format!("{}.{name}", fields.path("additional_contexts"));
+        let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:".contains(&b));
+        let is_image =
+            |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b));
+        let found = if let Some(image) = value.strip_prefix("docker-image://").filter(|image| is_image(image)) {
+            Some(NamedContext::Image(image.to_owned()))
+        } else if let Some(service) = value.strip_prefix("service:") {
+            service.parse().ok().map(NamedContext::Service)
+        } else if value.contains("://") || value.starts_with("git@") || value.is_empty() {
+            None
+        } else {
+            Some(NamedContext::Directory(context.sources.absolute(place, &value)))
+        };
+        match found.filter(|_| is_name) {
+            Some(found) => drop(all.insert(name.to_ascii_lowercase(), found)),
+            None => {
+                let text = format!("'{path}' must be a directory, docker-image://IMAGE or service:NAME");
+                fields.error(place, text);
+            }
+        }
+    }
+    all
 }
 
 /// Docker would fetch what is no directory; the appliance builds what is in the checkout.

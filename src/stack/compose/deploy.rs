@@ -2,7 +2,7 @@
 
 use crate::env::document;
 use crate::env::reader::{Fields, Unknown};
-use crate::stack::model::{Restart, Rolling};
+use crate::stack::model::{Order, Restart, Rolling};
 use crate::stack::ports;
 
 /// What it asks for; each is `None` where it does not say.
@@ -46,11 +46,19 @@ pub fn read(service: &Fields) -> Deploy {
             Err(problem) => update.error(update.place(), format!("'{}': {problem}", update.path("delay"))),
         }
     }
-    if let Some(order) = update.text("order").filter(|order| order != "stop-first") {
-        let path = update.path("order");
-        update
-            .error(update.place(), format!("'{path}: {}' is not carried out; stop-first is", document::shown(&order)));
-    }
+    rolling.order = update.text("order").and_then(|order| match order.as_str() {
+        "stop-first" => Some(Order::StopFirst),
+        "start-first" => Some(Order::StartFirst),
+        other => {
+            let text = format!(
+                "'{}' is '{}', but must be stop-first or start-first",
+                update.path("order"),
+                document::shown(other)
+            );
+            update.error(update.place(), text);
+            None
+        }
+    });
     let resources = fields.fields("resources");
     let (limits, reservations) = (resources.fields("limits"), resources.fields("reservations"));
     let size = |of: &Fields, key: &'static str| {

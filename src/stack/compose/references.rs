@@ -22,6 +22,7 @@ pub fn check(parts: &Parts) {
     for service in parts.services {
         check_services(parts, service);
         check_joined(parts, service);
+        check_contexts(parts, service);
         for mount in &service.mounts {
             if let Source::Volume(name) = &mount.source
                 && !parts.volumes.iter().any(|(volume, _)| &volume.key == name)
@@ -46,6 +47,18 @@ impl Parts<'_> {
 
     fn service(&self, name: &ServiceName) -> Option<&Service> {
         self.services.iter().find(|service| &service.name == name)
+    }
+}
+
+/// A service whose image another one's build begins with is one that runs, and is built or pulled itself.
+fn check_contexts(parts: &Parts, service: &Service) {
+    let contexts = service.build.iter().flat_map(|build| build.contexts.iter());
+    for (name, context) in contexts {
+        let NamedContext::Service(other) = context else { continue };
+        if parts.service(other).is_none() || other == &service.name {
+            let text = format!("the build context {name} of the service {} needs the service {other}", service.name);
+            parts.error(service, format!("{text}, which is not there"));
+        }
     }
 }
 

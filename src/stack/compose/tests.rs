@@ -109,8 +109,8 @@ fn options_are_checked_before_docker_sees_them() {
         ("deploy: {mode: global}", "'services.a.deploy.mode: global' is not carried out"),
         ("deploy: {placement: {constraints: [x]}}", "'services.a.deploy.placement.constraints' is not carried out"),
         (
-            "deploy: {update_config: {order: start-first}}",
-            "'services.a.deploy.update_config.order: start-first' is not",
+            "deploy: {update_config: {order: at-once}}",
+            "'services.a.deploy.update_config.order' is 'at-once', but must be stop-first or start-first",
         ),
         ("scale: 2\n    deploy: {replicas: 3}", "say different things"),
         ("scale: 2\n    container_name: x", "cannot have 2 containers of one container_name"),
@@ -132,7 +132,11 @@ fn options_are_checked_before_docker_sees_them() {
         ("depends_on: {b: {condition: done}}", "must be service_started, service_healthy or"),
         ("expose: ['a']", "'a' is not PORT[/PROTOCOL]"),
         ("build: {context: 'https://a.example/x.git'}", "must be a directory"),
-        ("build: {additional_contexts: {b: ./b}}", "'services.a.build.additional_contexts' is not carried out"),
+        (
+            "build: {additional_contexts: {b: 'https://x.test/y.git'}}",
+            "'services.a.build.additional_contexts.b' must be a directory",
+        ),
+        ("build: {additional_contexts: {b: service:gone}}", "needs the service gone, which is not there"),
         ("build: {ssh: [default]}", "'services.a.build.ssh' is not carried out"),
         ("deploy: {resources: {limits: {memory: x}}}", "is not a size like '512m'"),
         ("deploy: {restart_policy: {condition: maybe}}", "must be any, on-failure or none"),
