@@ -21,7 +21,7 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("certificate", "env host state prepare"),
         ("authority", "env host state prepare"),
         ("stack", "env host state"),
-        ("update", "env host state report stack"),
+        ("update", "env host state report prepare stack"),
         ("supervise", "env host source state report prepare authority certificate stack update"),
         ("cli", "env host provision source state report prepare authority certificate stack update supervise"),
     ];

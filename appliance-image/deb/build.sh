@@ -10,7 +10,8 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 
 install -D -m 0755 "$binary" "$root/usr/bin/appliance"
-for unit in appliance.service appliance-supervisor.service appliance-crl.service appliance-crl.timer; do
+for unit in appliance.service appliance-supervisor.service appliance-crl.service appliance-crl.timer \
+    appliance-update.service appliance-update.timer; do
     install -D -m 0644 "$top/units/$unit" "$root/lib/systemd/system/$unit"
 done
 install -D -m 0644 "$top/units/docker-logs.conf" "$root/lib/systemd/system/docker.service.d/50-appliance.conf"

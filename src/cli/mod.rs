@@ -12,6 +12,7 @@ mod render;
 mod selfdoc;
 mod stats;
 mod status;
+mod update;
 
 use crate::env::BrokenFile;
 use crate::error::Halt;
@@ -64,6 +65,15 @@ enum Command {
     /// Copy files into or out of a service's container
     #[command(after_help = "Example:\n  appliance cp web:/data/report.pdf .")]
     Cp(cp::CopyArguments),
+    /// Bring the app to the newest wanted commit: fetch, build, migrate, try out, switch over; back if that fails
+    #[command(after_help = "Example:\n  appliance update --check || appliance update")]
+    Update(update::UpdateArguments),
+    /// Go back to the previous release, database included if it was migrated; called again, forth
+    #[command(after_help = "Example:\n  appliance rollback --yes")]
+    Rollback(update::RollbackArguments),
+    /// Show the releases: current, previous, on its way, failed
+    #[command(after_help = "Example:\n  appliance releases --json | jq -r .current.commit")]
+    Releases(JsonArgument),
     /// Leave the failed state, after saying what failed
     #[command(after_help = "Example:\n  appliance recover --start")]
     Recover(host::RecoverArguments),
@@ -130,6 +140,9 @@ pub async fn execute(arguments: Arguments) -> u8 {
         Command::Stats(stats) => stats::stats(stats).await,
         Command::Top(top) => stats::top(top).await,
         Command::Cp(copy) => cp::cp(copy).await,
+        Command::Update(arguments) => update::update(arguments).await,
+        Command::Rollback(arguments) => update::rollback(arguments).await,
+        Command::Releases(json) => update::releases(json.json),
         Command::Recover(recover) => host::recover(recover).await,
         Command::Env(command) => env::env(command).await,
         Command::Cert(command) => cert::cert(command).await,

@@ -2,8 +2,10 @@
 //! goes through [`Host`], which does it or, in check mode, only notes it. What should be done is decided elsewhere.
 
 pub mod acme;
+mod beside;
 pub mod build;
 pub mod docker;
+mod dockerfile;
 mod drive;
 pub mod engine;
 pub mod exec;
@@ -26,7 +28,7 @@ pub mod watch;
 pub use docker::Docker;
 pub use drive::Drive;
 pub use exec::{Cmd, Exec, Output};
-pub use files::{Dir, File, replace_block};
+pub use files::{Dir, File, Room, replace_block};
 pub use journal::{Entry, Journal, What};
 pub use postgres::{Login, quote_identifier, quote_literal, scram_verifier};
 pub use private::PrivateDirectory;
@@ -76,6 +78,8 @@ pub struct Host {
     units: Arc<dyn Units>,
     docker: Arc<dyn Docker>,
     journal: Arc<Journal>,
+    /// Directories in which this process has looked for what killed ones left.
+    swept: beside::Swept,
 }
 
 impl Host {
@@ -91,7 +95,7 @@ impl Host {
     }
 
     pub fn new(root: PathBuf, mode: Mode, exec: Arc<dyn Exec>, units: Arc<dyn Units>, docker: Arc<dyn Docker>) -> Host {
-        Host { root, mode, exec, units, docker, journal: Arc::new(Journal::default()) }
+        Host { root, mode, exec, units, docker, journal: Arc::new(Journal::default()), swept: Default::default() }
     }
 
     /// The same machine with an empty journal, in another mode.

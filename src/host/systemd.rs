@@ -28,6 +28,7 @@ async fn run_job(verb: &'static str, unit: &str) -> Result<()> {
     let (name, mode) = (unit.to_owned(), "replace".to_owned());
     let job = match verb {
         "start" => manager.start_unit(name, mode).await,
+        "stop" => manager.stop_unit(name, mode).await,
         "reload" => manager.reload_or_restart_unit(name, mode).await,
         _ => manager.restart_unit(name, mode).await,
     }
@@ -96,6 +97,18 @@ impl Units for Systemd {
 
     fn restart<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>> {
         Box::pin(run_job("restart", unit))
+    }
+
+    fn stop<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>> {
+        Box::pin(run_job("stop", unit))
+    }
+
+    fn reload_all<'a>(&'a self) -> Pending<'a, Result<()>> {
+        Box::pin(async {
+            let bus = bus().await?;
+            let manager = ManagerProxy::new(&bus).await.context("could not reach systemd")?;
+            manager.reload().await.context("systemd could not read its units anew")
+        })
     }
 
     fn set_hostname<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>> {

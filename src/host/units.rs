@@ -19,6 +19,9 @@ pub trait Units: Send + Sync {
     fn start<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>>;
     fn reload<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>>;
     fn restart<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>>;
+    fn stop<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>>;
+    /// Makes systemd read all unit files anew.
+    fn reload_all<'a>(&'a self) -> Pending<'a, Result<()>>;
     /// Sets the static and the transient host name.
     fn set_hostname<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>>;
 }
@@ -79,6 +82,16 @@ impl Host {
     pub async fn restart_unit(&self, unit: &str) -> Result<()> {
         self.note(What::Unit, unit, "restart");
         if self.applies() { self.units.restart(unit).await } else { Ok(()) }
+    }
+
+    pub async fn stop_unit(&self, unit: &str) -> Result<()> {
+        self.note(What::Unit, unit, "stop");
+        if self.applies() { self.units.stop(unit).await } else { Ok(()) }
+    }
+
+    /// Makes systemd read all unit files anew; not noted, since it changes nothing by itself.
+    pub async fn reload_units(&self) -> Result<()> {
+        if self.applies() { self.units.reload_all().await } else { Ok(()) }
     }
 
     /// Sets the host name; the caller has seen that it differs.

@@ -16,8 +16,7 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     let directory = format!("/app/etc/{}", env.app.name);
     let url_file = format!("{directory}/database_url.env");
     let bridge = host.docker().bridge().await?;
-    let kept = host.read_text(&url_file, MAX_CONFIG)?.as_deref().and_then(password_in);
-    let password = match kept {
+    let password = match password(env, host)? {
         Some(password) => password,
         None => host.new_password()?,
     };
@@ -46,6 +45,12 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
         host.execute(&cluster.superuser("postgres"), database.as_str(), "create database", String::new()).await?;
     }
     admit_networks(env, host).await
+}
+
+/// The password in the app's file, if there is one of our make.
+pub fn password(env: &Env, host: &Host) -> Result<Option<Secret>> {
+    let text = host.read_text(&format!("/app/etc/{}/database_url.env", env.app.name), MAX_CONFIG)?;
+    Ok(text.as_deref().and_then(password_in))
 }
 
 async fn ensure_role(cluster: &Cluster, password: &Secret, host: &Host) -> Result<()> {

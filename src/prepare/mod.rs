@@ -7,9 +7,10 @@ mod files;
 mod hostname;
 pub mod nginx;
 pub mod page;
-mod postgres;
+pub mod postgres;
 mod ssh;
 mod storage;
+mod timer;
 pub mod tls;
 
 use crate::env::Env;
@@ -60,6 +61,7 @@ pub async fn prepare(
             Step::Postgres => postgres::prepare(host).await,
             Step::Database => database::prepare(env, host).await,
             Step::Tls => tls::prepare(env, host).await.map(|changed| certificate = changed),
+            Step::Timer => timer::prepare(env, host).await,
             Step::Nginx => nginx::prepare(env, host, certificate).await,
         };
         done.with_context(|| format!("the step {step} failed"))?;
@@ -76,6 +78,11 @@ pub async fn admit_networks(env: &Env, host: &Host) -> Result<()> {
     database::admit_networks(env, host).await
 }
 
+/// The password that the app reaches the database with, once there is one.
+pub fn database_password(env: &Env, host: &Host) -> Result<Option<crate::value::Secret>> {
+    database::password(env, host)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,11 +95,14 @@ mod tests {
 
     /// Storage's links lead to the real root, and postgres and database need a real server: these are run twice on a
     /// booted host.
-    const STEPS: [Step; 7] = [Step::Env, Step::Hostname, Step::Ssh, Step::Page, Step::Files, Step::Tls, Step::Nginx];
+    const STEPS: [Step; 8] =
+        [Step::Env, Step::Hostname, Step::Ssh, Step::Page, Step::Files, Step::Tls, Step::Timer, Step::Nginx];
 
     fn ready() -> (TestHost, Env) {
         let test = TestHost::new();
-        for directory in ["/run", "/etc/nginx/conf.d", "/etc/nginx/modules-enabled", "/app/etc", "/root"] {
+        for directory in
+            ["/run", "/etc/nginx/conf.d", "/etc/nginx/modules-enabled", "/app/etc", "/root", "/etc/systemd/system"]
+        {
             test.host.ensure_dir(directory, &crate::host::Dir::plain()).expect("it can be made");
         }
         test.host.put("/etc/nginx/nginx.conf", b"include /etc/nginx/conf.d/*.conf;", 0o644).expect("it can be written");

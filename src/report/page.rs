@@ -187,8 +187,8 @@ mod tests {
     #[test]
     fn an_update_shows_its_stages() {
         let view = view(Phase::Updating { stage: Stage::Migrate });
-        assert_eq!((view.done, view.steps.len()), (2, 5));
-        assert_eq!(view.steps[2].state, StepState::Running);
+        assert_eq!((view.done, view.steps.len()), (3, 7));
+        assert_eq!(view.steps[3].state, StepState::Running);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The difference between the wanted stack and what runs, as data. Pure.
 
+use super::beside::is_beside;
 use super::model::Restart;
 use super::parts::differences;
 use crate::host::docker::{Container, ContainerState, LABEL_CONFIG, LABEL_CONFIG_HASH, LABEL_ONEOFF};
@@ -137,6 +138,10 @@ pub fn actions(wanted: &[Wanted], present: &Present, occasion: Occasion) -> Vec<
 
 fn removal(container: &Container, wanted: &[Wanted]) -> Option<Action> {
     let is_oneoff = container.label(LABEL_ONEOFF) == Some("True");
+    // What stands beside is an update's.
+    if is_beside(&container.name) {
+        return None;
+    }
     // A shell that somebody has open is not taken from under their hands.
     if is_oneoff && container.is_running() {
         return None;

@@ -1,6 +1,7 @@
 //! Carrying out the difference: containers, in dependency order.
 
 use super::actions::{Action, Occasion, Present, Wanted, actions};
+use super::beside::Beside;
 use super::create::{Image, Role, container};
 use super::model::{Condition, Network, Service, Source, Stack};
 use super::{grants, stopped, surroundings, wait};
@@ -34,6 +35,11 @@ impl Pending {
         self.actions.iter().any(|action| action.service() == Some(service))
     }
 
+    /// A container that an action is about.
+    pub(super) fn wanted(&self, container: &str) -> Result<NewContainer> {
+        self.wanted.get(container).cloned().context("an action without its container")
+    }
+
     fn stopped_by_hand(&self, stack: &Stack, service: &crate::value::ServiceName) -> bool {
         let service = stack.service(service.as_str());
         service.is_some_and(|service| stack.container_names(service).any(|name| self.stopped.contains(&name)))
@@ -48,7 +54,7 @@ pub async fn pending(stack: &Stack, images: &Images, host: &Host, occasion: Occa
     compare(stack, images, host, occasion, surroundings::look(stack, host).await?).await
 }
 
-async fn compare(
+pub(super) async fn compare(
     stack: &Stack,
     images: &Images,
     host: &Host,
@@ -150,6 +156,15 @@ async fn check_engine(stack: &Stack, host: &Host) -> Result<()> {
     if lacking.is_empty() { Ok(()) } else { bail!("{}", lacking.join("\n")) }
 }
 
+/// How a release's changed services will be replaced, in words: service and why not without a gap.
+pub fn gaps(stack: &Stack) -> Vec<(String, String)> {
+    let gap = |service: &Service| match super::beside::manner(stack, service) {
+        super::beside::Manner::InPlace(why) => Some((service.name.as_str().to_owned(), why)),
+        _ => None,
+    };
+    stack.services.iter().filter_map(gap).collect()
+}
+
 /// Notes what would be done, for `plan`.
 pub async fn plan(stack: &Stack, images: &Images, host: &Host) -> Result<()> {
     surroundings::ensure(stack, host).await?;
@@ -195,18 +210,7 @@ async fn bring_up(
     host: &Host,
     progress: Progress<'_>,
 ) -> Result<()> {
-    for needed in service.depends_on.iter().filter(|needed| needed.condition != Condition::Started) {
-        progress(&format!("{} waits for {}", service.name, needed.service));
-        match wait::wait_for(stack, needed, pending.occasion, host).await {
-            Err(error) if pending.stopped_by_hand(stack, &needed.service) => {
-                tracing::warn!("{error:#}; {} starts without it, since it was stopped by hand", service.name);
-            }
-            Err(error) if !needed.required => {
-                tracing::warn!("{error:#}; {} starts without it, since it is not required", service.name);
-            }
-            other => other?,
-        }
-    }
+    wait_for_needed(stack, service, pending, &Beside::default(), host, progress).await?;
     let (replaced, others): (Vec<&Action>, Vec<&Action>) =
         actions.into_iter().partition(|action| matches!(action, Action::Recreate { .. }));
     let at_once = match usize::from(service.rolling.parallelism) {
@@ -224,7 +228,31 @@ async fn bring_up(
     Ok(())
 }
 
-async fn carry_out(service: &Service, action: &Action, pending: &Pending, host: &Host) -> Result<()> {
+/// Waits until what a service depends on is as it asks for.
+pub(super) async fn wait_for_needed(
+    stack: &Stack,
+    service: &Service,
+    pending: &Pending,
+    beside: &Beside,
+    host: &Host,
+    progress: Progress<'_>,
+) -> Result<()> {
+    for needed in service.depends_on.iter().filter(|needed| needed.condition != Condition::Started) {
+        progress(&format!("{} waits for {}", service.name, needed.service));
+        match wait::wait_for(stack, needed, pending.occasion, beside, host).await {
+            Err(error) if pending.stopped_by_hand(stack, &needed.service) => {
+                tracing::warn!("{error:#}; {} starts without it, since it was stopped by hand", service.name);
+            }
+            Err(error) if !needed.required => {
+                tracing::warn!("{error:#}; {} starts without it, since it is not required", service.name);
+            }
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn carry_out(service: &Service, action: &Action, pending: &Pending, host: &Host) -> Result<()> {
     host.note_container(action.container(), action.words());
     let docker = host.docker();
     let id = match action {
@@ -234,12 +262,9 @@ async fn carry_out(service: &Service, action: &Action, pending: &Pending, host: 
             docker.stop(container_id, service.stop_grace).await?;
             container_id.clone()
         }
-        Action::Create { container, .. } => {
-            docker.create(pending.wanted.get(container).context("an action without its container")?.clone()).await?
-        }
+        Action::Create { container, .. } => docker.create(pending.wanted(container)?).await?,
         Action::Recreate { container, container_id, .. } => {
-            let new = pending.wanted.get(container).context("an action without its container")?.clone();
-            replace(service, container_id, new, host).await?
+            replace(service, container_id, pending.wanted(container)?, host).await?
         }
     };
     docker.start(&id).await.with_context(|| format!("could not start the service {}", service.name))

@@ -3,6 +3,7 @@
 
 pub mod actions;
 pub mod apply;
+pub mod beside;
 pub mod compose;
 mod create;
 mod env_file;
@@ -20,7 +21,7 @@ pub mod stopped;
 pub mod surroundings;
 mod wait;
 
-pub use model::{Build, Condition, Dependency, Pull, Restart, Service, Stack};
+pub use model::{Build, Condition, Dependency, NamedContext, Pull, Restart, Service, Stack};
 
 use crate::env::{BrokenFile, Env, flat};
 use crate::host::Host;

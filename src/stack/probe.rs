@@ -1,5 +1,6 @@
 //! The default gate: every service healthy, and every route answering below 500.
 
+use super::beside::Beside;
 use super::model::{Restart, Service, Stack};
 use super::wait::wait_until;
 use crate::host::Host;
@@ -24,6 +25,8 @@ pub enum Rigour {
     Known,
     /// A new release: what has no health check must have run for a while.
     New,
+    /// A release that passed as a new one, in its last place: all of its services must run and be healthy.
+    Placed,
 }
 
 /// What is asked of a stack before it counts as up.
@@ -37,13 +40,15 @@ pub struct Gate<'a> {
     pub rigour: Rigour,
     /// Ids of containers that somebody stopped by hand: they are not waited for.
     pub stopped: &'a BTreeSet<String>,
+    /// Those that stand beside the ones that they will replace: they are asked instead.
+    pub beside: &'a Beside,
 }
 
 impl Gate<'_> {
     /// The services that are waited for. In a known release the others are the supervisor's loop's concern: one that
     /// keeps dying degrades the app, it does not keep it from serving.
     fn services(&self) -> impl Iterator<Item = &Service> {
-        let counts = |service: &&Service| self.rigour == Rigour::New || self.vital.contains(&service.name.as_str());
+        let counts = |service: &&Service| self.rigour != Rigour::Known || self.vital.contains(&service.name.as_str());
         self.stack.services.iter().filter(counts)
     }
 
@@ -54,7 +59,7 @@ impl Gate<'_> {
     ) -> impl Iterator<Item = (&'c Service, Option<&'c Container>)> {
         self.services()
             .flat_map(move |service| {
-                let of_name = |name: String| present.iter().find(|container| container.name == name);
+                let of_name = |name: String| present.iter().find(|container| container.name == self.beside.of(&name));
                 self.stack.container_names(service).map(move |name| (service, of_name(name)))
             })
             .filter(|(_, container)| {
@@ -125,7 +130,7 @@ pub async fn wait_until_good(gate: &Gate<'_>, host: &Host) -> Result<()> {
             container.service() == name && !container.is_running() && gate.stopped.contains(&container.id)
         })
     };
-    for route in gate.routes.iter().filter(|route| !by_hand(&route.service)) {
+    for route in gate.beside.routes(gate.stack, gate.routes).iter().filter(|route| !by_hand(&route.service)) {
         answers(route, gate.domain, started + deadline, host).await?;
     }
     let unchecked = |containers: &[Container]| containers.iter().any(|container| container.health.is_none());

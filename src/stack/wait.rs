@@ -1,6 +1,7 @@
 //! Waiting for containers: woken by Docker's events, bounded by a deadline.
 
 use super::actions::Occasion;
+use super::beside::Beside;
 use super::model::{Condition, Dependency, Service, Stack};
 use crate::host::Host;
 use crate::host::docker::{Container, Health, Look};
@@ -17,7 +18,13 @@ const COMPLETION: Duration = Duration::from_secs(24 * 3600);
 ///
 /// # Errors
 /// It ends before, or does not become so in its time.
-pub async fn wait_for(stack: &Stack, needed: &Dependency, occasion: Occasion, host: &Host) -> Result<()> {
+pub async fn wait_for(
+    stack: &Stack,
+    needed: &Dependency,
+    occasion: Occasion,
+    beside: &Beside,
+    host: &Host,
+) -> Result<()> {
     let Some(service) = stack.service(needed.service.as_str()) else { return Ok(()) };
     let (deadline, what) = match needed.condition {
         // What was started before is started: levels come one after the other.
@@ -25,7 +32,7 @@ pub async fn wait_for(stack: &Stack, needed: &Dependency, occasion: Occasion, ho
         Condition::Healthy => (service.health_deadline(), "become healthy"),
         Condition::Completed => (COMPLETION, "complete"),
     };
-    let names: Vec<String> = stack.container_names(service).collect();
+    let names: Vec<String> = stack.container_names(service).map(|name| beside.of(&name).to_owned()).collect();
     let check = |containers: &[Container]| {
         let mut all = names.iter().map(|name| {
             let container = containers.iter().find(|container| &container.name == name);

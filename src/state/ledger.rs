@@ -35,6 +35,35 @@ pub struct InFlight {
     pub commit: Option<Commit>,
     pub stage: Stage,
     pub since: jiff::Timestamp,
+    /// Whether what was done to the database must be undone with the rest.
+    #[serde(default)]
+    pub database: Touched,
+    /// Why it is undone, once it is.
+    #[serde(default)]
+    pub why: Option<String>,
+}
+
+/// What a release on its way did to the database.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Touched {
+    #[default]
+    No,
+    /// It is being migrated, or was; the dump from before is there.
+    Migrated,
+    /// A release that was the current one is gone back from, and its migration with it.
+    Left,
+}
+
+/// How the last update went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    pub commit: Commit,
+    pub at: jiff::Timestamp,
+    /// `done`, or why not.
+    pub outcome: String,
+    /// How long each stage took, in milliseconds: what the next one is told to take.
+    pub took_ms: BTreeMap<Stage, u64>,
 }
 
 /// The whole ledger.
@@ -47,6 +76,16 @@ pub struct Ledger {
     pub previous: Option<Release>,
     pub in_flight: Option<InFlight>,
     pub failed: Vec<Commit>,
+    pub last: Option<Attempt>,
+    /// The current release was gone back to: the previous one is newer.
+    pub rolled_back: bool,
+}
+
+impl InFlight {
+    /// A stage that begins now.
+    pub fn at(commit: Option<Commit>, stage: Stage, host: &Host) -> InFlight {
+        InFlight { commit, stage, since: host.now(), database: Touched::No, why: None }
+    }
 }
 
 impl Ledger {
@@ -85,10 +124,25 @@ impl Ledger {
         if let Some(current) = &self.current {
             tag("last_running", current.commit.as_str())?;
         }
+        // What operators and their scripts know from before.
+        if let Some(current) = &self.current {
+            let images: Vec<&str> = current.images.values().map(String::as_str).collect();
+            tag("last_build", current.commit.as_str())?;
+            host.put(&format!("/app/etc/tags/last_running_{app}_image"), images.join("\n").as_bytes(), 0o644)?;
+            if current.migrated {
+                tag("last_migration", current.commit.as_str())?;
+            }
+        }
         if let Some(failed) = self.failed.last() {
             tag("last_failed", failed.as_str())?;
         }
         Ok(())
+    }
+
+    /// The commits of every release that may still be needed.
+    pub fn commits(&self) -> impl Iterator<Item = &Commit> {
+        let releases = self.current.iter().chain(&self.previous).map(|release| &release.commit);
+        releases.chain(self.in_flight.iter().filter_map(|flight| flight.commit.as_ref()))
     }
 
     /// Remembers that a commit failed.
@@ -112,8 +166,7 @@ mod tests {
         let commit: Commit = "a".repeat(40).parse().expect("40 digits are a commit");
         let mut ledger = Ledger { app: Some(AppName::ecs()), ..Ledger::default() };
         ledger.remember_failed(commit.clone());
-        ledger.in_flight =
-            Some(InFlight { commit: Some(commit), stage: Stage::Build, since: jiff::Timestamp::UNIX_EPOCH });
+        ledger.in_flight = Some(InFlight::at(Some(commit), Stage::Build, &test.host));
         ledger.write(&test.host, &AppName::ecs()).expect("the ledger can be written");
         assert_eq!(Ledger::read(&test.host).expect("the ledger can be read"), ledger);
         assert!(test.host.exists("/app/etc/tags/last_failed_ecs"));

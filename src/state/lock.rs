@@ -23,6 +23,8 @@ const NAME: &str = "lock";
 const AFTER_CLOSE: u32 = 5;
 /// Whoever orders a certificate holds this one; that can take minutes and must not stop anything else.
 const ORDER: &str = "order.lock";
+/// Whoever makes a release holds this one, beside the lock itself while it touches what runs.
+pub const UPDATE: &str = "update.lock";
 const AUTHORITY: &str = "authority.lock";
 
 impl Lock {
@@ -40,6 +42,19 @@ impl Lock {
     /// As [`Lock::take`].
     pub async fn take_order(host: &Host, verb: &str, patience: Duration) -> Result<Lock> {
         Lock::take_named(host, ORDER, verb, patience).await
+    }
+
+    /// Takes the lock of those who make a release: a build may take long, and must not keep the supervisor from its work.
+    ///
+    /// # Errors
+    /// As [`Lock::take`].
+    pub async fn take_update(host: &Host, verb: &str, patience: Duration) -> Result<Lock> {
+        Lock::take_named(host, UPDATE, verb, patience).await
+    }
+
+    /// Takes that lock if it is free.
+    pub fn try_take_update(host: &Host, verb: &str) -> Result<Option<Lock>> {
+        Lock::try_take_named(host, UPDATE, verb)
     }
 
     /// Takes the lock of those who change the CA for client certificates: revoking must not wait for an update.

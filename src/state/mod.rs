@@ -6,8 +6,8 @@ pub mod ledger;
 pub mod lock;
 pub mod status;
 
-pub use ledger::{InFlight, Ledger, Release};
-pub use lock::Lock;
+pub use ledger::{Attempt, InFlight, Ledger, Release, Touched};
+pub use lock::{Lock, UPDATE as UPDATE_LOCK};
 pub use status::{ServiceStatus, Status, StepState, StepStatus};
 
 /// Where the running appliance keeps what does not outlive a boot.

@@ -4,6 +4,7 @@ use crate::host::{Host, notify};
 use crate::report::page::{self, View};
 use crate::report::sentry;
 use crate::state::{ServiceStatus, Status, StepState};
+use crate::update::Told;
 use crate::value::{Event, Phase, Step};
 use std::sync::{Mutex, MutexGuard};
 
@@ -25,6 +26,25 @@ impl Board {
         let status = Status::new(Phase::Starting { what: "looking for env.yml".to_owned() }, host);
         // The page waits until it is known whether an app is running behind it.
         Board { host: host.clone(), inner: Mutex::new(Inner { status, with_page: false, reports: None }) }
+    }
+
+    /// For a command beside the supervisor: with what that one last told, in the name of this process.
+    pub fn take_over(host: &Host) -> anyhow::Result<Board> {
+        let mut status = Status::new(Phase::Running { degraded: Vec::new() }, host);
+        if let Some(known) = Status::read(host)? {
+            status = Status { pid: status.pid, started: status.started, version: status.version, ..known };
+        }
+        Ok(Board { host: host.clone(), inner: Mutex::new(Inner { status, with_page: false, reports: None }) })
+    }
+
+    /// What an update tells.
+    pub fn told(&self, told: Told<'_>) {
+        match told {
+            Told::Stage(stage) => self.event(Event::StageBegins(stage)),
+            Told::Doing(what) => tracing::info!("{what}"),
+            Told::Page => self.show_page(),
+            Told::Served => self.hide_page(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -93,6 +113,14 @@ impl Board {
         let mut inner = self.lock();
         inner.with_page = true;
         self.tell(&inner);
+    }
+
+    /// From now on visitors reach the app.
+    pub fn hide_page(&self) {
+        self.lock().with_page = false;
+        if let Err(error) = page::clear(&self.host) {
+            tracing::warn!("{error:#}");
+        }
     }
 
     fn tell(&self, inner: &Inner) {

@@ -3,6 +3,7 @@
 use super::board::Board;
 use super::hands::Hands;
 use super::judge::{Due, Judge};
+use super::releases::{self, Releases};
 use super::restarts::Memory;
 use super::start::{Running, wait_for_docker};
 use crate::error::Halt;
@@ -19,18 +20,19 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// How long the loop waits for another command that holds the lock, before it looks again.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long the loop waits for another command that holds the lock, before it looks again: longer than a migration may take.
+const PATIENCE: Duration = Duration::from_secs(25 * 3600);
 type Events = BoxStream<'static, Result<DockerEvent>>;
 
 /// Supervises until the stack fails.
 ///
 /// # Errors
 /// [`Halt`] with failed.
-pub async fn follow(host: &Host, board: &Board, running: &Running) -> Result<()> {
-    let project = running.stack.project.as_str();
+pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<()> {
+    let project = running.stack.project.clone();
+    let mut releases = Releases::watch(host)?;
     let mut judge = Judge::new(Hands::new(stopped::read(host)?));
-    let mut events = host.docker().events(project).await?;
+    let mut events = host.docker().events(project.as_str()).await?;
     let mut watchdog = notify::watchdog_interval().map(|interval| {
         let mut ticks = tokio::time::interval(interval / 2);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -38,12 +40,24 @@ pub async fn follow(host: &Host, board: &Board, running: &Running) -> Result<()>
     });
     let mut stumbles = 0;
     let mut named: Option<BTreeSet<String>> = None;
+    // What was written before the watch began is seen by a look.
+    let mut is_news = true;
     loop {
         let looked = async {
+            if std::mem::take(&mut is_news) {
+                let _busy = notify::Busy::begin();
+                if releases::take_up(host, board, &mut running).await? {
+                    // What its containers went through while they were replaced was no death of theirs.
+                    judge = Judge::new(Hands::new(stopped::read(host)?));
+                }
+            }
             // What was missed before the events began is seen by a close look.
             let look = named.as_ref().map_or(Look::Close, Look::After);
-            let wake = look_and_act(host, board, running, &mut judge, look).await?;
-            named = Some(wait(&mut events, wake, &mut watchdog, &mut judge.hands).await?);
+            let wake = look_and_act(host, board, &running, &mut judge, look).await?;
+            match wait(&mut events, wake, &mut watchdog, &mut judge.hands, &mut releases).await? {
+                Woken::Containers(which) => named = Some(which),
+                Woken::Ledger => (named, is_news) = (None, true),
+            }
             anyhow::Ok(())
         };
         let error = match looked.await {
@@ -63,7 +77,8 @@ pub async fn follow(host: &Host, board: &Board, running: &Running) -> Result<()>
             tokio::time::sleep(LONGEST_PAUSE.min(Duration::from_secs(1 << stumbles.min(6)))).await;
         }
         stumbles += 1;
-        events = recover_docker(host, board, running).await?;
+        is_news = true;
+        events = recover_docker(host, board, &running).await?;
     }
 }
 
@@ -80,6 +95,10 @@ async fn recover_docker(host: &Host, board: &Board, running: &Running) -> Result
         wait_for_docker(host, board).await?;
         let again = async {
             let _lock = Lock::take(host, "run", PATIENCE).await?;
+            if releases::is_being_changed(host, running)? {
+                // What is to run is known once that is finished or undone.
+                return host.docker().events(running.stack.project.as_str()).await;
+            }
             apply::up(&running.stack, &running.release.images, host, Occasion::Mend, &|_| ()).await?;
             host.docker().events(running.stack.project.as_str()).await
         };
@@ -113,6 +132,14 @@ async fn serves(host: &Host, running: &Running) -> Result<bool> {
     Ok(names.all(|name| containers.iter().any(|container| container.name == name && container.is_running())))
 }
 
+/// What woke the loop.
+enum Woken {
+    /// Something happened to these.
+    Containers(BTreeSet<String>),
+    /// Another command wrote the ledger, or gave up its lock.
+    Ledger,
+}
+
 /// Sleeps until something happens that asks for a look, and takes up all that has happened by then. Gives back the containers that
 /// it happened to.
 async fn wait(
@@ -120,7 +147,8 @@ async fn wait(
     wake: Option<Instant>,
     watchdog: &mut Option<tokio::time::Interval>,
     hands: &mut Hands,
-) -> Result<BTreeSet<String>> {
+    releases: &mut Releases,
+) -> Result<Woken> {
     let mut named = BTreeSet::new();
     loop {
         tokio::select! {
@@ -132,11 +160,12 @@ async fn wait(
                     named.insert(event.container_id);
                     match events.next().now_or_never() {
                         Some(Some(next)) => event = next?,
-                        _ => return Ok(named),
+                        _ => return Ok(Woken::Containers(named)),
                     }
                 }
             }
-            () = until(wake) => return Ok(named),
+            () = until(wake) => return Ok(Woken::Containers(named)),
+            changed = releases.changed() => return changed.map(|()| Woken::Ledger),
             () = tick(watchdog) => notify::watchdog(),
         }
     }
@@ -183,6 +212,9 @@ async fn look_and_act(
             // What was seen is old by now.
             return Ok(Some(Instant::now()));
         };
+        if releases::is_being_changed(host, running)? {
+            return Ok(None);
+        }
         for due in &decision.restarts {
             if due.container.is_running() {
                 judge.hands.stops(&due.container.id);

@@ -11,6 +11,7 @@ mod follow;
 mod hands;
 mod judge;
 mod keeper;
+mod releases;
 mod restarts;
 mod start;
 mod stop;
@@ -23,7 +24,7 @@ use crate::report::sentry;
 use crate::state::flags;
 use crate::value::Event;
 use anyhow::{Context, Result};
-use board::Board;
+pub use board::Board;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Lives as the supervisor until it is told to stop.
@@ -67,7 +68,7 @@ async fn live(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<()> {
     drop(extension);
     notify::ready();
     tokio::select! {
-        end = follow::follow(host, board, &running) => end,
+        end = follow::follow(host, board, running) => end,
         // It ends with the other.
         () = keeper::keep(host) => Ok(()),
         () = client_ca::watch(host) => Ok(()),

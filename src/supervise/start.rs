@@ -10,10 +10,11 @@ use crate::prepare::{self, Wanted, prepare};
 use crate::report::{page, sentry};
 use crate::source::Found;
 use crate::stack::actions::{Action, Occasion};
+use crate::stack::beside::Beside;
 use crate::stack::probe::{Gate, Rigour, wait_until_good};
 use crate::stack::{self, Stack, apply, stopped, surroundings};
 use crate::state::{InFlight, Ledger, Lock, Release, flags};
-use crate::update;
+use crate::update::{self, News, Told};
 use crate::value::{Event, Stage, Step};
 use anyhow::{Context, Result};
 use std::time::Duration;
@@ -26,7 +27,7 @@ pub struct Running {
 }
 
 /// How long the start waits for another command that holds the lock.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Brings everything up.
 ///
@@ -101,6 +102,8 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     let known = ledger.current.clone();
     // A supervisor that was replaced finds its app running: visitors must not notice.
     let up_already = match &known {
+        // The files are those of a release on its way.
+        Some(release) if ledger.in_flight.is_some() => routed_run(env, release, host).await,
         Some(release) => runs_as_wanted(env, release, host).await,
         None => false,
     };
@@ -113,6 +116,17 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     board.steps_ended(prepared.is_ok());
     prepared.map_err(|error| with_halt(error, "The host could not be prepared"))?;
 
+    // What a killed update left is finished or undone before anything is started. One that lives goes on by itself.
+    if let Some(_alone) = Lock::try_take_update(host, "run")? {
+        let told = |told: Told<'_>| board.told(told);
+        let recovered = update::recover_locked(env, host, lock, News(&told)).await;
+        recovered.map_err(|error| with_halt(error, "An update could not be undone"))?;
+        if !up_already {
+            board.show_page();
+        }
+        ledger = Ledger::read_for(host, &env.app.name)?;
+    }
+    let known = ledger.current.clone();
     let progress = |what: &str| board.event(Event::StartBegins(what.to_owned()));
     let first = known.is_none();
     let (stack, release) = match known {
@@ -127,7 +141,7 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
             (stack, release)
         }
         None => {
-            let mut built = update::build(env, &mut ledger, host, lock, &progress).await?;
+            let mut built = update::first(env, &mut ledger, host, lock, &progress).await?;
             surroundings::ensure(&built.stack, host).await?;
             prepare::admit_networks(env, host).await?;
             update::migrate(env, &mut built, &mut ledger, host, lock, &progress).await?;
@@ -137,15 +151,23 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     board.describe(|status| status.commit = Some(release.commit.as_str().to_owned()));
     let domain = env.appliance.domain.as_str();
     if first {
-        ledger.in_flight =
-            Some(InFlight { commit: Some(release.commit.clone()), stage: Stage::Start, since: host.now() });
+        ledger.in_flight = Some(InFlight::at(Some(release.commit.clone()), Stage::Start, host));
         ledger.write(host, &env.app.name)?;
     }
     let rigour = if first { Rigour::New } else { Rigour::Known };
     let mut vital: Vec<&str> = env.app.critical.iter().map(|name| name.as_str()).collect();
     vital.extend(release.routes.iter().map(|route| route.service.as_str()));
     let by_hand = stopped::read(host)?;
-    let gate = Gate { stack: &stack, routes: &release.routes, domain, vital: &vital, rigour, stopped: &by_hand };
+    let beside = Beside::default();
+    let gate = Gate {
+        stack: &stack,
+        routes: &release.routes,
+        domain,
+        vital: &vital,
+        rigour,
+        stopped: &by_hand,
+        beside: &beside,
+    };
     if let Err(error) = bring_up_good(&gate, &release, occasion, host, &progress).await {
         if first && !is_away(&error) {
             ledger.remember_failed(release.commit.clone());
@@ -167,6 +189,10 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
         false => wait_for_front(domain, host).await?,
     }
     board.event(Event::Up);
+    // What is left over costs room, not the app.
+    if let Err(error) = update::clean_up(&env.app.name, &ledger, host).await {
+        tracing::warn!("{error:#}");
+    }
     Ok((stack, release))
 }
 

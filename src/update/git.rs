@@ -1,7 +1,8 @@
 //! The app's checkout, made by git as user app. The repository's address may hold a password: it travels in git's
 //! environment, never in an argument.
 
-use crate::env::App;
+use super::local;
+use crate::env::{App, GitLocal};
 use crate::host::{Cmd, Dir, Host, Output, What};
 use crate::value::{Commit, Owner};
 use anyhow::{Context, Result, bail};
@@ -18,15 +19,15 @@ const CREDENTIAL_HELPER: &str =
 /// How often a transfer is tried again, and after how long: a network that is only just coming up.
 const RETRIES_S: [u64; 3] = [1, 3, 6];
 
-struct Git<'a> {
-    app: &'a App,
-    directory: String,
+pub(super) struct Git<'a> {
+    pub(super) app: &'a App,
+    pub(super) directory: String,
     ids: (u32, u32),
-    host: &'a Host,
+    pub(super) host: &'a Host,
 }
 
 impl Git<'_> {
-    fn cmd<const N: usize>(&self, args: [&str; N]) -> Cmd {
+    pub(super) fn cmd<const N: usize>(&self, args: [&str; N]) -> Cmd {
         let source = &self.app.git.source;
         let address = source.address();
         let mut settings = vec![
@@ -73,10 +74,41 @@ impl Git<'_> {
 
     async fn go_to(&self, commit: &Commit) -> Result<()> {
         let how = format!("check out {}", commit.short());
-        self.act(&how, ["checkout", "--quiet", "--force", "--detach", commit.as_str()]).await.map(drop)
+        self.act(&how, ["checkout", "--quiet", "--force", "--detach", commit.as_str()]).await?;
+        if self.host.exists(&format!("{}/.gitmodules", self.directory)) {
+            let args = ["submodule", "update", "--init", "--recursive", "--force", "--quiet"];
+            self.act("check out its submodules", args).await.context("could not get the app's submodules")?;
+        }
+        Ok(())
     }
 
-    async fn act<const N: usize>(&self, how: &str, args: [&str; N]) -> Result<Output> {
+    /// git would leave small text files in the place of large ones, and the app would start with those.
+    async fn refuse_lfs(&self) -> Result<()> {
+        let args = ["grep", "-lI", "--cached", "-E", "filter=lfs", "--", ".gitattributes", "*/.gitattributes"];
+        let found = self.host.try_ask(self.cmd(args)).await?;
+        match found.stdout.lines().next() {
+            Some(file) => {
+                bail!("{file} says that files are kept in Git LFS, which is not carried out; keep them in git")
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The commit that a revision names.
+    async fn resolve(&self, revision: &str) -> Result<Commit> {
+        let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{revision}^{{commit}}")];
+        let parsed = self.host.try_ask(self.cmd(args)).await?;
+        match parsed.stdout.trim().parse::<Commit>() {
+            Ok(commit) => Ok(commit),
+            Err(_) => bail!(
+                "the repository {} has no {}",
+                self.app.git.source,
+                revision.trim_start_matches("refs/remotes/origin/")
+            ),
+        }
+    }
+
+    pub(super) async fn act<const N: usize>(&self, how: &str, args: [&str; N]) -> Result<Output> {
         self.host.act(What::Directory, &self.directory, how, self.cmd(args)).await
     }
 }
@@ -93,20 +125,71 @@ async fn open<'a>(app: &'a App, directory: &str, host: &'a Host) -> Result<Git<'
     for lock in ["index.lock", "HEAD.lock", "config.lock", "shallow.lock", "packed-refs.lock"] {
         host.discard(&format!("{directory}/.git/{lock}"))?;
     }
+    let fresh = !host.exists(&format!("{directory}/.git"));
     git.act("prepare the checkout", ["init", "--quiet"]).await?;
+    local::ensure_of_source(&git, fresh).await?;
     Ok(git)
 }
 
-/// Fetches the repository and checks out the release's commit.
+/// A checkout that has just been fetched.
+pub struct Fetched<'a> {
+    git: Git<'a>,
+    /// What the env asks for.
+    pub target: Commit,
+}
+
+/// Fetches the repository; the files of the checkout stay as they are.
 ///
 /// # Errors
 /// git's own words, without the password.
-pub async fn check_out(app: &App, directory: &str, host: &Host) -> Result<Commit> {
+pub async fn fetch<'a>(app: &'a App, directory: &str, to: Option<&Commit>, host: &'a Host) -> Result<Fetched<'a>> {
     let git = open(app, directory, host).await?;
     git.fetch().await?;
-    let commit = target(&git).await?;
-    git.go_to(&commit).await?;
-    Ok(commit)
+    let target = match to {
+        Some(commit) => git.resolve(commit.as_str()).await?,
+        None => target(&git).await?,
+    };
+    Ok(Fetched { git, target })
+}
+
+impl Fetched<'_> {
+    /// Whether this commit is there, so that the update can start from it.
+    pub async fn knows(&self, commit: &Commit) -> Result<bool> {
+        let asked = self.git.host.try_ask(self.git.cmd(["cat-file", "-e", &format!("{commit}^{{commit}}")])).await?;
+        Ok(asked.code == Some(0))
+    }
+
+    /// The paths that were added since another commit.
+    pub async fn added_since(&self, from: &Commit) -> Result<Vec<String>> {
+        let args =
+            ["diff", "--name-only", "-z", "--no-renames", "--diff-filter=A", from.as_str(), self.target.as_str()];
+        let listed = self.git.host.ask(self.git.cmd(args)).await?;
+        Ok(listed.stdout.split('\0').filter(|path| !path.is_empty()).map(str::to_owned).collect())
+    }
+
+    /// Puts the target's files in place; what somebody changed there is kept in a branch first. Gives back the commit that the
+    /// files are of: another one than the target where local commits are merged into it.
+    pub async fn check_out(&self) -> Result<Commit> {
+        let local = local::keep(&self.git).await?;
+        self.git.go_to(&self.target).await?;
+        let commit = match local.filter(|_| self.git.app.git.local == GitLocal::Merge) {
+            Some(branch) => local::merge(&self.git, &branch, &self.target).await?,
+            None => self.target.clone(),
+        };
+        local::remember(&self.git, &commit).await?;
+        self.git.refuse_lfs().await?;
+        Ok(commit)
+    }
+
+    /// Whether the target is another version than this one.
+    pub async fn is_other_than(&self, current: &Commit) -> Result<bool> {
+        // Where local commits are merged, the release is one commit further than the repository.
+        if self.git.app.git.local == GitLocal::Merge && self.knows(current).await? {
+            let args = ["merge-base", "--is-ancestor", self.target.as_str(), current.as_str()];
+            return Ok(self.git.host.try_ask(self.git.cmd(args)).await?.code != Some(0));
+        }
+        Ok(&self.target != current)
+    }
 }
 
 /// Makes sure that the checkout is at a known release's commit; asks the repository only if it is not.
@@ -120,8 +203,13 @@ pub async fn ensure_at(app: &App, directory: &str, commit: &Commit, host: &Host)
         }
     }
     let git = open(app, directory, host).await?;
-    git.fetch().await?;
-    git.go_to(commit).await
+    let known = host.try_ask(git.cmd(["cat-file", "-e", &format!("{commit}^{{commit}}")])).await?;
+    if known.code != Some(0) {
+        git.fetch().await?;
+    }
+    local::keep(&git).await?;
+    git.go_to(commit).await?;
+    local::remember(&git, commit).await
 }
 
 /// The commit that the env asks for: `commitid`, else the branch's head, else what the remote's HEAD names.
@@ -136,16 +224,5 @@ async fn target(git: &Git<'_>) -> Result<Commit> {
             format!("refs/remotes/origin/{}", head.context("the remote names no HEAD; set git.branch in env.yml")?)
         }
     };
-    let parsed = git
-        .host
-        .try_ask(git.cmd(["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{revision}^{{commit}}")]))
-        .await?;
-    match parsed.stdout.trim().parse::<Commit>() {
-        Ok(commit) => Ok(commit),
-        Err(_) => bail!(
-            "the repository {} has no {}",
-            git.app.git.source,
-            revision.trim_start_matches("refs/remotes/origin/")
-        ),
-    }
+    git.resolve(&revision).await
 }

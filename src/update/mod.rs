@@ -1,8 +1,51 @@
-//! Making a release of the app: fetching its repository, building its images, migrating its database. Bringing up
-//! what was made is `stack/`; updates of a running app are not built yet.
+//! Releases of the app: making one (fetch, build), putting it in the place of the one that runs, going back. Bringing containers up is
+//! `stack/`, supervising them `supervise/`.
+//!
+//! `run.rs` is the order of an update's stages, `decide.rs` whether there is anything to do, `release.rs` makes a release (`git.rs`,
+//! `local.rs` and `image.rs` are its parts), `dump.rs` is the database's way back, `switch.rs` sends visitors over, `undo.rs` goes back
+//! and finishes what a killed update left.
 
+mod decide;
+pub mod dump;
 mod git;
 mod image;
+mod local;
 mod release;
+mod run;
+mod switch;
+mod undo;
 
-pub use release::{Built, build, migrate, references, restore, restore_checkout};
+pub use decide::{Waiting, Wish};
+pub use image::clean_up;
+pub use release::{Built, first, migrate, references, restore, restore_checkout};
+pub use run::{Outcome, check, update};
+pub use undo::{Back, recover, recover_locked, rollback};
+
+use crate::value::Stage;
+
+/// What happens, told to whoever shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// A stage begins.
+    Stage(Stage),
+    /// A part of it, for people.
+    Doing(&'a str),
+    /// From now on visitors see the status page.
+    Page,
+    /// From now on visitors reach the app.
+    Served,
+}
+
+/// Where it is told.
+#[derive(Clone, Copy)]
+pub struct News<'a>(pub &'a (dyn Fn(Told<'_>) + Sync));
+
+impl News<'_> {
+    fn stage(self, stage: Stage) {
+        (self.0)(Told::Stage(stage));
+    }
+
+    fn doing(self, what: &str) {
+        (self.0)(Told::Doing(what));
+    }
+}

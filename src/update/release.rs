@@ -26,46 +26,44 @@ pub struct Built {
 }
 
 fn begin(env: &Env, ledger: &mut Ledger, stage: Stage, commit: Option<&Commit>, host: &Host) -> Result<()> {
-    ledger.in_flight = Some(InFlight { commit: commit.cloned(), stage, since: host.now() });
+    ledger.in_flight = Some(InFlight::at(commit.cloned(), stage, host));
     ledger.write(host, &env.app.name)
 }
 
-/// Fetches and builds the release that the env asks for. Nothing that runs is touched. Killed anywhere, it is begun
-/// anew: every stage can be repeated.
+/// Fetches and builds the first release. Killed anywhere, it is begun anew: every stage can be repeated.
 ///
 /// # Errors
 /// [`Halt`] with standby: there is nothing to run.
-pub async fn build(env: &Env, ledger: &mut Ledger, host: &Host, _lock: &Lock, progress: Progress<'_>) -> Result<Built> {
+pub async fn first(env: &Env, ledger: &mut Ledger, host: &Host, _lock: &Lock, progress: Progress<'_>) -> Result<Built> {
     begin(env, ledger, Stage::Fetch, None, host)?;
     progress("fetching the app");
-    let checkout = stack::checkout(env);
-    let commit = git::check_out(&env.app, &checkout, host)
-        .await
-        .map_err(|error| no_release("The app could not be fetched", error))?;
-
-    begin(env, ledger, Stage::Build, Some(&commit), host)?;
-    progress("building the app");
-    let make = async {
-        let stack = stack::load(env, host)?;
-        let routes = routes::routes(&stack)?;
-        let images = image::make(&stack, &commit, Purpose::Release, host, progress).await?;
-        anyhow::Ok((stack, routes, images))
-    };
-    match make.await {
-        Ok((stack, routes, images)) => {
-            let release =
-                Release { commit, images, env_digest: env.digest.clone(), routes, since: host.now(), migrated: false };
-            Ok(Built { release, stack })
-        }
+    let directory = stack::checkout(env);
+    let fetched = git::fetch(&env.app, &directory, None, host).await;
+    let fetched = fetched.map_err(|error| no_release("The app could not be fetched", error))?;
+    begin(env, ledger, Stage::Build, Some(&fetched.target), host)?;
+    match build(env, &fetched, host, progress).await {
+        Ok(built) => Ok(built),
         Err(error) => {
             if !is_away(&error) {
-                ledger.remember_failed(commit);
+                ledger.remember_failed(fetched.target.clone());
                 ledger.in_flight = None;
                 ledger.write(host, &env.app.name)?;
             }
             Err(no_release("The app could not be built", error))
         }
     }
+}
+
+/// Checks out and builds what was fetched. Nothing that runs is touched.
+pub async fn build(env: &Env, fetched: &git::Fetched<'_>, host: &Host, progress: Progress<'_>) -> Result<Built> {
+    progress("building the app");
+    let commit = fetched.check_out().await?;
+    let stack = stack::load(env, host)?;
+    let routes = routes::routes(&stack)?;
+    let images = image::make(&stack, &commit, Purpose::Release, host, progress).await?;
+    let release =
+        Release { commit, images, env_digest: env.digest.clone(), routes, since: host.now(), migrated: false };
+    Ok(Built { release, stack })
 }
 
 /// Migrates the database for a release, if the env says how. The networks that the app reaches PostgreSQL from must
@@ -84,7 +82,7 @@ pub async fn migrate(
     begin(env, ledger, Stage::Migrate, Some(&built.release.commit), host)?;
     let Some(migrate) = env.app.migrate.as_ref().filter(|migrate| migrate.auto) else { return Ok(()) };
     progress("migrating the database");
-    let done = run_migration(migrate, built, host).await;
+    let done = run_migration(migrate, &built.stack, &built.release, host).await;
     if done.as_ref().is_err_and(|error| !is_away(error)) {
         ledger.remember_failed(built.release.commit.clone());
         ledger.in_flight = None;
@@ -94,14 +92,16 @@ pub async fn migrate(
     done
 }
 
-async fn run_migration(migrate: &Migrate, built: &Built, host: &Host) -> Result<()> {
-    let stack = &built.stack;
+/// Runs the migration's command to its end.
+///
+/// # Errors
+/// [`Halt`] with failed: the command's exit code and last lines.
+pub async fn run_migration(migrate: &Migrate, stack: &Stack, release: &Release, host: &Host) -> Result<()> {
     let service = stack.service(migrate.service.as_str());
     let service = service.with_context(|| {
         format!("app.migrate.service is {}, which is not in {}", migrate.service, stack.files.join(", "))
     })?;
-    let ended =
-        apply::run_once(stack, service, &built.release.images, "migrate", &migrate.command, MIGRATION, host).await?;
+    let ended = apply::run_once(stack, service, &release.images, "migrate", &migrate.command, MIGRATION, host).await?;
     if ended.exit_code == 0 {
         return Ok(());
     }

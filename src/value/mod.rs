@@ -19,7 +19,7 @@ pub use names::{
     PackageName, ServiceName, WebUrl,
 };
 pub use phase::{Event, Phase};
-pub use route::Route;
+pub use route::{BRIDGE_ADDRESS, Route};
 pub use secret::Secret;
 pub use ssh_key::SshKey;
 pub use stage::Stage;

@@ -1,7 +1,7 @@
 //! Where nginx sends a request.
 
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// A path prefix, on all allowed hosts, and the address that answers it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +14,16 @@ pub struct Route {
     pub upstream: SocketAddr,
 }
 
+/// Where a container that holds a service's place publishes what the compose file publishes on loopback; all of 127.0.0.0/8 is
+/// loopback.
+pub const BRIDGE_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 2);
+
 impl Route {
+    /// Where the container answers that holds the service's place while its own is replaced.
+    pub fn bridge(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(BRIDGE_ADDRESS), self.upstream.port())
+    }
+
     /// Whether a text can be a route's path.
     pub fn is_path(text: &str) -> bool {
         text.starts_with('/')

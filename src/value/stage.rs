@@ -9,22 +9,31 @@ use std::fmt;
 pub enum Stage {
     Fetch,
     Build,
+    Dump,
     Migrate,
     Start,
     Gate,
+    /// From here on the new release is the current one.
+    Switch,
+    /// Back to the old release.
+    Undo,
 }
 
 impl Stage {
-    /// Every stage, in the order in which they come.
-    pub const ALL: [Stage; 5] = [Stage::Fetch, Stage::Build, Stage::Migrate, Stage::Start, Stage::Gate];
+    /// The stages of an update that goes well, in the order in which they come.
+    pub const ALL: [Stage; 7] =
+        [Stage::Fetch, Stage::Build, Stage::Dump, Stage::Migrate, Stage::Start, Stage::Gate, Stage::Switch];
 
     pub fn name(self) -> &'static str {
         match self {
             Stage::Fetch => "fetch",
             Stage::Build => "build",
+            Stage::Dump => "dump",
             Stage::Migrate => "migrate",
             Stage::Start => "start",
             Stage::Gate => "gate",
+            Stage::Switch => "switch",
+            Stage::Undo => "undo",
         }
     }
 
@@ -33,9 +42,12 @@ impl Stage {
         match self {
             Stage::Fetch => "Getting the new version",
             Stage::Build => "Building it",
+            Stage::Dump => "Keeping a copy of the data",
             Stage::Migrate => "Moving the data over",
             Stage::Start => "Starting it",
             Stage::Gate => "Trying it out",
+            Stage::Switch => "Putting it in place",
+            Stage::Undo => "Going back to the old version",
         }
     }
 }

@@ -17,12 +17,13 @@ pub enum Step {
     Postgres,
     Database,
     Tls,
+    Timer,
     Nginx,
 }
 
 impl Step {
     /// Every step, in the order in which they run.
-    pub const ALL: [Step; 10] = [
+    pub const ALL: [Step; 11] = [
         Step::Env,
         Step::Hostname,
         Step::Ssh,
@@ -32,6 +33,7 @@ impl Step {
         Step::Postgres,
         Step::Database,
         Step::Tls,
+        Step::Timer,
         Step::Nginx,
     ];
 
@@ -46,6 +48,7 @@ impl Step {
             Step::Postgres => "postgres",
             Step::Database => "database",
             Step::Tls => "tls",
+            Step::Timer => "timer",
             Step::Nginx => "nginx",
         }
     }
@@ -62,6 +65,7 @@ impl Step {
             Step::Postgres => "Database server",
             Step::Database => "Database",
             Step::Tls => "Certificate",
+            Step::Timer => "Updates",
             Step::Nginx => "Web server",
         }
     }

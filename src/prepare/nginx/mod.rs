@@ -15,6 +15,14 @@ use anyhow::{Context, Result};
 use limits::Limits;
 use std::time::Duration;
 
+/// While a file of a service's name is in it, the container that holds that service's place is asked.
+pub const SLOTS: &str = "/run/appliance/bridged";
+
+/// The file that says so of a service.
+pub fn slot(service: &str) -> String {
+    format!("{SLOTS}/{service}")
+}
+
 const DEBIAN_DEFAULT: &str = "/etc/nginx/sites-enabled/default";
 const MAX_CONFIG: u64 = 1 << 20;
 
@@ -45,6 +53,11 @@ pub async fn prepare(env: &Env, host: &Host, certificate: Changed) -> Result<()>
         reload(host).await?;
     }
     Ok(())
+}
+
+/// Makes nginx know the current release's routes, if it does not.
+pub async fn ensure_site(env: &Env, host: &Host) -> Result<()> {
+    if is_current(env, host)? { Ok(()) } else { install(host, &wanted(env, host)?).await.map(drop) }
 }
 
 /// Raises nginx's limits, if it still takes its configuration then; else they stay as they are.

@@ -104,7 +104,14 @@ pub(super) fn render(env: &Env, routes: &[Route], facts: &Facts) -> Result<Strin
     routes.sort_by_key(|route| (std::cmp::Reverse(route.path.len()), route.path.clone()));
     let routes: Vec<minijinja::Value> = routes
         .iter()
-        .map(|route| minijinja::context! { path => route.path.as_str(), upstream => route.upstream.to_string() })
+        .map(|route| {
+            minijinja::context! {
+                path => route.path.as_str(),
+                upstream => route.upstream.to_string(),
+                bridge => route.bridge().to_string(),
+                slot => super::slot(&route.service),
+            }
+        })
         .collect();
     let mandatory = env.appliance.ssl.client_certs_mandatory;
     let authority = facts.client_ca.as_ref();

@@ -1,5 +1,5 @@
 from django.urls import path
 
-from . import views
+from . import jobs, views
 
-urlpatterns = [path("", views.index), path("notes", views.notes), path("health", views.health)]
+urlpatterns = [path("", views.index), path("notes", views.notes), path("health", views.health), path("jobs", jobs.jobs)]

@@ -1,0 +1,252 @@
+//! The commands about releases: update, rollback, releases.
+
+use super::{JsonArgument, print, render};
+use crate::error::Halt;
+use crate::host::{Host, Mode, UnitState};
+use crate::report::sentry;
+use crate::source;
+use crate::state::{Ledger, Lock, flags};
+use crate::supervise::Board;
+use crate::update::{self, Back, News, Outcome, Told, Wish};
+use crate::value::{Commit, Stage};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+#[derive(Debug, Args)]
+pub struct UpdateArguments {
+    /// Only say what waits (exit 0 nothing, 2 something)
+    #[arg(long, conflicts_with_all = ["to", "force", "migrate"])]
+    check: bool,
+    /// Go to this commit instead of the one that env.yml asks for
+    #[arg(long, value_name = "COMMIT")]
+    to: Option<Commit>,
+    /// Also if nothing is new, and also what failed before
+    #[arg(long)]
+    force: bool,
+    /// Migrate the database, whether or not a migration was added
+    #[arg(long)]
+    migrate: bool,
+    #[command(flatten)]
+    json: JsonArgument,
+}
+
+#[derive(Debug, Args)]
+pub struct RollbackArguments {
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+/// How long an interrupted update waits for the lock before it is undone.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What is told on the way: stages with the time since the beginning, and what they took last time.
+struct Progress {
+    began: Instant,
+    last: BTreeMap<Stage, u64>,
+    on_terminal: bool,
+    quiet: bool,
+}
+
+impl Progress {
+    fn new(ledger: &Ledger, quiet: bool) -> Progress {
+        let last = ledger.last.as_ref().map(|last| last.took_ms.clone()).unwrap_or_default();
+        Progress { began: Instant::now(), last, on_terminal: std::io::stderr().is_terminal(), quiet }
+    }
+
+    fn tell(&self, told: Told<'_>) {
+        let line = match told {
+            _ if self.quiet => return,
+            Told::Stage(stage) => {
+                let estimate = self.last.get(&stage).map(|ms| format!(", {:.0} s last time", *ms as f64 / 1000.0));
+                format!("{stage}: {}{}", stage.title(), estimate.unwrap_or_default())
+            }
+            Told::Doing(what) if self.on_terminal => format!("  {what}"),
+            Told::Doing(_) => return,
+            Told::Page => "  visitors see the status page".to_owned(),
+            Told::Served => "  visitors reach the app".to_owned(),
+        };
+        let seconds = self.began.elapsed().as_secs();
+        // A terminal that went away must not stop the update.
+        drop(writeln!(std::io::stderr(), "[{seconds:>4} s] {line}"));
+    }
+}
+
+/// The host, if an update can be made on it.
+async fn ready() -> Result<Host> {
+    let host = Host::system(Mode::Apply);
+    if let Some(reason) = flags::failed(&host)? {
+        bail!("the appliance has failed ({reason}); mend it, then run: appliance recover --start");
+    }
+    if host.unit_state("appliance.service").await? != UnitState::Active {
+        bail!("the appliance is stopped; start it first: systemctl start appliance");
+    }
+    Ok(host)
+}
+
+pub async fn update(arguments: UpdateArguments) -> Result<u8> {
+    if arguments.check {
+        return check(arguments.json.json).await;
+    }
+    let host = ready().await?;
+    let env = source::active(&host)?.env;
+    let ledger = Ledger::read_for(&host, &env.app.name)?;
+    if ledger.current.is_none() {
+        host.restart_unit("appliance-supervisor.service").await?;
+        print("there was no release yet; the appliance is making the first one, see: appliance status\n")?;
+        return Ok(0);
+    }
+    let _reports = sentry::start(&env);
+    let wish = Wish { force: arguments.force, migrate: arguments.migrate, to: arguments.to, back: false };
+    let outcome =
+        watched(&host, arguments.json.json, async |news| update::update(&env, wish, &host, news).await).await?;
+    let (word, commit, text) = match &outcome {
+        Outcome::Nothing { commit } => ("nothing", commit, format!("nothing new: {} runs", commit.short())),
+        Outcome::Refused { commit } => {
+            let text =
+                format!("{} failed before and is not tried again; appliance update --force does", commit.short());
+            ("refused", commit, text)
+        }
+        Outcome::Done { commit, migrated } => {
+            let how = if *migrated { ", the database was migrated" } else { "" };
+            ("done", commit, format!("{} runs now{how}", commit.short()))
+        }
+    };
+    match arguments.json.json {
+        true => print(&format!("{}\n", serde_json::json!({ "outcome": word, "commit": commit })))?,
+        false => print(&format!("{text}\n"))?,
+    }
+    Ok(0)
+}
+
+/// Tells of the work on the terminal, in the status and on the page; a signal undoes what was begun.
+async fn watched<T>(host: &Host, quiet: bool, work: impl AsyncFnOnce(News<'_>) -> Result<T>) -> Result<T> {
+    let env = source::active(host)?.env;
+    let progress = Progress::new(&Ledger::read_for(host, &env.app.name)?, quiet);
+    let board = Board::take_over(host)?;
+    let tell = |told: Told<'_>| {
+        progress.tell(told);
+        if !matches!(told, Told::Doing(_)) {
+            board.told(told);
+        }
+    };
+    let mut terminate = signal(SignalKind::terminate()).context("could not listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for signals")?;
+    let interrupted = tokio::select! {
+        done = work(News(&tell)) => Some(done),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    match interrupted {
+        Some(done) => done,
+        None => {
+            let alone = Lock::take_update(host, "update", PATIENCE).await?;
+            update::recover(&env, host, &alone, News(&tell)).await?;
+            Err(Halt::failed("Interrupted", "what had been begun is undone, or finished where it was past undoing")
+                .into())
+        }
+    }
+}
+
+async fn check(json: bool) -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    let env = source::active(&host)?.env;
+    let waiting = update::check(&env, &host).await?;
+    if json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&waiting)?))?;
+    } else {
+        let mut text = String::new();
+        if waiting.new_commit {
+            text.push_str(&format!("app: {} to {}", waiting.current.short(), waiting.target.short()));
+            text.push_str(if waiting.migration { ", with a migration\n" } else { "\n" });
+        }
+        if waiting.new_env {
+            text.push_str("env: the active env is another than the release was made with\n");
+        }
+        if waiting.failed_before {
+            text.push_str(&format!("{} failed before; only --force tries it again\n", waiting.target.short()));
+        }
+        for (service, why) in waiting.gaps.iter().filter(|_| waiting.is_something()) {
+            text.push_str(&format!("replaced in its place if it changed: {service}, since {why}\n"));
+        }
+        print(if text.is_empty() { "nothing waits\n" } else { &text })?;
+    }
+    Ok(if waiting.is_something() { 2 } else { 0 })
+}
+
+pub async fn rollback(arguments: RollbackArguments) -> Result<u8> {
+    let host = ready().await?;
+    let env = source::active(&host)?.env;
+    let back = Back::look(&Ledger::read_for(&host, &env.app.name)?)?;
+    if let Some(since) = back.database_of {
+        let text = format!(
+            "going back from {} to {} takes the database back too, to {}: what was written since then is lost",
+            back.from.short(),
+            back.to.short(),
+            since.strftime("%Y-%m-%d %H:%M:%S UTC")
+        );
+        if !arguments.yes && !is_agreed(&text)? {
+            bail!("{text}; nothing was done. With --yes it is");
+        }
+    }
+    let _reports = sentry::start(&env);
+    let back = watched(&host, false, async |news| update::rollback(&env, &host, news).await).await?;
+    print(&format!("{} runs now; {} comes back with: appliance rollback\n", back.to.short(), back.from.short()))?;
+    Ok(0)
+}
+
+/// Asks on a terminal; without one the answer is no.
+fn is_agreed(text: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    eprint!("{text}. Go on? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).context("could not read the answer")?;
+    Ok(["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()))
+}
+
+pub fn releases(json: bool) -> Result<u8> {
+    let host = Host::system(Mode::Check);
+    let ledger = Ledger::read(&host)?;
+    if json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&ledger)?))?;
+        return Ok(0);
+    }
+    let time = |at: jiff::Timestamp| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
+    let mut rows = Vec::new();
+    for (which, release) in [("current", &ledger.current), ("previous", &ledger.previous)] {
+        if let Some(release) = release {
+            let migrated = if release.migrated { "migrated" } else { "" };
+            rows.push(vec![
+                which.to_owned(),
+                release.commit.short().to_owned(),
+                time(release.since),
+                migrated.to_owned(),
+            ]);
+        }
+    }
+    if let Some(flight) = &ledger.in_flight {
+        let commit = flight.commit.as_ref().map_or("?", |commit| commit.short());
+        rows.push(vec!["in flight".to_owned(), commit.to_owned(), time(flight.since), flight.stage.to_string()]);
+    }
+    let failed = ledger.failed.iter().rev().take(10);
+    rows.extend(
+        failed.map(|commit| vec!["failed".to_owned(), commit.short().to_owned(), String::new(), String::new()]),
+    );
+    let mut text = if rows.is_empty() {
+        "there is no release yet\n".to_owned()
+    } else {
+        render::table(&["WHICH", "COMMIT", "SINCE", "REMARK"], rows)
+    };
+    if let Some(last) = &ledger.last {
+        text.push_str(&format!("\nlast update: {} at {}: {}\n", last.commit.short(), time(last.at), last.outcome));
+    }
+    print(&text)?;
+    Ok(0)
+}

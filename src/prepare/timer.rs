@@ -1,0 +1,77 @@
+//! Step timer: when the app is updated by itself. The timer itself is the package's; here it is set, or masked.
+
+use crate::env::Env;
+use crate::host::{File, Host, Owed, UnitState};
+use anyhow::Result;
+
+const UNIT: &str = "appliance-update.timer";
+/// What lies here wins over the package's unit (systemd.unit(5)).
+const MASK: &str = "/etc/systemd/system/appliance-update.timer";
+const DIRECTORY: &str = "/etc/systemd/system/appliance-update.timer.d";
+
+pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
+    let update = &env.appliance.update;
+    let is_masked = host.link_target(MASK).as_deref() == Some("/dev/null");
+    if !update.automatic {
+        if !is_masked {
+            host.stop_unit(UNIT).await?;
+            host.owe(UNIT, Owed::Reload)?;
+            host.ensure_link(MASK, "/dev/null")?;
+        }
+        if host.owed(UNIT)?.is_some() {
+            host.reload_units().await?;
+            host.settle(UNIT)?;
+        }
+        return Ok(());
+    }
+    if is_masked {
+        host.owe(UNIT, Owed::Restart)?;
+        host.ensure_absent(MASK)?;
+    }
+    // An empty one first: it takes the package's own time away.
+    let text = format!("[Timer]\nOnCalendar=\nOnCalendar={}\n", update.oncalendar);
+    host.ensure_dir(DIRECTORY, &crate::host::Dir::plain())?;
+    host.ensure_file_of(UNIT, Owed::Restart, &format!("{DIRECTORY}/appliance.conf"), &File::text(text).mode(0o644))?;
+    if host.owed(UNIT)?.is_some() {
+        host.reload_units().await?;
+        host.restart_unit(UNIT).await?;
+        return host.settle(UNIT);
+    }
+    match host.unit_state(UNIT).await? {
+        UnitState::Active => Ok(()),
+        _ => host.start_unit(UNIT).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::TestHost;
+
+    fn env(update: &str) -> Env {
+        let text =
+            format!("appliance: {{domain: a.de, update: {update}}}\napp: {{name: x, git: {{source: /srv/x}}}}\n");
+        Env::parse(text.as_bytes()).env.expect("the env is valid")
+    }
+
+    #[tokio::test]
+    async fn the_timer_is_set_masked_and_set_again_and_told_only_of_changes() {
+        let test = TestHost::new();
+        test.host.ensure_dir("/etc/systemd/system", &crate::host::Dir::plain()).expect("it can be made");
+        let jobs = || std::mem::take(&mut *test.units.jobs.lock().expect("no test panics here"));
+        prepare(&env("{oncalendar: Mon 02:00}"), &test.host).await.expect("the step succeeds");
+        let drop_in = test.host.read_text("/etc/systemd/system/appliance-update.timer.d/appliance.conf", 1000);
+        assert_eq!(drop_in.expect("readable").as_deref(), Some("[Timer]\nOnCalendar=\nOnCalendar=Mon 02:00\n"));
+        assert_eq!(jobs(), ["reload all", "restart appliance-update.timer"]);
+        prepare(&env("{oncalendar: Mon 02:00}"), &test.host).await.expect("the step succeeds");
+        assert_eq!(jobs(), [""; 0]);
+        for _ in 0..2 {
+            prepare(&env("{automatic: no}"), &test.host).await.expect("the step succeeds");
+        }
+        assert_eq!(jobs(), ["stop appliance-update.timer", "reload all"]);
+        assert_eq!(test.host.link_target(MASK).as_deref(), Some("/dev/null"));
+        prepare(&env("{oncalendar: Mon 02:00}"), &test.host).await.expect("the step succeeds");
+        assert_eq!(jobs(), ["reload all", "restart appliance-update.timer"]);
+        assert!(!test.host.exists(MASK));
+    }
+}

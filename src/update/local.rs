@@ -1,0 +1,90 @@
+//! What somebody did in the checkout by hand: kept in a branch before an update takes the files, and merged where the env says so.
+
+use super::git::Git;
+use crate::value::Commit;
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+/// The commit that the appliance last checked out.
+const OURS: &str = "refs/appliance/checked-out";
+/// Commits that releases were made of: git must not clean them away when the repository has forgotten them.
+const KEPT: &str = "refs/appliance/kept";
+/// Where the checkout is from, as a digest: the address may hold a password.
+const SOURCE: &str = "appliance.source";
+/// Who signs for commits that the appliance makes.
+const WHO: [&str; 4] = ["-c", "user.name=appliance", "-c", "user.email=appliance@localhost"];
+
+/// A checkout of another repository is begun anew: its commits mean nothing here. What somebody left in it stays in its branches.
+pub async fn ensure_of_source(git: &Git<'_>, fresh: bool) -> Result<()> {
+    let digest = crate::env::hex(&Sha256::digest(git.app.git.source.address()));
+    let known = git.host.try_ask(git.cmd(["config", "--local", "--get", SOURCE])).await?;
+    let known = known.stdout.trim();
+    if known == digest {
+        return Ok(());
+    }
+    if !known.is_empty() && !fresh {
+        keep(git).await?;
+        tracing::info!("the app's repository is another one now; its checkout is begun anew");
+        git.act("forget the old repository", ["update-ref", "-d", OURS]).await?;
+        let branches = git.host.ask(git.cmd(["for-each-ref", "--format=%(refname)", "refs/remotes/origin"])).await?;
+        for branch in branches.stdout.lines() {
+            git.act("forget the old repository", ["update-ref", "-d", branch]).await?;
+        }
+    }
+    git.act("remember the repository", ["config", "--local", SOURCE, &digest]).await.map(drop)
+}
+
+/// Keeps local commits and changed files in a branch; gives back its name if there was something to keep.
+pub async fn keep(git: &Git<'_>) -> Result<Option<String>> {
+    let Some(head) = read(git, "HEAD").await? else { return Ok(None) };
+    let changed =
+        git.host.ask(git.cmd(["status", "--porcelain", "--untracked-files=no", "--ignore-submodules"])).await?;
+    let ours = read(git, OURS).await?;
+    // A checkout from before this was remembered is taken for untouched.
+    let has_commits = ours.as_ref().is_some_and(|ours| *ours != head);
+    if !has_commits && changed.stdout.trim().is_empty() {
+        return Ok(None);
+    }
+    let [a, b, c, d] = WHO;
+    let mut kept = head;
+    if !changed.stdout.trim().is_empty() {
+        let stash = git.act("keep changed files", [a, b, c, d, "stash", "create", "changed on this host"]).await?;
+        kept = stash.stdout.trim().parse().context("git could not keep the changed files")?;
+    }
+    let branch = format!("local-{}-{}", git.host.now().strftime("%Y%m%d-%H%M%S"), kept.short());
+    git.act(&format!("keep local changes in the branch {branch}"), ["branch", "--force", &branch, kept.as_str()])
+        .await?;
+    tracing::warn!("somebody changed files in {}; that is kept there in the branch {branch}", git.directory);
+    Ok(Some(branch))
+}
+
+/// Merges what was kept into the files that are checked out.
+///
+/// # Errors
+/// It contradicts the new version; the files are the target's then.
+pub async fn merge(git: &Git<'_>, branch: &str, target: &Commit) -> Result<Commit> {
+    let [a, b, c, d] = WHO;
+    // A stash holds the index as a second parent; its first one and its files are what is meant.
+    let args = [a, b, c, d, "merge", "--quiet", "--no-edit", "--no-ff", branch];
+    if let Err(error) = git.act("merge local changes", args).await {
+        git.act("give the merge up", ["merge", "--abort"]).await?;
+        bail!(
+            "the local changes in the branch {branch} contradict {}, so nothing was merged: {error:#}",
+            target.short()
+        );
+    }
+    read(git, "HEAD").await?.context("the merge made no commit")
+}
+
+/// Remembers what is checked out.
+pub async fn remember(git: &Git<'_>, commit: &Commit) -> Result<()> {
+    for reference in [OURS, &format!("{KEPT}/{commit}")] {
+        git.act("remember what is checked out", ["update-ref", reference, commit.as_str()]).await?;
+    }
+    Ok(())
+}
+
+async fn read(git: &Git<'_>, reference: &str) -> Result<Option<Commit>> {
+    let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{reference}^{{commit}}")];
+    Ok(git.host.try_ask(git.cmd(args)).await?.stdout.trim().parse().ok())
+}

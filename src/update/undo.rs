@@ -1,0 +1,170 @@
+//! Going back to the release that the ledger calls the current one, and finishing what a killed update left: undone up to the stage
+//! switch, finished from there on.
+
+use super::{News, Told, Wish, dump, image, release, run, switch};
+use crate::env::Env;
+use crate::host::Host;
+use crate::prepare::nginx;
+use crate::stack::actions::Occasion;
+use crate::stack::beside::{self, Beside};
+use crate::stack::probe::{Gate, Rigour, wait_until_good};
+use crate::stack::{self, apply};
+use crate::state::{InFlight, Ledger, Lock, Touched};
+use crate::value::{Commit, Stage};
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// How long going back waits for another command.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Finishes or undoes what a killed update left; gives back whether there was something. The first release is not one: the next
+/// start begins it anew.
+pub async fn recover(env: &Env, host: &Host, _alone: &Lock, news: News<'_>) -> Result<bool> {
+    let pending = |ledger: &Ledger| ledger.in_flight.is_some() && ledger.current.is_some();
+    if !pending(&Ledger::read_for(host, &env.app.name)?) {
+        return Ok(false);
+    }
+    let lock = Lock::take(host, "recover", PATIENCE).await?;
+    recover_locked(env, host, &lock, news).await
+}
+
+/// [`recover`], by whoever holds the lock already and knows that no update lives.
+pub async fn recover_locked(env: &Env, host: &Host, _lock: &Lock, news: News<'_>) -> Result<bool> {
+    let mut ledger = Ledger::read_for(host, &env.app.name)?;
+    let (Some(flight), Some(current)) = (ledger.in_flight.clone(), ledger.current.clone()) else { return Ok(false) };
+    tracing::warn!("an update was cut off in its stage {}", flight.stage);
+    match flight.stage {
+        Stage::Fetch | Stage::Build => {
+            release::restore_checkout(env, &current, host).await?;
+            ledger.in_flight = None;
+            ledger.write(host, &env.app.name)?;
+        }
+        Stage::Switch => {
+            news.stage(Stage::Switch);
+            release::restore_checkout(env, &current, host).await?;
+            let stack = stack::load(env, host)?;
+            switch::admit(env, &stack, host).await?;
+            switch::forward(env, &stack, &current, host, news).await?;
+            (news.0)(Told::Served);
+            ledger.in_flight = None;
+            ledger.write(host, &env.app.name)?;
+            dump::forget_failed(env, host).await?;
+        }
+        Stage::Dump | Stage::Migrate | Stage::Start | Stage::Gate | Stage::Undo => {
+            let why = flight.why.clone();
+            undo(env, &mut ledger, host, news, why).await?;
+        }
+    }
+    image::clean_up(&env.app.name, &ledger, host).await?;
+    Ok(true)
+}
+
+/// Brings back the current release of the ledger, database included if it was touched. Run again, it goes on. With a reason, the
+/// commit that it goes back from is remembered as one that failed.
+pub async fn undo(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>, why: Option<String>) -> Result<()> {
+    let current = ledger.current.clone().context("there is no release to go back to")?;
+    let flight = ledger.in_flight.clone().unwrap_or_else(|| InFlight::at(None, Stage::Undo, host));
+    let database = flight.database;
+    ledger.in_flight = Some(InFlight { stage: Stage::Undo, why: why.clone(), ..flight.clone() });
+    ledger.write(host, &env.app.name)?;
+    news.stage(Stage::Undo);
+    let progress = |what: &str| news.doing(what);
+
+    switch::to_own(host)?;
+    release::restore_checkout(env, &current, host).await?;
+    let stack = stack::load(env, host)?;
+    beside::drop_all(&stack, host).await?;
+    let dump = match database {
+        Touched::No => None,
+        Touched::Migrated => Some(dump::pending(&env.app.name)),
+        Touched::Left => Some(dump::path(&env.app.name)),
+    };
+    if let Some(dump) = dump {
+        (news.0)(Told::Page);
+        switch::stop_writers(env, &stack, host).await?;
+        news.doing("putting the database back");
+        dump::restore(env, &dump, host).await?;
+    }
+    // Names that went over to the new images come back.
+    image::make(&stack, &current.commit, image::Purpose::Known, host, &progress).await?;
+    switch::admit(env, &stack, host).await?;
+    apply::up(&stack, &current.images, host, Occasion::Start, &progress).await?;
+    let none = BTreeSet::new();
+    let vital: Vec<&str> = current.routes.iter().map(|route| route.service.as_str()).collect();
+    let gate = Gate {
+        stack: &stack,
+        routes: &current.routes,
+        domain: env.appliance.domain.as_str(),
+        vital: &vital,
+        rigour: Rigour::Known,
+        stopped: &none,
+        beside: &Beside::default(),
+    };
+    wait_until_good(&gate, host).await.context("the old release does not come up")?;
+    nginx::ensure_site(env, host).await?;
+    (news.0)(Told::Served);
+    if let Some(commit) = flight.commit.filter(|_| why.is_some()) {
+        ledger.remember_failed(commit);
+    }
+    ledger.in_flight = None;
+    ledger.write(host, &env.app.name)
+}
+
+/// What going back means now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Back {
+    pub from: Commit,
+    pub to: Commit,
+    /// The database goes back too, to what it was then: what was written since is lost.
+    pub database_of: Option<jiff::Timestamp>,
+    /// It is the newer of the two: what was gone back from.
+    pub forth: bool,
+}
+
+impl Back {
+    /// What `appliance rollback` would do.
+    ///
+    /// # Errors
+    /// There is no other release.
+    pub fn look(ledger: &Ledger) -> Result<Back> {
+        let (Some(current), Some(previous)) = (&ledger.current, &ledger.previous) else {
+            bail!("there is no other release to go to; see: appliance releases");
+        };
+        if previous.commit == current.commit {
+            bail!("there is no other release to go to; see: appliance releases");
+        }
+        let database_of = (current.migrated && !ledger.rolled_back).then_some(current.since);
+        Ok(Back { from: current.commit.clone(), to: previous.commit.clone(), database_of, forth: ledger.rolled_back })
+    }
+}
+
+/// Goes to the other release. Back: the database too if it was migrated. Forth again: as an update to it.
+///
+/// # Errors
+/// As for an update; what is half done is gone on with by the supervisor.
+pub async fn rollback(env: &Env, host: &Host, news: News<'_>) -> Result<Back> {
+    let alone = Lock::take_update(host, "rollback", PATIENCE).await?;
+    recover(env, host, &alone, news).await?;
+    let mut ledger = Ledger::read_for(host, &env.app.name)?;
+    let back = Back::look(&ledger)?;
+    if back.database_of.is_none() {
+        drop(alone);
+        let wish = Wish { force: true, to: Some(back.to.clone()), back: !back.forth, ..Wish::default() };
+        run::update(env, wish, host, news).await?;
+        return Ok(back);
+    }
+    let lock = Lock::take(host, "rollback", PATIENCE).await?;
+    let dump = dump::path(&env.app.name);
+    if !host.exists(&dump) {
+        bail!("{dump} is missing, and without it the database cannot go back with the app");
+    }
+    dump::forget_failed(env, host).await?;
+    std::mem::swap(&mut ledger.current, &mut ledger.previous);
+    ledger.rolled_back = true;
+    let flight = InFlight::at(Some(back.from.clone()), Stage::Undo, host);
+    ledger.in_flight = Some(InFlight { database: Touched::Left, ..flight });
+    undo(env, &mut ledger, host, news, Some("gone back from by hand".to_owned())).await?;
+    drop(lock);
+    Ok(back)
+}

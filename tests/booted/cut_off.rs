@@ -1,0 +1,161 @@
+//! Updates that are cut off: at the beginning and in the middle of each stage, by a killed updater, a killed Docker, a power cut.
+//! Afterwards the app is wholly the old or wholly the new one, and the database the one that belongs to it. `make test` takes a
+//! sample, by a seed that is printed; `make soak` takes all.
+
+use super::update::{assert_clean, database, ledger, push, start_v1, version};
+use crate::host::apps::*;
+use crate::host::{Machine, wait_for};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How an update is cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blow {
+    Updater,
+    Docker,
+    Power,
+}
+
+/// When: at the beginning of the stage, or so many per cent into the time that it took before.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    migrates: bool,
+    stage: &'static str,
+    percent: u64,
+    blow: Blow,
+}
+
+const PLAIN: [&str; 5] = ["fetch", "build", "start", "gate", "switch"];
+const MIGRATING: [&str; 7] = ["fetch", "build", "dump", "migrate", "start", "gate", "switch"];
+/// How many cases a sample has.
+const SAMPLE: usize = 5;
+
+fn all() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (migrates, stages) in [(false, &PLAIN[..]), (true, &MIGRATING[..])] {
+        for stage in stages {
+            for percent in [0, 50] {
+                for blow in [Blow::Updater, Blow::Docker, Blow::Power] {
+                    cases.push(Case { migrates, stage, percent, blow });
+                }
+            }
+        }
+    }
+    cases
+}
+
+/// Numbers that follow from a seed (Knuth's constants).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).expect("31 bits fit") % bound
+    }
+}
+
+/// Waits on the host for a stage, then for a while, then strikes: nothing is as quick from outside.
+const WAIT: &str = r#"
+import json, sys, time
+stage, wait = sys.argv[1], float(sys.argv[2])
+end = time.time() + 120
+while time.time() < end:
+    try:
+        flight = json.load(open("/app/etc/ledger.json"))["in_flight"]
+    except (OSError, ValueError):
+        continue
+    if flight and flight["stage"] == stage:
+        time.sleep(wait)
+        sys.exit(0)
+    time.sleep(0.001)
+sys.exit(1)
+"#;
+
+fn strike(machine: &Machine, case: &Case, took_ms: u64) {
+    let wait = took_ms as f64 / 1000.0 * case.percent as f64 / 100.0;
+    let mut update = machine.spawn("appliance update --force");
+    machine.ok(&format!("python3 /root/wait.py {} {wait}", case.stage));
+    match case.blow {
+        // One that has ended already was quick; what it left is looked at all the same.
+        Blow::Updater => drop(machine.sh("pkill -9 -f '^appliance update'")),
+        Blow::Docker => drop(machine.sh("pkill -9 -x dockerd")),
+        Blow::Power => {
+            machine.power_cut();
+            machine.start();
+        }
+    }
+    wait_for("the updater's end", Duration::from_secs(180), || match update.try_wait() {
+        Ok(Some(_)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+/// Wholly one or the other; says which.
+fn settled(machine: &Machine, case: &Case, old: &str, new: &str, digests: &[String; 2]) -> String {
+    wait_for("the appliance to settle", Duration::from_secs(240), || {
+        let (phase, _) = phase(machine);
+        let releases = machine.sh("appliance releases --json").stdout;
+        let releases: serde_json::Value = serde_json::from_str(&releases).unwrap_or_default();
+        if phase == "running" && releases["in_flight"].is_null() && releases["current"].is_object() {
+            return Ok(());
+        }
+        if phase == "failed" {
+            panic!(
+                "{case:?} ended failed: {}",
+                machine.sh("appliance status; journalctl -u appliance-supervisor -n 60 --no-pager").all()
+            );
+        }
+        Err(format!("{phase} {}", releases["in_flight"]))
+    });
+    let is = version(machine);
+    let commit = ledger(machine)["current"]["commit"].as_str().expect("a commit").to_owned();
+    let named = machine.ok(&format!("git -C /srv/work rev-parse {is}"));
+    assert_eq!(commit, named.trim(), "{case:?}: the ledger says another release than the one that answers");
+    assert!(is == old || is == new, "{case:?}: {is}");
+    let digest = &digests[usize::from(is == new)];
+    assert_eq!(&database(machine), digest, "{case:?}: the database is not the one of {is}");
+    assert_clean(machine);
+    is
+}
+
+#[test]
+fn an_update_that_is_cut_off_anywhere_is_finished_or_undone() {
+    let seed = std::env::var("APPLIANCE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is set");
+        now.as_secs() ^ u64::from(now.subsec_nanos())
+    });
+    let mut random = Random(seed);
+    let mut cases = all();
+    if std::env::var("APPLIANCE_MATRIX").as_deref() != Ok("all") {
+        while cases.len() > SAMPLE {
+            cases.remove(random.below(cases.len()));
+        }
+    }
+    println!("seed {seed}: {} cases; the same ones again with APPLIANCE_SEED={seed}", cases.len());
+    let machine = start_v1("cut-off");
+    machine.put("/root/wait.py", WAIT, 0o644);
+    keep_note(&machine, "kept");
+    let mut rows = Vec::new();
+    for (migrates, old, new) in [(false, "v1", "v2"), (true, "v2", "v3")] {
+        // Once without a blow: how long the stages take, and what the database is like before and after.
+        push(&machine, old);
+        machine.ok("appliance update --force");
+        let before = database(&machine);
+        push(&machine, new);
+        machine.ok("appliance update --force");
+        let digests = [before, database(&machine)];
+        let took = ledger(&machine)["last"]["took_ms"].clone();
+        machine.ok("appliance rollback --yes");
+        for case in cases.iter().filter(|case| case.migrates == migrates) {
+            assert_eq!(version(&machine), old, "before {case:?}");
+            strike(&machine, case, took[case.stage].as_u64().unwrap_or(0));
+            let is = settled(&machine, case, old, new, &digests);
+            println!("{case:?}: {is}");
+            rows.push(format!("{:8} {:>3} % {:?}: {is}", case.stage, case.percent, case.blow));
+            if is == new {
+                machine.ok("appliance rollback --yes");
+            }
+        }
+    }
+    println!("seed {seed}\n{}", rows.join("\n"));
+}
