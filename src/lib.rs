@@ -18,7 +18,7 @@
 //! | [`certificate`] | getting one by ACME, and keeping it good | env, host, state, prepare |
 //! | [`authority`] | our own CA for client certificates | env, host, state, prepare |
 //! | [`stack`] | compose file, difference to what runs, carrying it out | env, host, state |
-//! | [`update`] | making a release: fetch, build, migrate | env, host, state, report, stack |
+//! | [`update`] | making a release, putting it in place, going back | env, host, state, report, prepare, stack |
 //! | [`supervise`] | from an env to a running app, and what follows from deaths | all above |
 //! | [`cli`] | the commands | all |
 //!

@@ -4,7 +4,7 @@
 #![allow(clippy::disallowed_methods)] // Tests run and write what they need.
 
 use appliance::host::{Host, Mode};
-use appliance::stack::model::{Condition, Dependency, Network, Source, Stack};
+use appliance::stack::model::{Condition, Dependency, Network, Published, Source, Stack};
 use appliance::stack::{self, Service};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -190,6 +190,35 @@ fn against_json(service: &Service, json: &Value) -> Vec<String> {
             json["networks"].as_object().into_iter().flatten().map(|(name, _)| name).collect();
         theirs.sort();
         check("networks", serde_json::json!(names), &serde_json::json!(theirs));
+    }
+    // Each as compose writes it, where it writes it.
+    let published: Vec<Value> = service
+        .ports
+        .iter()
+        .map(|port| match port.published {
+            Published::Any => Value::Null,
+            Published::Fixed(number) => number.to_string().into(),
+            Published::Range(first, last) => format!("{first}-{last}").into(),
+        })
+        .collect();
+    let theirs: Vec<Value> =
+        json["ports"].as_array().into_iter().flatten().map(|port| port["published"].clone()).collect();
+    check("ports.published", published.into(), &theirs.into());
+    let addresses: Vec<Value> =
+        service.ports.iter().map(|port| port.address.map(|address| address.to_string()).into()).collect();
+    let theirs: Vec<Value> =
+        json["ports"].as_array().into_iter().flatten().map(|port| port["host_ip"].clone()).collect();
+    check("ports.host_ip", addresses.into(), &theirs.into());
+    check("container_name", service.container_name.clone().into(), &json["container_name"]);
+    let labels: BTreeMap<&String, String> =
+        service.labels.iter().map(|(name, value)| (name, value.replace('$', "$$"))).collect();
+    let theirs = if json["labels"].is_null() { serde_json::json!({}) } else { json["labels"].clone() };
+    check("labels", serde_json::json!(labels), &theirs);
+    if let (Some(test), Some(theirs)) = (service.healthcheck.as_ref(), json["healthcheck"]["test"].as_array())
+        && json["healthcheck"]["disable"] != true
+    {
+        let ours: Vec<String> = test.test.iter().map(|word| word.replace('$', "$$")).collect();
+        check("healthcheck.test", serde_json::json!(ours), &theirs.clone().into());
     }
     let number = |value: &Value| value.as_str().and_then(|text| text.parse::<i64>().ok());
     if let Some(limit) = number(&json["mem_limit"]) {

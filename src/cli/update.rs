@@ -195,7 +195,7 @@ pub async fn rollback(arguments: RollbackArguments) -> Result<u8> {
         }
     }
     let _reports = sentry::start(&env);
-    let back = watched(&host, false, async |news| update::rollback(&env, &host, news).await).await?;
+    watched(&host, false, async |news| update::rollback(&env, &back, &host, news).await).await?;
     print(&format!("{} runs now; {} comes back with: appliance rollback\n", back.to.short(), back.from.short()))?;
     Ok(0)
 }

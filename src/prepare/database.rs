@@ -101,6 +101,12 @@ async fn ensure_database(cluster: &Cluster, database: &DatabaseName, host: &Host
     if owner.is_none() && !host.applies() {
         return Ok(());
     }
+    let sql = "SELECT datname::text FROM pg_database WHERE datname = $1 AND NOT datallowconn";
+    if !host.query(&superuser, sql, &[name]).await?.is_empty() {
+        // A run that swapped databases was killed before it was done; it is gone on with later.
+        let sql = format!("ALTER DATABASE {} WITH ALLOW_CONNECTIONS true", quote_identifier(name));
+        host.execute(&superuser, name, "open the database", sql).await?;
+    }
     let inside = cluster.superuser(name);
     let sql = "SELECT extname::text FROM pg_extension WHERE extname = 'pg_stat_statements'";
     if host.query(&inside, sql, &[]).await?.is_empty() {

@@ -73,6 +73,8 @@ pub enum Action {
     },
     /// A container of the project that no service asks for.
     Remove {
+        /// What its label says.
+        service: String,
         container: String,
         container_id: String,
         why: String,
@@ -151,7 +153,12 @@ fn removal(container: &Container, wanted: &[Wanted]) -> Option<Action> {
         Some(wanted) => format!("one more than the service {} asks for", wanted.service),
         None => "no service of the compose file".to_owned(),
     };
-    Some(Action::Remove { container: container.name.clone(), container_id: container.id.clone(), why })
+    Some(Action::Remove {
+        service: container.service().to_owned(),
+        container: container.name.clone(),
+        container_id: container.id.clone(),
+        why,
+    })
 }
 
 fn decide(

@@ -310,10 +310,9 @@ async fn finish_replacements(stack: &Stack, host: &Host) -> Result<()> {
 
 /// Takes away what no service asks for; it gets its time to end.
 async fn remove(stack: &Stack, action: &Action, host: &Host) -> Result<()> {
-    let Action::Remove { container, container_id, .. } = action else { return Ok(()) };
+    let Action::Remove { service, container, container_id, .. } = action else { return Ok(()) };
     host.note_container(container, action.words());
-    let grace = stack.services.iter().find(|service| container.contains(service.name.as_str()));
-    let grace = grace.map_or(super::stop::DEFAULT_GRACE, |service| service.stop_grace);
+    let grace = stack.service(service).map_or(super::stop::DEFAULT_GRACE, |service| service.stop_grace);
     host.docker().stop(container_id, grace).await?;
     host.docker().remove(container_id).await
 }

@@ -237,3 +237,59 @@ pub async fn running_bridges(stack: &Stack, host: &Host) -> Result<Vec<String>> 
     let running = standing.iter().filter(|container| container.is_running() && container.name.ends_with(BRIDGE));
     Ok(running.map(|container| container.service().to_owned()).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stack::compose;
+
+    fn of(service: &str, more: &str) -> Manner {
+        let project = "shop".parse().expect("the name is valid");
+        let text = format!(
+            "services:\n  a: {service}\n{more}networks: {{n: {{ipam: {{config: [{{subnet: 10.9.0.0/24}}]}}}}}}\nvolumes: {{v: }}\n"
+        );
+        let (stack, report) = compose::of_text(&text, &project, "/c.yml", &BTreeMap::new());
+        let stack = stack.unwrap_or_else(|| panic!("{}", report.render("c")));
+        manner(&stack, stack.service("a").expect("the service is there"))
+    }
+
+    #[test]
+    fn what_cannot_stand_beside_is_replaced_in_its_place_and_says_why() {
+        for (service, more, expected) in [
+            ("{build: ., deploy: {update_config: {order: stop-first}}}", "", "stop-first"),
+            ("{build: ., container_name: one}", "", "container_name"),
+            ("{build: ., network_mode: host}", "", "host's network"),
+            ("{build: ., network_mode: 'service:b'}", "  b: {image: x}\n", "another container's network"),
+            ("{build: .}", "  b: {image: x, network_mode: 'service:a'}\n", "tied"),
+            ("{build: .}", "  b: {image: x, pid: 'service:a'}\n", "tied"),
+            ("{build: ., network_mode: bridge}", "  b: {image: x, network_mode: bridge, links: [a]}\n", "tied"),
+            ("{build: ., networks: {n: {ipv4_address: 10.9.0.5}}}", "", "address of its own"),
+            ("{build: .}", "  b: {image: x, depends_on: {a: {condition: service_completed_successfully}}}\n", "once"),
+            ("{build: ., ports: ['80:80']}", "", "other than loopback"),
+            ("{build: ., ports: ['127.0.0.1:80:80', '8000-8001:81']}", "", "other than loopback"),
+            ("{image: postgres, volumes: ['v:/data']}", "", "writes to a volume"),
+            ("{image: postgres, volumes: ['/srv/x:/data']}", "", "writes to a volume"),
+        ] {
+            match of(service, more) {
+                Manner::InPlace(why) => assert!(why.contains(expected), "{service}: {why}"),
+                other => panic!("{service}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_can_stand_beside_does_so_by_its_own_name_or_as_a_bridge() {
+        for (service, more, expected) in [
+            ("{build: .}", "", Manner::Next),
+            ("{build: ., ports: ['80']}", "", Manner::Next),
+            ("{build: ., volumes: ['v:/media']}", "", Manner::Next),
+            ("{image: own, volumes: ['v:/media']}", "  b: {build: ., image: own}\n", Manner::Next),
+            ("{image: x, volumes: ['v:/data:ro']}", "", Manner::Next),
+            ("{image: x, volumes: ['v:/data'], deploy: {update_config: {order: start-first}}}", "", Manner::Next),
+            ("{build: ., ports: ['127.0.0.1:80:80']}", "", Manner::Bridge),
+            ("{build: ., ports: ['[::1]:80:80']}", "", Manner::Bridge),
+        ] {
+            assert_eq!(of(service, more), expected, "{service}");
+        }
+    }
+}

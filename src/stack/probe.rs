@@ -87,7 +87,9 @@ impl Gate<'_> {
 
     /// Services that are not good yet, with what they are.
     fn not_yet(&self, present: &[Container]) -> Vec<String> {
-        let state = |container: Option<&Container>| match container {
+        let state = |service: &Service, container: Option<&Container>| match container {
+            // It did its work once, and was cleaned away.
+            None if self.stack.is_one_shot(&service.name) => None,
             None => Some("missing"),
             Some(container) if !container.is_running() => None,
             Some(container) => match container.health {
@@ -97,7 +99,9 @@ impl Gate<'_> {
             },
         };
         self.containers(present)
-            .filter_map(|(service, container)| state(container).map(|state| format!("{} is {state}", service.name)))
+            .filter_map(|(service, container)| {
+                state(service, container).map(|state| format!("{} is {state}", service.name))
+            })
             .collect()
     }
 }

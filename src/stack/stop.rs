@@ -14,11 +14,15 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// How long stopping the stack may take in all, unless a service asks for more (spec/stack.md, "Stop").
 pub const STOP_BUDGET: Duration = Duration::from_secs(45);
 
-/// How long stopping levels of these longest grace periods may take: a longer one than Docker's default gets its time, also if others
-/// come before it.
+/// What stopping itself takes beside the grace periods.
+const MARGIN: Duration = Duration::from_secs(3);
+
+/// How long stopping levels of these longest grace periods may take. Where one asks for more than Docker's default, each of them gets
+/// its time, since any of the others may take theirs before it.
 pub fn budget(levels: impl Iterator<Item = Duration>) -> Duration {
-    let longer: Duration = levels.filter(|grace| *grace > DEFAULT_GRACE).sum();
-    STOP_BUDGET.max(longer + DEFAULT_GRACE)
+    let levels: Vec<Duration> = levels.collect();
+    let all: Duration = levels.iter().sum();
+    if levels.iter().any(|grace| *grace > DEFAULT_GRACE) { STOP_BUDGET.max(all + 2 * MARGIN) } else { STOP_BUDGET }
 }
 
 /// Stops the stack in reverse dependency order. Services that the stack does not know are stopped first.
@@ -45,7 +49,7 @@ pub async fn stop(stack: Option<&Stack>, project: &str, host: &Host) -> Result<(
     levels.retain(|level| !level.is_empty());
 
     let graces = levels.iter().map(|level| level.iter().map(|(_, grace)| *grace).max().unwrap_or_default());
-    let end = Instant::now() + budget(graces) - Duration::from_secs(3);
+    let end = Instant::now() + budget(graces) - MARGIN;
     let mut failed = Vec::new();
     for (index, level) in levels.iter().enumerate() {
         let to_come = Duration::from_secs((levels.len() - index - 1) as u64);
@@ -62,7 +66,23 @@ pub async fn stop(stack: Option<&Stack>, project: &str, host: &Host) -> Result<(
     }
 }
 
-fn is_alive(container: &Container) -> bool {
+/// Whether a container has processes.
+pub fn is_alive(container: &Container) -> bool {
     use crate::host::docker::ContainerState::{Paused, Restarting, Running};
     matches!(container.state, Running | Paused | Restarting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_grace_period_is_there_for_its_level_whatever_the_others_take() {
+        let of = |graces: &[u64]| budget(graces.iter().map(|grace| Duration::from_secs(*grace))).as_secs();
+        assert_eq!(of(&[]), 45);
+        assert_eq!(of(&[10, 10, 10, 10, 10, 10]), 45, "Docker's own has to do within the time there is");
+        assert_eq!(of(&[20]), 45);
+        assert_eq!(of(&[10, 10, 10, 10, 60]), 106);
+        assert_eq!(of(&[60, 60]), 126);
+    }
 }

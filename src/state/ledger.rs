@@ -120,21 +120,23 @@ impl Ledger {
     pub fn write(&self, host: &Host, app: &AppName) -> Result<()> {
         let text = serde_json::to_string_pretty(self).context("could not render the ledger")?;
         host.put(LEDGER, text.as_bytes(), 0o644)?;
-        let tag = |name: &str, value: &str| host.put(&format!("/app/etc/tags/{name}_{app}"), value.as_bytes(), 0o644);
-        if let Some(current) = &self.current {
-            tag("last_running", current.commit.as_str())?;
-        }
-        // What operators and their scripts know from before.
+        // What operators and their scripts know from before. What decides is the ledger itself.
+        let tag = |name: &str, value: &str| {
+            if let Err(error) = host.put(&format!("/app/etc/tags/{name}"), value.as_bytes(), 0o644) {
+                tracing::warn!("{error:#}");
+            }
+        };
         if let Some(current) = &self.current {
             let images: Vec<&str> = current.images.values().map(String::as_str).collect();
-            tag("last_build", current.commit.as_str())?;
-            host.put(&format!("/app/etc/tags/last_running_{app}_image"), images.join("\n").as_bytes(), 0o644)?;
+            tag(&format!("last_running_{app}"), current.commit.as_str());
+            tag(&format!("last_build_{app}"), current.commit.as_str());
+            tag(&format!("last_running_{app}_image"), &images.join("\n"));
             if current.migrated {
-                tag("last_migration", current.commit.as_str())?;
+                tag(&format!("last_migration_{app}"), current.commit.as_str());
             }
         }
         if let Some(failed) = self.failed.last() {
-            tag("last_failed", failed.as_str())?;
+            tag(&format!("last_failed_{app}"), failed.as_str());
         }
         Ok(())
     }

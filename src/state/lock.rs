@@ -24,7 +24,9 @@ const AFTER_CLOSE: u32 = 5;
 /// Whoever orders a certificate holds this one; that can take minutes and must not stop anything else.
 const ORDER: &str = "order.lock";
 /// Whoever makes a release holds this one, beside the lock itself while it touches what runs.
-pub const UPDATE: &str = "update.lock";
+const UPDATE: &str = "update.lock";
+/// The locks of those who change what runs: their files are closed when one is given up, however that came about.
+pub const LOCKS: [&str; 2] = [NAME, UPDATE];
 const AUTHORITY: &str = "authority.lock";
 
 impl Lock {

@@ -7,7 +7,7 @@ pub mod lock;
 pub mod status;
 
 pub use ledger::{Attempt, InFlight, Ledger, Release, Touched};
-pub use lock::{Lock, UPDATE as UPDATE_LOCK};
+pub use lock::{LOCKS, Lock};
 pub use status::{ServiceStatus, Status, StepState, StepStatus};
 
 /// Where the running appliance keeps what does not outlive a boot.

@@ -20,8 +20,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// How long the loop waits for another command that holds the lock, before it looks again: longer than a migration may take.
-const PATIENCE: Duration = Duration::from_secs(25 * 3600);
+/// How long the loop waits for another command that holds the lock, before it looks again.
+const PATIENCE: Duration = Duration::from_secs(600);
 type Events = BoxStream<'static, Result<DockerEvent>>;
 
 /// Supervises until the stack fails.
@@ -51,9 +51,19 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
                     judge = Judge::new(Hands::new(stopped::read(host)?));
                 }
             }
+            if releases::is_outdated(host, &running)? {
+                // Hands off, and eyes too: what happens to the containers now is another command's doing.
+                wait_for_others(&mut releases, &mut watchdog).await?;
+                (named, is_news) = (None, true);
+                events = host.docker().events(project.as_str()).await?;
+                return Ok(());
+            }
             // What was missed before the events began is seen by a close look.
             let look = named.as_ref().map_or(Look::Close, Look::After);
-            let wake = look_and_act(host, board, &running, &mut judge, look).await?;
+            let Some(wake) = look_and_act(host, board, &running, &mut judge, look).await? else {
+                is_news = true;
+                return Ok(());
+            };
             match wait(&mut events, wake, &mut watchdog, &mut judge.hands, &mut releases).await? {
                 Woken::Containers(which) => named = Some(which),
                 Woken::Ledger => (named, is_news) = (None, true),
@@ -93,20 +103,24 @@ async fn recover_docker(host: &Host, board: &Board, running: &Running) -> Result
     let mut tries = 0;
     loop {
         wait_for_docker(host, board).await?;
+        // What is to run is known once another command is done with it.
+        if releases::is_outdated(host, running)? {
+            return host.docker().events(running.stack.project.as_str()).await;
+        }
         let again = async {
             let _lock = Lock::take(host, "run", PATIENCE).await?;
-            if releases::is_being_changed(host, running)? {
-                // What is to run is known once that is finished or undone.
-                return host.docker().events(running.stack.project.as_str()).await;
+            if releases::is_outdated(host, running)? {
+                return Ok(None);
             }
             apply::up(&running.stack, &running.release.images, host, Occasion::Mend, &|_| ()).await?;
-            host.docker().events(running.stack.project.as_str()).await
+            host.docker().events(running.stack.project.as_str()).await.map(Some)
         };
         match again.await {
-            Ok(events) => {
+            Ok(Some(events)) => {
                 board.event(Event::Up);
                 return Ok(events);
             }
+            Ok(None) => {}
             Err(error) if is_away(&error) => tracing::warn!("{error:#}; waiting for it"),
             Err(error) if tries < MAX_TRIES => {
                 tracing::warn!("{error:#}; trying again");
@@ -130,6 +144,16 @@ async fn serves(host: &Host, running: &Running) -> Result<bool> {
     let vital = stack.services.iter().filter(|service| is_critical(running, service.name.as_str()));
     let mut names = vital.flat_map(|service| stack.container_names(service));
     Ok(names.all(|name| containers.iter().any(|container| container.name == name && container.is_running())))
+}
+
+/// Waits until another command has written the ledger, or given up a lock.
+async fn wait_for_others(releases: &mut Releases, watchdog: &mut Option<tokio::time::Interval>) -> Result<()> {
+    loop {
+        tokio::select! {
+            changed = releases.changed() => return changed,
+            () = tick(watchdog) => notify::watchdog(),
+        }
+    }
 }
 
 /// What woke the loop.
@@ -185,19 +209,24 @@ async fn tick(watchdog: &mut Option<tokio::time::Interval>) {
     }
 }
 
-/// One look at all containers, and what follows. Gives back when to look again without being woken.
+/// One look at all containers, and what follows. Gives back when to look again without being woken; nothing if another command is
+/// changing what runs.
 async fn look_and_act(
     host: &Host,
     board: &Board,
     running: &Running,
     judge: &mut Judge,
     look: Look<'_>,
-) -> Result<Option<Instant>> {
+) -> Result<Option<Option<Instant>>> {
     let _busy = notify::Busy::begin();
     let stack = &running.stack;
     let containers = host.docker().containers(stack.project.as_str(), look).await?;
     let networks = surroundings::look(stack, host).await?;
     let now = Instant::now();
+    // After Docker was asked: what it said is not of an update's making then.
+    if releases::is_outdated(host, running)? {
+        return Ok(None);
+    }
     let decision = judge.decide(stack, &containers, &networks, now);
     stopped::write(&judge.hands.all(), host)?;
     if let Some(fatal) = decision.looping.iter().find(|name| is_critical(running, name)) {
@@ -208,11 +237,14 @@ async fn look_and_act(
     if decision.mend.is_some() || !decision.restarts.is_empty() {
         // Whoever holds the lock is changing the stack; what is left to do is seen when it is done.
         let Some(_lock) = Lock::try_take(host, "run")? else {
+            if releases::is_outdated(host, running)? {
+                return Ok(None);
+            }
             drop(Lock::take(host, "run", PATIENCE).await?);
             // What was seen is old by now.
-            return Ok(Some(Instant::now()));
+            return Ok(Some(Some(Instant::now())));
         };
-        if releases::is_being_changed(host, running)? {
+        if releases::is_outdated(host, running)? {
             return Ok(None);
         }
         for due in &decision.restarts {
@@ -231,7 +263,7 @@ async fn look_and_act(
     }
     board.services(describe(running, &containers, judge));
     board.event(if decision.looping.is_empty() { Event::Up } else { Event::Degraded(decision.looping) });
-    Ok(wake)
+    Ok(Some(wake))
 }
 
 /// Whether it was started; if not, the next look sees that it does not run and tries again, later each time.

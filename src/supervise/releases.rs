@@ -2,20 +2,22 @@
 //! polls.
 
 use super::board::Board;
-use super::start::{PATIENCE, Running};
+use super::start::Running;
+use crate::env::Env;
 use crate::error::Halt;
 use crate::host::Host;
+use crate::host::docker::is_away;
 use crate::host::watch::Watch;
 use crate::source;
 use crate::stack;
-use crate::state::{Ledger, Lock, RUN, UPDATE_LOCK};
+use crate::state::{LOCKS, Ledger, Lock, RUN};
 use crate::update::{self, News, Told};
 use crate::value::{Event, Stage};
 use anyhow::{Context, Result};
 use std::time::Duration;
 
-/// How often the lock of a killed update is tried: the kernel closes the files of a killed process in an order of its own.
-const TRIES: u32 = 5;
+/// Between tries to finish or undo what a killed update left.
+const AGAIN_S: [u64; 4] = [1, 2, 4, 8];
 
 pub struct Releases {
     ledger: Watch,
@@ -24,7 +26,7 @@ pub struct Releases {
 
 impl Releases {
     pub fn watch(host: &Host) -> Result<Releases> {
-        Ok(Releases { ledger: host.watch("/app/etc/", &["ledger.json"])?, lock: host.watch(RUN, &[UPDATE_LOCK])? })
+        Ok(Releases { ledger: host.watch("/app/etc/", &["ledger.json"])?, lock: host.watch(RUN, &LOCKS)? })
     }
 
     /// Waits until something may have changed. Cancel-safe.
@@ -36,10 +38,12 @@ impl Releases {
     }
 }
 
-/// Whether another command is changing what runs, or died over it: then nothing is mended.
-pub fn is_being_changed(host: &Host, running: &Running) -> Result<bool> {
-    let flight = Ledger::read_for(host, &running.env.app.name)?.in_flight;
-    Ok(flight.is_some_and(|flight| flight.stage > Stage::Build))
+/// Whether what the supervisor knows is not what is to run: another command is changing that, died over it, or is done. Then nothing
+/// is mended by what is known.
+pub fn is_outdated(host: &Host, running: &Running) -> Result<bool> {
+    let ledger = Ledger::read_for(host, &running.env.app.name)?;
+    let is_changing = ledger.in_flight.is_some_and(|flight| flight.stage > Stage::Build);
+    Ok(is_changing || ledger.current.as_ref() != Some(&running.release))
 }
 
 /// Takes up what the ledger says now: a release that another command made, or one that it left half way. Gives back whether it is
@@ -48,24 +52,23 @@ pub fn is_being_changed(host: &Host, running: &Running) -> Result<bool> {
 /// # Errors
 /// [`Halt`] with failed: what was left half way can neither be finished nor undone.
 pub async fn take_up(host: &Host, board: &Board, running: &mut Running) -> Result<bool> {
-    let mut ledger = Ledger::read_for(host, &running.env.app.name)?;
+    let env = source::active(host)?.env;
+    if let Some(flight) = Ledger::read_for(host, &env.app.name)?.in_flight {
+        // A build goes on beside what runs. Asked first, since giving up the other lock would wake the loop.
+        if flight.stage <= Stage::Build && Lock::try_take_update(host, "run")?.is_none() {
+            return Ok(false);
+        }
+        // Whoever is at it holds it; it tells when it is done.
+        let Some(lock) = Lock::try_take(host, "run")? else { return Ok(false) };
+        recover(&env, host, board, &lock).await?;
+    }
+    let ledger = Ledger::read_for(host, &env.app.name)?;
     if ledger.in_flight.is_some() {
-        let Some(alone) = try_alone(host).await? else { return Ok(false) };
-        let lock = Lock::take(host, "run", PATIENCE).await?;
-        let env = source::active(host)?.env;
-        let told = |told: Told<'_>| board.told(told);
-        let recovered = update::recover_locked(&env, host, &lock, News(&told)).await;
-        drop((lock, alone));
-        recovered.map_err(|error| match crate::host::docker::is_away(&error) {
-            true => error,
-            false => Halt::failed("An update could not be undone", format!("{error:#}")).into(),
-        })?;
-        ledger = Ledger::read_for(host, &running.env.app.name)?;
+        return Ok(false);
     }
     let release = ledger.current.context("the ledger has lost the current release")?;
     let is_other = release != running.release;
     if is_other {
-        let env = source::active(host)?.env;
         running.stack = stack::load(&env, host)?;
         tracing::info!("the release is {} now", release.commit.short());
         board.describe(|status| status.commit = Some(release.commit.as_str().to_owned()));
@@ -77,13 +80,33 @@ pub async fn take_up(host: &Host, board: &Board, running: &mut Running) -> Resul
     Ok(is_other)
 }
 
-/// The lock of updates, if nobody has it.
-async fn try_alone(host: &Host) -> Result<Option<Lock>> {
-    for _ in 0..TRIES {
-        if let Some(lock) = Lock::try_take_update(host, "run")? {
-            return Ok(Some(lock));
+/// Finishes or undoes what a killed update left. The lock is held, so no update lives that has touched what runs; one that fetches or
+/// builds has a lock of its own.
+///
+/// # Errors
+/// [`Halt`] with failed, after some tries; or Docker is away.
+pub async fn recover(env: &Env, host: &Host, board: &Board, lock: &Lock) -> Result<()> {
+    let mut waits = AGAIN_S.iter();
+    loop {
+        let Some(flight) = Ledger::read_for(host, &env.app.name)?.in_flight else { return Ok(()) };
+        let _alone = match flight.stage > Stage::Build {
+            true => None,
+            false => match Lock::try_take_update(host, "run")? {
+                Some(alone) => Some(alone),
+                None => return Ok(()),
+            },
+        };
+        let told = |told: Told<'_>| board.told(told);
+        match (update::recover_locked(env, host, lock, News(&told)).await, waits.next()) {
+            (Ok(_), _) => return Ok(()),
+            (Err(error), _) if is_away(&error) => return Err(error),
+            (Err(error), Some(seconds)) => {
+                tracing::warn!("{error:#}; trying again in {seconds} s");
+                tokio::time::sleep(Duration::from_secs(*seconds)).await;
+            }
+            (Err(error), None) => {
+                return Err(Halt::failed("An update could not be undone", format!("{error:#}")).into());
+            }
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    Ok(None)
 }

@@ -2,6 +2,7 @@
 
 use super::board::Board;
 use super::find::{Chosen, find};
+use super::releases;
 use crate::env::Env;
 use crate::error::Halt;
 use crate::host::Host;
@@ -14,7 +15,7 @@ use crate::stack::beside::Beside;
 use crate::stack::probe::{Gate, Rigour, wait_until_good};
 use crate::stack::{self, Stack, apply, stopped, surroundings};
 use crate::state::{InFlight, Ledger, Lock, Release, flags};
-use crate::update::{self, News, Told};
+use crate::update;
 use crate::value::{Event, Stage, Step};
 use anyhow::{Context, Result};
 use std::time::Duration;
@@ -26,8 +27,8 @@ pub struct Running {
     pub release: Release,
 }
 
-/// How long the start waits for another command that holds the lock.
-pub const PATIENCE: Duration = Duration::from_secs(600);
+/// How long the start waits for another command that holds the lock: longer than a migration may take.
+const PATIENCE: Duration = Duration::from_secs(25 * 3600);
 
 /// Brings everything up.
 ///
@@ -116,16 +117,14 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     board.steps_ended(prepared.is_ok());
     prepared.map_err(|error| with_halt(error, "The host could not be prepared"))?;
 
-    // What a killed update left is finished or undone before anything is started. One that lives goes on by itself.
-    if let Some(_alone) = Lock::try_take_update(host, "run")? {
-        let told = |told: Told<'_>| board.told(told);
-        let recovered = update::recover_locked(env, host, lock, News(&told)).await;
-        recovered.map_err(|error| with_halt(error, "An update could not be undone"))?;
-        if !up_already {
-            board.show_page();
-        }
-        ledger = Ledger::read_for(host, &env.app.name)?;
+    // What a killed update left is finished or undone before anything is started.
+    releases::recover(env, host, board, lock)
+        .await
+        .map_err(|error| with_halt(error, "An update could not be undone"))?;
+    if !up_already {
+        board.show_page();
     }
+    ledger = Ledger::read_for(host, &env.app.name)?;
     let known = ledger.current.clone();
     let progress = |what: &str| board.event(Event::StartBegins(what.to_owned()));
     let first = known.is_none();
@@ -190,7 +189,9 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     }
     board.event(Event::Up);
     // What is left over costs room, not the app.
-    if let Err(error) = update::clean_up(&env.app.name, &ledger, host).await {
+    if ledger.in_flight.is_none()
+        && let Err(error) = update::clean_up(&env.app.name, &ledger, host).await
+    {
         tracing::warn!("{error:#}");
     }
     Ok((stack, release))

@@ -25,7 +25,7 @@ pub async fn stop_stack(host: &Host) -> Result<()> {
             None
         }
     };
-    notify::extend(budget(stack.as_ref()));
+    notify::extend(PATIENCE + budget(stack.as_ref()));
     let _lock = match Lock::take(host, "stop", PATIENCE).await {
         Ok(lock) => Some(lock),
         Err(error) => {

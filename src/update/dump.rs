@@ -32,6 +32,11 @@ pub fn settle(app: &AppName, host: &Host) -> Result<()> {
     if host.exists(&pending(app)) { host.settle_file(&pending(app), &path(app)) } else { Ok(()) }
 }
 
+/// Nothing goes back by it.
+pub fn forget_pending(app: &AppName, host: &Host) -> Result<()> {
+    host.discard(&pending(app))
+}
+
 /// The database's size, in bytes.
 pub async fn size(env: &Env, host: &Host) -> Result<u64> {
     let cluster = postgres::cluster(host)?;

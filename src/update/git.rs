@@ -192,15 +192,18 @@ impl Fetched<'_> {
     }
 }
 
+/// Whether the checkout's files are those of a commit.
+pub async fn is_at(app: &App, directory: &str, commit: &Commit, host: &Host) -> Result<bool> {
+    let owner: Owner = "app".parse().context("a user name is an owner")?;
+    let git = Git { app, directory: directory.to_owned(), ids: host.ids(&owner)?, host };
+    let head = host.try_ask(git.cmd(["rev-parse", "--verify", "--quiet", "HEAD"])).await?;
+    Ok(head.stdout.trim() == commit.as_str())
+}
+
 /// Makes sure that the checkout is at a known release's commit; asks the repository only if it is not.
 pub async fn ensure_at(app: &App, directory: &str, commit: &Commit, host: &Host) -> Result<()> {
-    let owner: Owner = "app".parse().context("a user name is an owner")?;
-    if host.exists(&format!("{directory}/.git")) {
-        let git = Git { app, directory: directory.to_owned(), ids: host.ids(&owner)?, host };
-        let head = host.try_ask(git.cmd(["rev-parse", "--verify", "--quiet", "HEAD"])).await?;
-        if head.stdout.trim() == commit.as_str() {
-            return Ok(());
-        }
+    if host.exists(&format!("{directory}/.git")) && is_at(app, directory, commit, host).await? {
+        return Ok(());
     }
     let git = open(app, directory, host).await?;
     let known = host.try_ask(git.cmd(["cat-file", "-e", &format!("{commit}^{{commit}}")])).await?;

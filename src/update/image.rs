@@ -106,6 +106,18 @@ async fn build_one(
     host.docker().build(request, &mut line).await
 }
 
+/// Takes away what was built for a commit.
+pub async fn discard(app: &AppName, commit: &Commit, host: &Host) -> Result<()> {
+    for image in host.docker().built_images(app.as_str()).await? {
+        if image.commit == commit.as_str() {
+            for name in image.names {
+                host.docker().remove_image(&name).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Takes away the images that were built here for releases which the ledger does not know any more, and names that lead to none.
 ///
 /// # Errors

@@ -1,12 +1,15 @@
 //! What somebody did in the checkout by hand: kept in a branch before an update takes the files, and merged where the env says so.
 
 use super::git::Git;
+use crate::env::GitLocal;
 use crate::value::Commit;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 /// The commit that the appliance last checked out.
 const OURS: &str = "refs/appliance/checked-out";
+/// The commit in which local ones were last merged: what the next version is merged with too.
+const MERGED: &str = "refs/appliance/merged";
 /// Commits that releases were made of: git must not clean them away when the repository has forgotten them.
 const KEPT: &str = "refs/appliance/kept";
 /// Where the checkout is from, as a digest: the address may hold a password.
@@ -41,7 +44,8 @@ pub async fn keep(git: &Git<'_>) -> Result<Option<String>> {
         git.host.ask(git.cmd(["status", "--porcelain", "--untracked-files=no", "--ignore-submodules"])).await?;
     let ours = read(git, OURS).await?;
     // A checkout from before this was remembered is taken for untouched.
-    let has_commits = ours.as_ref().is_some_and(|ours| *ours != head);
+    let is_merged = git.app.git.local == GitLocal::Merge && read(git, MERGED).await?.as_ref() == Some(&head);
+    let has_commits = is_merged || ours.as_ref().is_some_and(|ours| *ours != head);
     if !has_commits && changed.stdout.trim().is_empty() {
         return Ok(None);
     }
@@ -73,7 +77,9 @@ pub async fn merge(git: &Git<'_>, branch: &str, target: &Commit) -> Result<Commi
             target.short()
         );
     }
-    read(git, "HEAD").await?.context("the merge made no commit")
+    let merged = read(git, "HEAD").await?.context("the merge made no commit")?;
+    git.act("remember the merge", ["update-ref", MERGED, merged.as_str()]).await?;
+    Ok(merged)
 }
 
 /// Remembers what is checked out.

@@ -8,16 +8,15 @@ use super::{News, Told, dump, image, switch, undo};
 use crate::env::Env;
 use crate::error::Halt;
 use crate::host::Host;
-use crate::prepare::nginx;
 use crate::report::sentry;
 use crate::stack::actions::Occasion;
 use crate::stack::beside::{self, Beside};
 use crate::stack::probe::{Gate, Rigour, wait_until_good};
-use crate::stack::{self, Stack, apply};
+use crate::stack::{self, Stack, apply, stopped};
 use crate::state::{Attempt, InFlight, Ledger, Lock, Release, Touched};
 use crate::value::{Commit, Stage};
 use anyhow::{Context, Result, bail};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -108,9 +107,14 @@ fn flag(env: &Env) -> String {
 ///
 /// # Errors
 /// Something failed; by then the old release runs as before, or the ledger says what is still to be undone.
-pub async fn update(env: &Env, mut wish: Wish, host: &Host, news: News<'_>) -> Result<Outcome> {
+pub async fn update(env: &Env, wish: Wish, host: &Host, news: News<'_>) -> Result<Outcome> {
     let alone = Lock::take_update(host, "update", PATIENCE).await?;
     undo::recover(env, host, &alone, news).await?;
+    update_alone(env, wish, host, &alone, news).await
+}
+
+/// [`update`], by whoever holds the lock of updates.
+pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock, news: News<'_>) -> Result<Outcome> {
     let ledger = Ledger::read_for(host, &env.app.name)?;
     let current =
         ledger.current.clone().context("there is no release yet: systemctl start appliance makes the first")?;
@@ -147,42 +151,62 @@ pub async fn update(env: &Env, mut wish: Wish, host: &Host, news: News<'_>) -> R
             });
         }
     }
+    // Asked for once: what fails is not tried again and again for it.
+    host.discard(&flag(env))?;
     run.begin(Stage::Build, Some(&target), Touched::No)?;
     let progress = |what: &str| news.doing(what);
-    let made = async {
-        let needs_migration = needs_migration(env, &fetched, &current, &wish).await?;
-        let built = release::build(env, &fetched, host, &progress).await?;
-        anyhow::Ok((built, needs_migration))
+    let migrates = match prepare_for(env, &fetched, &current, &wish, host).await {
+        Ok(migrates) => migrates,
+        Err(error) => {
+            run.give_up(&target, &error, false).await?;
+            sentry::critical(host, "An update was refused", &format!("{error:#}"));
+            return Err(error);
+        }
     };
-    let (built, migrates) = match made.await {
-        Ok(made) => made,
+    let mut built = match release::build(env, &fetched, host, &progress).await {
+        Ok(built) => built,
         Err(error) => {
             let error =
                 error.context(format!("the release {} could not be built; the old one runs on", target.short()));
-            let remember = !crate::host::docker::is_away(&error);
+            let remember = !crate::host::docker::is_away(&error) && target != current.commit;
             run.give_up(&target, &error, remember).await?;
             sentry::critical(host, "An update failed", &format!("{error:#}"));
             return Err(error);
         }
     };
-    if let Err(error) = check_room(env, migrates, host).await {
-        run.give_up(&target, &error, false).await?;
-        sentry::critical(host, "An update was refused", &format!("{error:#}"));
-        return Err(error);
-    }
     let _lock = Lock::take(host, "update", PATIENCE).await?;
-    // Somebody who held the lock in between may have put the old files back.
-    release::restore_checkout(env, &built.release, host).await?;
-    let placed = if migrates { with_gap(&mut run, &built).await } else { without_gap(&mut run, &built).await };
-    let release = match placed {
-        Ok(release) => release,
-        Err(error) => return Err(fail(&mut run, &built.release.commit, error).await),
-    };
-    switch::forward(env, &built.stack, &release, host, news).await.with_context(|| {
+    // Somebody who held the lock in between may have put the old files back, under the builder's hands.
+    if !git::is_at(&env.app, &directory, &built.release.commit, host).await? {
+        image::discard(&env.app.name, &built.release.commit, host).await?;
+        built = release::build(env, &fetched, host, &progress).await?;
+    }
+    let placed =
+        if migrates { with_gap(&mut run, &built, &target).await } else { without_gap(&mut run, &built, &target).await };
+    if let Err(error) = placed {
+        // What counts is what is on the disk: the ledger may have been written although that was reported as failed.
+        let on_disk = Ledger::read_for(host, &env.app.name)?;
+        let is_past_it = on_disk.in_flight.as_ref().is_some_and(|flight| flight.stage == Stage::Switch);
+        run.ledger = on_disk;
+        if !is_past_it {
+            return Err(fail(&mut run, &target, error).await);
+        }
+        tracing::error!("{error:#}; the new release is the current one all the same");
+    }
+    let release = run.ledger.current.clone().context("the ledger has lost the current release")?;
+    let database = run.ledger.in_flight.as_ref().map_or(Touched::No, |flight| flight.database);
+    switch::forward(env, &built.stack, &release, database, host, news).await.with_context(|| {
         format!("the release {} is in place, but not all of it came up; the supervisor goes on with it", target.short())
     })?;
+    (news.0)(Told::Served);
     finish(&mut run, &release).await?;
-    Ok(Outcome::Done { commit: release.commit, migrated: release.migrated })
+    Ok(Outcome::Done { commit: release.commit, migrated: migrates })
+}
+
+/// Whether a migration is needed, if there is room for the update.
+async fn prepare_for(env: &Env, fetched: &Fetched<'_>, current: &Release, wish: &Wish, host: &Host) -> Result<bool> {
+    let migrates = needs_migration(env, fetched, current, wish).await?;
+    check_room(env, migrates, host).await?;
+    Ok(migrates)
 }
 
 async fn needs_migration(env: &Env, fetched: &Fetched<'_>, current: &Release, wish: &Wish) -> Result<bool> {
@@ -219,7 +243,7 @@ pub async fn check(env: &Env, host: &Host) -> Result<Waiting> {
 }
 
 /// Whether a dump and a restored database would fit.
-async fn check_room(env: &Env, migrates: bool, host: &Host) -> Result<()> {
+pub async fn check_room(env: &Env, migrates: bool, host: &Host) -> Result<()> {
     let mut needs = vec![("/app/etc".to_owned(), 0), ("/var/lib/docker".to_owned(), 0)];
     if migrates {
         let size = dump::size(env, host).await?;
@@ -247,79 +271,92 @@ async fn check_room(env: &Env, migrates: bool, host: &Host) -> Result<()> {
 }
 
 /// The new containers beside the old ones; no request is lost.
-async fn without_gap(run: &mut Run<'_>, built: &Built) -> Result<Release> {
+async fn without_gap(run: &mut Run<'_>, built: &Built, target: &Commit) -> Result<()> {
     let (env, host, news) = (run.env, run.host, run.news);
-    let commit = built.release.commit.clone();
-    run.begin(Stage::Start, Some(&commit), Touched::No)?;
+    run.begin(Stage::Start, Some(target), Touched::No)?;
     switch::admit(env, &built.stack, host).await?;
     let progress = |what: &str| news.doing(what);
     let beside = beside::start(&built.stack, &built.release.images, host, &progress).await?;
-    run.begin(Stage::Gate, Some(&commit), Touched::No)?;
+    run.begin(Stage::Gate, Some(target), Touched::No)?;
     gate(run, &built.stack, &built.release, &beside).await?;
-    commit_to(run, &built.release, false)
+    commit_to(run, &built.release, target, false)
 }
 
 /// With a migration: the status page while the database is dumped and migrated.
-async fn with_gap(run: &mut Run<'_>, built: &Built) -> Result<Release> {
+async fn with_gap(run: &mut Run<'_>, built: &Built, target: &Commit) -> Result<()> {
     let (env, host, news) = (run.env, run.host, run.news);
-    let commit = built.release.commit.clone();
-    run.begin(Stage::Dump, Some(&commit), Touched::No)?;
+    run.begin(Stage::Dump, Some(target), Touched::No)?;
     dump::forget_failed(env, host).await?;
     (news.0)(Told::Page);
     switch::stop_writers(env, &built.stack, host).await?;
     dump::dump(env, &dump::pending(&env.app.name), host).await?;
-    run.begin(Stage::Migrate, Some(&commit), Touched::Migrated)?;
+    run.begin(Stage::Migrate, Some(target), Touched::Migrated)?;
     switch::admit(env, &built.stack, host).await?;
     if let Some(migrate) = &env.app.migrate {
         release::run_migration(migrate, &built.stack, &built.release, host).await?;
     }
-    run.begin(Stage::Start, Some(&commit), Touched::Migrated)?;
+    run.begin(Stage::Start, Some(target), Touched::Migrated)?;
     let progress = |what: &str| news.doing(what);
     apply::up(&built.stack, &built.release.images, host, Occasion::Start, &progress).await?;
-    run.begin(Stage::Gate, Some(&commit), Touched::Migrated)?;
+    run.begin(Stage::Gate, Some(target), Touched::Migrated)?;
     gate(run, &built.stack, &built.release, &Beside::default()).await?;
-    let release = commit_to(run, &built.release, true)?;
-    nginx::ensure_site(env, host).await?;
-    (news.0)(Told::Served);
-    Ok(release)
+    commit_to(run, &built.release, target, true)
 }
 
 async fn gate(run: &Run<'_>, stack: &Stack, release: &Release, beside: &Beside) -> Result<()> {
-    let none = BTreeSet::new();
+    let stopped = stopped::read(run.host)?;
     let gate = Gate {
         stack,
         routes: &release.routes,
         domain: run.env.appliance.domain.as_str(),
         vital: &[],
         rigour: Rigour::New,
-        stopped: &none,
+        stopped: &stopped,
         beside,
     };
     wait_until_good(&gate, run.host).await
 }
 
 /// The commit point: from this one write on the new release is the current one.
-fn commit_to(run: &mut Run<'_>, release: &Release, migrated: bool) -> Result<Release> {
-    let release = Release { since: run.host.now(), migrated, ..release.clone() };
-    let old = run.ledger.current.replace(release.clone());
-    // Another env alone makes no other version to go back to.
-    if old.as_ref().is_some_and(|old| old.commit != release.commit) || run.ledger.previous.is_none() {
-        run.ledger.previous = old;
+fn commit_to(run: &mut Run<'_>, release: &Release, target: &Commit, migrates: bool) -> Result<()> {
+    let (next, database) = committed(&run.ledger, release, migrates, run.back, run.host.now());
+    let flight = InFlight { database, ..InFlight::at(Some(target.clone()), Stage::Switch, run.host) };
+    let next = Ledger { in_flight: Some(flight), ..next };
+    next.write(run.host, &run.env.app.name)?;
+    run.ledger = next;
+    run.told(Stage::Switch);
+    Ok(())
+}
+
+/// The ledger with a new current release, and whether the dump that was just made is the one to go back by. Pure.
+fn committed(ledger: &Ledger, new: &Release, migrates: bool, back: bool, now: jiff::Timestamp) -> (Ledger, Touched) {
+    let mut next = ledger.clone();
+    let old = next.current.take();
+    next.failed.retain(|failed| failed != &new.commit);
+    match old {
+        // The same version once more, with another env or migrated again: the way back is the one that there was.
+        Some(old) if old.commit == new.commit => {
+            let settles = migrates && !old.migrated;
+            let since = if settles { now } else { old.since };
+            next.current = Some(Release { since, migrated: old.migrated || migrates, ..new.clone() });
+            (next, if settles { Touched::Migrated } else { Touched::No })
+        }
+        old => {
+            if let Some(left) = old.as_ref().filter(|_| back) {
+                next.remember_failed(left.commit.clone());
+            }
+            next.previous = old;
+            next.rolled_back = back;
+            next.current = Some(Release { since: now, migrated: migrates, ..new.clone() });
+            (next, if migrates { Touched::Migrated } else { Touched::No })
+        }
     }
-    run.ledger.rolled_back = run.back;
-    run.ledger.failed.retain(|failed| failed != &release.commit);
-    if let Some(left) = run.ledger.previous.as_ref().map(|left| left.commit.clone()).filter(|_| run.back) {
-        run.ledger.remember_failed(left);
-    }
-    run.begin(Stage::Switch, Some(&release.commit), Touched::No)?;
-    Ok(release)
 }
 
 async fn finish(run: &mut Run<'_>, release: &Release) -> Result<()> {
     run.attempt(&release.commit, "done");
     run.ledger.in_flight = None;
     run.write()?;
-    run.host.discard(&flag(run.env))?;
     let now = format!("{}\n", run.host.now().as_second());
     run.host.put(&format!("/app/etc/tags/{}_last_update", run.env.app.name), now.as_bytes(), 0o644)?;
     if let Err(error) = dump::forget_failed(run.env, run.host).await {
@@ -337,25 +374,87 @@ async fn clean_up(run: &Run<'_>) {
 }
 
 /// Something failed after the running stack was touched: back to the old release, and everybody is told.
-async fn fail(run: &mut Run<'_>, commit: &Commit, error: anyhow::Error) -> anyhow::Error {
+async fn fail(run: &mut Run<'_>, target: &Commit, error: anyhow::Error) -> anyhow::Error {
     let why = match error.downcast_ref::<Halt>() {
         Some(halt) => halt.to_string(),
         None => format!("{error:#}"),
     };
-    tracing::error!("the update to {} failed, going back: {why}", commit.short());
+    let is_stopped = !undo::is_wanted(run.host).await;
+    let is_its_fault = !is_stopped
+        && !crate::host::docker::is_away(&error)
+        && run.ledger.current.as_ref().is_some_and(|current| &current.commit != target);
+    if is_stopped {
+        // The next start undoes it.
+        return anyhow::anyhow!("the appliance was stopped during the update to {}: {why}", target.short());
+    }
+    tracing::error!("the update to {} failed, going back: {why}", target.short());
     run.told(Stage::Undo);
-    let undone = undo::undo(run.env, &mut run.ledger, run.host, run.news, Some(why.clone())).await;
-    run.attempt(commit, &why);
+    let undone =
+        undo::undo(run.env, &mut run.ledger, run.host, run.news, Some(why.clone()).filter(|_| is_its_fault)).await;
+    run.attempt(target, &why);
     let text = match undone.and_then(|()| run.write()) {
         Ok(()) => {
             clean_up(run).await;
-            format!("the update to {} failed, and the old release runs again: {why}", commit.short())
+            format!("the update to {} failed, and the old release runs again: {why}", target.short())
         }
         Err(worse) => format!(
             "the update to {} failed ({why}), and going back failed too: {worse:#}; the supervisor tries again",
-            commit.short()
+            target.short()
         ),
     };
     sentry::critical(run.host, "An update failed", &text);
     anyhow::anyhow!("{text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release(letter: char, migrated: bool) -> Release {
+        let commit = letter.to_string().repeat(40).parse().expect("40 digits are a commit");
+        let since = jiff::Timestamp::from_second(i64::from(u32::from(letter))).expect("a time");
+        Release { commit, images: BTreeMap::new(), env_digest: String::new(), routes: Vec::new(), since, migrated }
+    }
+
+    /// Current and previous by their letters, whether current was migrated and gone back to, and what becomes of the dump.
+    fn after(ledger: &Ledger, new: char, migrates: bool, back: bool) -> (Ledger, String) {
+        let now = jiff::Timestamp::from_second(1_000_000).expect("a time");
+        let (next, database) = committed(ledger, &release(new, false), migrates, back, now);
+        let letter =
+            |release: &Option<Release>| release.as_ref().map_or("-".to_owned(), |r| r.commit.as_str()[..1].to_owned());
+        let current = next.current.as_ref().expect("there is one");
+        let text = format!(
+            "{}{} {}{}{}",
+            letter(&next.current),
+            letter(&next.previous),
+            if current.migrated { "m" } else { "" },
+            if next.rolled_back { "r" } else { "" },
+            if database == Touched::Migrated { "d" } else { "" }
+        );
+        (next, text)
+    }
+
+    #[test]
+    fn the_way_back_survives_the_same_version_once_more() {
+        let start = Ledger { current: Some(release('a', false)), ..Ledger::default() };
+        let (migrated, text) = after(&start, 'b', true, false);
+        assert_eq!(text, "ba md");
+        let since = migrated.current.as_ref().map(|current| current.since);
+        // Another env, or migrated again: still by the first dump, to the time before it.
+        for migrates in [false, true] {
+            let (again, text) = after(&migrated, 'b', migrates, false);
+            assert_eq!(text, "ba m");
+            assert_eq!(again.current.map(|current| current.since), since);
+        }
+        // Migrated only the second time: that dump it is.
+        let (plain, _) = after(&start, 'b', false, false);
+        assert_eq!(after(&plain, 'b', true, false).1, "ba md");
+        // Gone back, then another env: what is newer stays newer.
+        let (back, text) = after(&plain, 'a', false, true);
+        assert_eq!(text, "ab r");
+        assert!(back.failed.contains(&release('b', false).commit));
+        let (again, text) = after(&back, 'a', false, false);
+        assert_eq!(text, "ab r");
+        assert_eq!(after(&again, 'b', false, false).1, "ba ");
+    }
 }

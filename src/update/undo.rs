@@ -3,7 +3,7 @@
 
 use super::{News, Told, Wish, dump, image, release, run, switch};
 use crate::env::Env;
-use crate::host::Host;
+use crate::host::{Host, UnitState};
 use crate::prepare::nginx;
 use crate::stack::actions::Occasion;
 use crate::stack::beside::{self, Beside};
@@ -25,8 +25,17 @@ pub async fn recover(env: &Env, host: &Host, _alone: &Lock, news: News<'_>) -> R
     if !pending(&Ledger::read_for(host, &env.app.name)?) {
         return Ok(false);
     }
+    if !is_wanted(host).await {
+        return Ok(false);
+    }
     let lock = Lock::take(host, "recover", PATIENCE).await?;
     recover_locked(env, host, &lock, news).await
+}
+
+/// Whether the app is to run at all: stopped by hand, nothing of it is brought up; the next start goes on with it.
+pub async fn is_wanted(host: &Host) -> bool {
+    // Where systemd does not answer, nobody can have asked it to stop the app.
+    host.unit_state("appliance.service").await.is_ok_and(|state| state == UnitState::Active)
 }
 
 /// [`recover`], by whoever holds the lock already and knows that no update lives.
@@ -45,18 +54,22 @@ pub async fn recover_locked(env: &Env, host: &Host, _lock: &Lock, news: News<'_>
             release::restore_checkout(env, &current, host).await?;
             let stack = stack::load(env, host)?;
             switch::admit(env, &stack, host).await?;
-            switch::forward(env, &stack, &current, host, news).await?;
+            switch::forward(env, &stack, &current, flight.database, host, news).await?;
             (news.0)(Told::Served);
             ledger.in_flight = None;
             ledger.write(host, &env.app.name)?;
-            dump::forget_failed(env, host).await?;
+            if let Err(error) = dump::forget_failed(env, host).await {
+                tracing::warn!("{error:#}");
+            }
         }
         Stage::Dump | Stage::Migrate | Stage::Start | Stage::Gate | Stage::Undo => {
             let why = flight.why.clone();
             undo(env, &mut ledger, host, news, why).await?;
         }
     }
-    image::clean_up(&env.app.name, &ledger, host).await?;
+    if let Err(error) = image::clean_up(&env.app.name, &ledger, host).await {
+        tracing::warn!("{error:#}");
+    }
     Ok(true)
 }
 
@@ -108,7 +121,8 @@ pub async fn undo(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>, w
         ledger.remember_failed(commit);
     }
     ledger.in_flight = None;
-    ledger.write(host, &env.app.name)
+    ledger.write(host, &env.app.name)?;
+    dump::forget_pending(&env.app.name, host)
 }
 
 /// What going back means now.
@@ -142,19 +156,21 @@ impl Back {
 /// Goes to the other release. Back: the database too if it was migrated. Forth again: as an update to it.
 ///
 /// # Errors
-/// As for an update; what is half done is gone on with by the supervisor.
-pub async fn rollback(env: &Env, host: &Host, news: News<'_>) -> Result<Back> {
+/// It is not what was agreed on any more; else as for an update.
+pub async fn rollback(env: &Env, agreed: &Back, host: &Host, news: News<'_>) -> Result<()> {
     let alone = Lock::take_update(host, "rollback", PATIENCE).await?;
     recover(env, host, &alone, news).await?;
     let mut ledger = Ledger::read_for(host, &env.app.name)?;
-    let back = Back::look(&ledger)?;
-    if back.database_of.is_none() {
-        drop(alone);
-        let wish = Wish { force: true, to: Some(back.to.clone()), back: !back.forth, ..Wish::default() };
-        run::update(env, wish, host, news).await?;
-        return Ok(back);
+    if Back::look(&ledger)? != *agreed {
+        bail!("another command has changed the release meanwhile; nothing was done, look again: appliance releases");
     }
-    let lock = Lock::take(host, "rollback", PATIENCE).await?;
+    if agreed.database_of.is_none() {
+        let migrate = agreed.forth && ledger.previous.as_ref().is_some_and(|previous| previous.migrated);
+        let wish = Wish { force: true, migrate, to: Some(agreed.to.clone()), back: !agreed.forth };
+        return run::update_alone(env, wish, host, &alone, news).await.map(drop);
+    }
+    run::check_room(env, true, host).await?;
+    let _lock = Lock::take(host, "rollback", PATIENCE).await?;
     let dump = dump::path(&env.app.name);
     if !host.exists(&dump) {
         bail!("{dump} is missing, and without it the database cannot go back with the app");
@@ -162,9 +178,7 @@ pub async fn rollback(env: &Env, host: &Host, news: News<'_>) -> Result<Back> {
     dump::forget_failed(env, host).await?;
     std::mem::swap(&mut ledger.current, &mut ledger.previous);
     ledger.rolled_back = true;
-    let flight = InFlight::at(Some(back.from.clone()), Stage::Undo, host);
+    let flight = InFlight::at(Some(agreed.from.clone()), Stage::Undo, host);
     ledger.in_flight = Some(InFlight { database: Touched::Left, ..flight });
-    undo(env, &mut ledger, host, news, Some("gone back from by hand".to_owned())).await?;
-    drop(lock);
-    Ok(back)
+    undo(env, &mut ledger, host, news, Some("gone back from by hand".to_owned())).await
 }

@@ -81,6 +81,39 @@ fn stopping_takes_the_stack_down_in_time_and_replacing_the_supervisor_does_not_t
         if status["phase"]["name"] == "running" && status["stale"] == false { Ok(()) } else { Err(status.to_string()) }
     });
     assert_eq!(machine.ok(pids), before, "the containers kept their processes");
+    assert_eq!(machine.ok("systemctl show -p StatusText --value appliance-supervisor").trim(), "running");
+    // One that hangs is noticed by systemd and replaced.
+    machine.put(
+        "/run/systemd/system/appliance-supervisor.service.d/test.conf",
+        "[Service]\nWatchdogSec=4\nTimeoutAbortSec=2\n",
+        0o644,
+    );
+    machine.ok("systemctl daemon-reload; systemctl restart appliance-supervisor");
+    wait_for_phase(&machine, "running");
+    let main = "systemctl show -p MainPID --value appliance-supervisor";
+    let hung = machine.ok(main);
+    machine.ok(&format!("kill -STOP {}", hung.trim()));
+    wait_for("the one that hangs to be replaced", Duration::from_secs(60), || {
+        let now = machine.ok(main);
+        let status = status(&machine);
+        let is_new = now != hung && now.trim() != "0" && status["stale"] == false;
+        if is_new && status["phase"]["name"] == "running" { Ok(()) } else { Err(status.to_string()) }
+    });
+    assert_eq!(machine.ok(pids), before, "the containers kept their processes");
+    // Those that need others go first.
+    let since = machine.ok("date +%s");
+    machine.ok("systemctl stop appliance");
+    let events = machine.ok(&format!(
+        "docker events --since {} --until $(date +%s) --filter event=die --format '{{{{.Actor.Attributes.name}}}}'",
+        since.trim()
+    ));
+    let at = |name: &str| {
+        let found = events.lines().position(|line| line == format!("notes_{name}_1"));
+        found.unwrap_or_else(|| panic!("{name} did not stop: {events}"))
+    };
+    assert!(at("web") < at("worker") && at("worker") < at("redis"), "{events}");
+    machine.ok("systemctl start appliance");
+    wait_for_phase(&machine, "running");
 
     // The worst case: nothing answers SIGTERM any more, so every level needs its whole grace period and then SIGKILL.
     machine.ok("kill -STOP $(docker inspect -f '{{.State.Pid}}' $(docker ps -q))");

@@ -1,5 +1,5 @@
-//! Options of a service, by what Docker really made of them. `privileged: true` is not among them: it needs every capability, which
-//! a machine for tests may not have.
+//! Options of a service, by what Docker really made of them. A privileged container is looked at whether or not it starts: it needs
+//! every capability, which a machine for tests may not have.
 
 use crate::host::apps::*;
 use crate::host::{Machine, wait_for};
@@ -68,15 +68,35 @@ services:
     cpuset: "0"
     extra_hosts: {three: [10.1.1.3, 10.1.1.4]}
     logging: {options: {tag: mine}}
-volumes: {named: }
+  many:
+    image: stub:1
+    stop_grace_period: 7s
+    runtime: runc
+    ipc: host
+    network_mode: "container:outside"
+    deploy: {replicas: 2, resources: {reservations: {cpus: "0.5"}}}
+    volumes: [{type: tmpfs, target: /memory, tmpfs: {mode: 0700}}, {type: volume, source: called, target: /called}]
+  within:
+    image: stub:1
+    pid: "container:outside"
+    ipc: "container:outside"
+    restart: "on-failure:3"
+    mem_swappiness: 10
+    oom_kill_disable: false
+    mem_limit: 64m
+  powerful: {image: stub:1, privileged: true, profiles: [powerful]}
+volumes: {named: , called: {name: called-so}}
 "#;
 
 #[test]
 fn docker_has_every_option_of_the_file() {
     let machine = Machine::boot("options");
+    machine.ok("docker run -d --ipc shareable --name outside stub:1");
     start_stack(&machine, "opts", COMPOSE);
     let (all, apart) = (inspect(&machine, "opts_all_1"), inspect(&machine, "opts_apart_1"));
     let (deployed, alone) = (inspect(&machine, "opts_deployed_1"), inspect(&machine, "opts_alone_1"));
+    let (many, within) = (inspect(&machine, "opts_many_2"), inspect(&machine, "opts_within_1"));
+    let outside = format!("container:{}", inspect(&machine, "outside")["Id"].as_str().expect("an id"));
     let mut wrong = Vec::new();
     for (from, pointer, expected) in [
         (&all, "/Config/Entrypoint", json!(["/bin/sh", "-c"])),
@@ -141,12 +161,24 @@ fn docker_has_every_option_of_the_file() {
         (&deployed, "/HostConfig/Memory", json!(64 << 20)),
         (&deployed, "/HostConfig/MemoryReservation", json!(32 << 20)),
         (&deployed, "/HostConfig/PidsLimit", json!(50)),
+        (&many, "/Config/StopTimeout", json!(7)),
+        (&many, "/HostConfig/Runtime", json!("runc")),
+        (&many, "/HostConfig/IpcMode", json!("host")),
+        (&many, "/HostConfig/NetworkMode", json!(outside)),
+        (&many, "/HostConfig/CpuShares", json!(512)),
+        (&many, "/HostConfig/Tmpfs", json!({ "/memory": "mode=700" })),
+        (&many, "/HostConfig/Binds", json!(["called-so:/called:rw"])),
+        (&within, "/HostConfig/MemorySwappiness", json!(10)),
     ] {
         if from.pointer(pointer) != Some(&expected) {
             wrong.push(format!("{pointer} is {:?}, not {expected}", from.pointer(pointer)));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+    for key in ["PidMode", "IpcMode"] {
+        let mode = within["HostConfig"][key].as_str().expect("a mode");
+        assert!(mode == outside || mode == "container:outside", "{mode}");
+    }
     // Inside, where it counts.
     assert_eq!(machine.ok("docker exec opts_all_1 /bin/busybox hostname").trim(), "box");
     assert_eq!(machine.ok("docker exec opts_all_1 /bin/busybox cat /proc/sys/net/core/somaxconn").trim(), "1024");
@@ -162,4 +194,12 @@ fn docker_has_every_option_of_the_file() {
     // Nothing differs from what is wanted, and a changed option recreates that one alone.
     let out = machine.sh("appliance plan");
     assert_eq!((out.code, out.stdout.as_str()), (0, "nothing to do\n"), "{}", out.all());
+
+    // Made, whether or not this machine lets it run.
+    machine.put("/data/etc/opts/.env", "COMPOSE_PROFILES=powerful\n", 0o644);
+    machine.ok("systemctl restart appliance");
+    wait_for("the privileged container", Duration::from_secs(60), || {
+        let made = machine.sh("docker inspect -f '{{.HostConfig.Privileged}}' opts_powerful_1");
+        if made.stdout.trim() == "true" { Ok(()) } else { Err(made.all()) }
+    });
 }

@@ -41,7 +41,16 @@ pub fn ledger(machine: &Machine) -> serde_json::Value {
 
 /// The database as text, without the key that pg_dump makes up each time.
 pub fn database(machine: &Machine) -> String {
-    machine.ok("pg_dump -U postgres notes | grep -v -e '^.restrict' -e '^.unrestrict' | sha256sum")
+    dump(machine, "")
+}
+
+/// The same without the times at which migrations ran.
+pub fn migrated(machine: &Machine) -> String {
+    dump(machine, "--exclude-table-data=django_migrations")
+}
+
+fn dump(machine: &Machine, options: &str) -> String {
+    machine.ok(&format!("pg_dump -U postgres {options} notes | grep -v -e '^.restrict' -e '^.unrestrict' | sha256sum"))
 }
 
 /// Nothing is left over: containers, images, temporary files, databases, slots.
@@ -194,14 +203,15 @@ fn with_a_migration_everything_is_there_and_what_fails_leaves_no_trace() {
     push(&machine, "v3");
     assert!(machine.sh("appliance update --check --json").stdout.contains("\"migration\": true"));
     let stop = AtomicBool::new(false);
-    let (out, seen) = std::thread::scope(|scope| {
+    let (out, (seen, order)) = std::thread::scope(|scope| {
         let look = scope.spawn(|| {
-            let mut seen = std::collections::BTreeSet::new();
+            let (mut seen, mut order) = (std::collections::BTreeSet::new(), Vec::new());
             while !stop.load(Ordering::Relaxed) {
                 let (code, body) = get(&machine, "/notes");
                 seen.insert((code, body.contains("Updating")));
+                order.push(code);
             }
-            seen
+            (seen, order)
         });
         let out = machine.sh("appliance update");
         stop.store(true, Ordering::Relaxed);
@@ -211,6 +221,9 @@ fn with_a_migration_everything_is_there_and_what_fails_leaves_no_trace() {
     assert!(out.all().contains("visitors see the status page"), "{}", out.all());
     assert!(seen.iter().all(|(code, _)| [200, 503].contains(code)), "{seen:?}");
     assert!(seen.contains(&(503, true)) && seen.contains(&(200, false)), "{seen:?}");
+    // No visitor reaches the app between the beginning and the end of the migration.
+    let turns = order.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert!(turns <= 2, "the page came and went: {order:?}");
     assert_eq!((version(&machine).as_str(), notes(&machine)), ("v3", vec!["from v1".to_owned()]));
     keep_note(&machine, "from v3");
     let migrated = database(&machine);

@@ -29,7 +29,7 @@ services:
   db: {<<: *stub, networks: [back], ipc: shareable, healthcheck: {disable: true}}
   old: {<<: *stub, network_mode: bridge, links: ["first:f"]}
   first: {<<: *stub, network_mode: bridge}
-  small: {extends: {file: more/base.yml, service: base}, command: [own]}
+  small: {extends: {file: more/base.yml, service: base}, command: [own], networks: [back], links: ["db:d"]}
   built:
     build:
       context: src
@@ -76,7 +76,8 @@ fn prepare(machine: &Machine) {
         0o644,
     );
     let dockerfile = "FROM stub:1 AS first\nRUN [\"/bin/busybox\", \"touch\", \"/first\"]\nFROM stub:1 AS last\nARG WHO\nENV WHO=$WHO\nCOPY \
-                      --from=first /first /first\nRUN [\"/bin/sh\", \"-c\", \"! /bin/busybox ip route | /bin/busybox grep -q default\"]\n";
+                      --from=first /first /first\nRUN [\"/bin/sh\", \"-c\", \"! /bin/busybox ip route | /bin/busybox grep -q default\"]\n\
+                      FROM last AS after\nENV WRONG=1\n";
     machine.put(&at("src/sub/Dockerfile"), dockerfile, 0o644);
     machine.ok("mkdir -p /srv/mounts; docker volume create of-somebody");
 }
@@ -187,7 +188,8 @@ fn docker_has_what_the_files_say() {
         assert!(mode == "container:wire_db_1" || mode == format!("container:{id}"), "{mode}");
     }
     assert!(inside(&machine, "wire_inner_1", "ps").lines().filter(|line| line.contains("stub")).count() >= 2);
-    assert!(inside(&machine, "wire_old_1", "cat /etc/hosts").contains("wire_first_1"));
+    assert_eq!(inside(&machine, "wire_old_1", "wget -q -O- http://f:5000/").trim(), "stub");
+    assert_eq!(inside(&machine, "wire_small_1", "wget -q -O- http://d:5000/").trim(), "stub");
     let small = inspect(&machine, "wire_small_1");
     check(
         &small,
@@ -204,7 +206,8 @@ fn docker_has_what_the_files_say() {
     );
     let built = inspect(&machine, "wire_built_1");
     check(&built, &[("/Config/Labels/made", json!("here"))]);
-    assert!(built["Config"]["Env"].to_string().contains("WHO=me"));
+    let env = built["Config"]["Env"].to_string();
+    assert!(env.contains("WHO=me") && !env.contains("WRONG"), "{env}");
     inside(&machine, "wire_built_1", "test -e /first");
     // By BuildKit, with what it says as it goes.
     let said = machine.ok("journalctl -u appliance-supervisor -o cat --no-pager");

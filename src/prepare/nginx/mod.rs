@@ -11,16 +11,17 @@ use super::SITE;
 use crate::env::Env;
 use crate::host::{Changed, Cmd, File, Host, Owed, UnitState};
 use crate::state::Ledger;
+use crate::value::Route;
 use anyhow::{Context, Result};
 use limits::Limits;
 use std::time::Duration;
 
-/// While a file of a service's name is in it, the container that holds that service's place is asked.
+/// While a route's file is in it, the container that holds the service's place is asked.
 pub const SLOTS: &str = "/run/appliance/bridged";
 
-/// The file that says so of a service.
-pub fn slot(service: &str) -> String {
-    format!("{SLOTS}/{service}")
+/// The file that says so of a route: with its port, so that a configuration with another port does not look at it.
+pub fn slot(route: &Route) -> String {
+    format!("{SLOTS}/{}-{}", route.service, route.upstream.port())
 }
 
 const DEBIAN_DEFAULT: &str = "/etc/nginx/sites-enabled/default";

@@ -109,7 +109,7 @@ pub(super) fn render(env: &Env, routes: &[Route], facts: &Facts) -> Result<Strin
                 path => route.path.as_str(),
                 upstream => route.upstream.to_string(),
                 bridge => route.bridge().to_string(),
-                slot => super::slot(&route.service),
+                slot => super::slot(route),
             }
         })
         .collect();

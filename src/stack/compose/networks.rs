@@ -191,7 +191,7 @@ fn read_joined(fields: &Fields) -> Vec<Joined> {
             }
             address
         }
-        let link_local = texts(&inner, "link_local_ips").iter().filter_map(|text| text.parse().ok()).collect();
+        let link_local = texts(&inner, "link_local_ips").iter().filter_map(|text| link_local(&inner, text)).collect();
         let joined = Joined {
             network: key.text.clone(),
             aliases: texts(&inner, "aliases"),
@@ -212,4 +212,13 @@ fn read_joined(fields: &Fields) -> Vec<Joined> {
     all.sort_by(|(a, one), (b, other)| b.cmp(a).then_with(|| one.network.cmp(&other.network)));
     let all: Vec<Joined> = all.into_iter().map(|(_, joined)| joined).collect();
     if all.is_empty() { default() } else { all }
+}
+
+fn link_local(fields: &Fields, text: &str) -> Option<std::net::IpAddr> {
+    let address = text.parse().ok();
+    if address.is_none() {
+        let path = fields.path("link_local_ips");
+        fields.error(fields.place(), format!("'{path}' must be addresses, not '{}'", document::shown(text)));
+    }
+    address
 }

@@ -112,6 +112,7 @@ fn options_are_checked_before_docker_sees_them() {
             "deploy: {update_config: {order: at-once}}",
             "'services.a.deploy.update_config.order' is 'at-once', but must be stop-first or start-first",
         ),
+        ("networks: {default: {link_local_ips: [here]}}", "link_local_ips' must be addresses, not 'here'"),
         ("scale: 2\n    deploy: {replicas: 3}", "say different things"),
         ("scale: 2\n    container_name: x", "cannot have 2 containers of one container_name"),
         ("scale: 2\n    ports: ['80:80']", "only one can publish 80"),
