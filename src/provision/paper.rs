@@ -72,7 +72,8 @@ fn introduction(domain: &str, digest: &str, codes: usize) -> Vec<String> {
         "  sha256sum env.yml".to_owned(),
         String::new(),
         "Each code is a line of its number, the number of codes, and a part of the file: gzip, then base64.".to_owned(),
-        "From a PDF, pdftoppm -r 300 -png env.yml.pdf p makes the pictures.".to_owned(),
+        "From a PDF, this makes the pictures; a code that is lost in one size is read in the other:".to_owned(),
+        "  for r in 300 400; do pdftoppm -r $r -png env.yml.pdf p-$r; done".to_owned(),
         String::new(),
     ]
     .into()

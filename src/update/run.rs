@@ -197,7 +197,9 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
     switch::forward(env, &built.stack, &release, database, host, news).await.with_context(|| {
         format!("the release {} is in place, but not all of it came up; the supervisor goes on with it", target.short())
     })?;
-    (news.0)(Told::Served);
+    if migrates {
+        (news.0)(Told::Served);
+    }
     finish(&mut run, &release).await?;
     Ok(Outcome::Done { commit: release.commit, migrated: migrates })
 }

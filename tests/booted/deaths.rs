@@ -99,4 +99,33 @@ fn docker_restarted_and_a_container_removed_by_hand() {
         if healthy && get(&machine, "/health").0 == 200 { Ok(()) } else { Err(status.to_string()) }
     });
     assert_eq!(phase(&machine), ("running".to_owned(), 0));
+    // With live-restore Docker's restart is no death of a container, and none is started anew.
+    machine.put("/etc/docker/daemon.json", "{\"live-restore\": true}", 0o644);
+    machine.ok("systemctl reload docker");
+    let started = "docker inspect -f '{{.Name}} {{.State.StartedAt}}' $(docker ps -q) | sort";
+    let before = machine.ok(started);
+    machine.ok("systemctl restart docker");
+    wait_for("the supervisor to have Docker again", Duration::from_secs(60), || {
+        let said =
+            machine.ok("journalctl -u appliance-supervisor -o cat --no-pager | grep -c 'Docker cannot be reached'");
+        let seen = phase(&machine);
+        if said.trim() != "1" && seen == ("running".to_owned(), 0) { Ok(()) } else { Err(format!("{said} {seen:?}")) }
+    });
+    assert_eq!(get(&machine, "/health").0, 200);
+    assert_eq!(machine.ok(started), before);
+
+    // A service without a route, which the env calls critical.
+    let env = env_yml(&machine, "v1").replace("  settings:", "  critical: [beat]\n  settings:");
+    machine.put("/app/env.yml", env, 0o600);
+    machine.ok("systemctl restart appliance");
+    wait_for_phase(&machine, "running");
+    for round in 1..=6 {
+        let before = pid(&machine, "beat").expect("beat runs");
+        kill(&machine, "beat");
+        if round < 6 {
+            wait_for_restart(&machine, "beat", before);
+        }
+    }
+    let said = wait_for_end(&machine, "failed", 4);
+    assert!(said.contains("beat died more than 5 times"), "{said}");
 }

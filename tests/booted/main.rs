@@ -7,6 +7,7 @@ mod host;
 mod acme;
 mod acme_trouble;
 mod broken_env;
+mod checkout;
 mod clients;
 mod comes_up;
 mod commands;
