@@ -1,6 +1,6 @@
 //! The difference between the wanted stack and what runs, as data. Pure.
 
-use super::beside::is_beside;
+use super::manner::is_beside;
 use super::model::Restart;
 use super::parts::differences;
 use crate::host::docker::{Container, ContainerState, LABEL_CONFIG, LABEL_CONFIG_HASH, LABEL_ONEOFF};

@@ -1,8 +1,8 @@
 //! Carrying out the difference: containers, in dependency order.
 
 use super::actions::{Action, Occasion, Present, Wanted, actions};
-use super::beside::Beside;
 use super::create::{Image, Role, container};
+use super::manner::{self, Beside};
 use super::model::{Condition, Network, Service, Source, Stack};
 use super::{grants, stopped, surroundings, wait};
 use crate::host::Host;
@@ -158,8 +158,8 @@ async fn check_engine(stack: &Stack, host: &Host) -> Result<()> {
 
 /// How a release's changed services will be replaced, in words: service and why not without a gap.
 pub fn gaps(stack: &Stack) -> Vec<(String, String)> {
-    let gap = |service: &Service| match super::beside::manner(stack, service) {
-        super::beside::Manner::InPlace(why) => Some((service.name.as_str().to_owned(), why)),
+    let gap = |service: &Service| match manner::manner(stack, service) {
+        manner::Manner::InPlace(why) => Some((service.name.as_str().to_owned(), why)),
         _ => None,
     };
     stack.services.iter().filter_map(gap).collect()

@@ -10,6 +10,7 @@ mod env_file;
 mod grants;
 pub mod interpolate;
 pub mod logs;
+pub mod manner;
 pub mod model;
 mod options;
 mod parts;

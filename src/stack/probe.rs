@@ -1,6 +1,6 @@
 //! The default gate: every service healthy, and every route answering below 500.
 
-use super::beside::Beside;
+use super::manner::Beside;
 use super::model::{Restart, Service, Stack};
 use super::wait::wait_until;
 use crate::host::Host;

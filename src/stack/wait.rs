@@ -1,7 +1,7 @@
 //! Waiting for containers: woken by Docker's events, bounded by a deadline.
 
 use super::actions::Occasion;
-use super::beside::Beside;
+use super::manner::Beside;
 use super::model::{Condition, Dependency, Service, Stack};
 use crate::host::Host;
 use crate::host::docker::{Container, Health, Look};

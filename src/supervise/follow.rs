@@ -3,9 +3,9 @@
 use super::board::Board;
 use super::hands::Hands;
 use super::judge::{Due, Judge};
-use super::releases::{self, Releases};
+use super::releases::{self, Releases, Running};
 use super::restarts::Memory;
-use super::start::{Running, wait_for_docker};
+use super::start::wait_for_docker;
 use crate::error::Halt;
 use crate::host::docker::{Container, DockerEvent, Look, is_away};
 use crate::host::{Host, notify};

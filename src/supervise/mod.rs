@@ -1,6 +1,6 @@
 //! The supervisor: from an env to a running app, and then whatever follows from its containers' deaths.
 //!
-//! `find.rs` chooses the env, `start.rs` brings the host and the stack up, `follow.rs` is the loop, `keeper.rs` the certificate beside it, `client_ca.rs` the
+//! `find.rs` chooses the env, `start.rs` brings the host and the stack up, `follow.rs` is the loop, `releases.rs` notices what other commands made, `keeper.rs` the certificate beside it, `client_ca.rs` the
 //! certificates of clients, `judge.rs` with `restarts.rs` and `hands.rs` the pure rules, `board.rs` tells
 //! everybody how things stand, `stop.rs` takes the stack down.
 

@@ -2,19 +2,25 @@
 //! polls.
 
 use super::board::Board;
-use super::start::Running;
 use crate::env::Env;
 use crate::error::Halt;
 use crate::host::Host;
 use crate::host::docker::is_away;
 use crate::host::watch::Watch;
 use crate::source;
-use crate::stack;
-use crate::state::{LOCKS, Ledger, Lock, RUN};
+use crate::stack::{self, Stack};
+use crate::state::{LOCKS, Ledger, Lock, RUN, Release};
 use crate::update::{self, News, Told};
 use crate::value::{Event, Stage};
 use anyhow::{Context, Result};
 use std::time::Duration;
+
+/// What runs, for as long as it does.
+pub struct Running {
+    pub env: Env,
+    pub stack: Stack,
+    pub release: Release,
+}
 
 /// Between tries to finish or undo what a killed update left.
 const AGAIN_S: [u64; 4] = [1, 2, 4, 8];

@@ -2,7 +2,7 @@
 
 use super::board::Board;
 use super::find::{Chosen, find};
-use super::releases;
+use super::releases::{self, Running};
 use crate::env::Env;
 use crate::error::Halt;
 use crate::host::Host;
@@ -11,7 +11,7 @@ use crate::prepare::{self, Wanted, prepare};
 use crate::report::{page, sentry};
 use crate::source::Found;
 use crate::stack::actions::{Action, Occasion};
-use crate::stack::beside::Beside;
+use crate::stack::manner::Beside;
 use crate::stack::probe::{Gate, Rigour, wait_until_good};
 use crate::stack::{self, Stack, apply, stopped, surroundings};
 use crate::state::{InFlight, Ledger, Lock, Release, flags};
@@ -19,13 +19,6 @@ use crate::update;
 use crate::value::{Event, Stage, Step};
 use anyhow::{Context, Result};
 use std::time::Duration;
-
-/// What runs, for as long as it does.
-pub struct Running {
-    pub env: Env,
-    pub stack: Stack,
-    pub release: Release,
-}
 
 /// How long the start waits for another command that holds the lock: longer than a migration may take.
 const PATIENCE: Duration = Duration::from_secs(25 * 3600);

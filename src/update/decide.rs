@@ -1,5 +1,6 @@
-//! Whether there is something to update to, and whether it is tried. Pure.
+//! Whether there is something to update to, whether it is tried, and what the ledger says once it is in place. Pure.
 
+use crate::state::{Ledger, Release, Touched};
 use crate::value::Commit;
 use serde::Serialize;
 
@@ -75,9 +76,41 @@ pub fn asks_for_migration(when: &str, added: &[String]) -> anyhow::Result<bool> 
     Ok(added.iter().any(|path| glob.is_match(path)))
 }
 
+/// The ledger with a new current release, and whether the dump that was just made is the one to go back by. Pure.
+pub fn committed(
+    ledger: &Ledger,
+    new: &Release,
+    migrates: bool,
+    back: bool,
+    now: jiff::Timestamp,
+) -> (Ledger, Touched) {
+    let mut next = ledger.clone();
+    let old = next.current.take();
+    next.failed.retain(|failed| failed != &new.commit);
+    match old {
+        // The same version once more, with another env or migrated again: the way back is the one that there was.
+        Some(old) if old.commit == new.commit => {
+            let settles = migrates && !old.migrated;
+            let since = if settles { now } else { old.since };
+            next.current = Some(Release { since, migrated: old.migrated || migrates, ..new.clone() });
+            (next, if settles { Touched::Migrated } else { Touched::No })
+        }
+        old => {
+            if let Some(left) = old.as_ref().filter(|_| back) {
+                next.remember_failed(left.commit.clone());
+            }
+            next.previous = old;
+            next.rolled_back = back;
+            next.current = Some(Release { since: now, migrated: migrates, ..new.clone() });
+            (next, if migrates { Touched::Migrated } else { Touched::No })
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn what_failed_is_tried_again_only_by_force_and_nothing_new_is_nothing() {
@@ -105,5 +138,53 @@ mod tests {
         assert!(asks_for_migration("**/migrations/*", &added).expect("a glob"));
         assert!(!asks_for_migration("**/migrations/*.sql", &added).expect("a glob"));
         assert!(!asks_for_migration("**/migrations/*", &[]).expect("a glob"));
+    }
+
+    fn release(letter: char, migrated: bool) -> Release {
+        let commit = letter.to_string().repeat(40).parse().expect("40 digits are a commit");
+        let since = jiff::Timestamp::from_second(i64::from(u32::from(letter))).expect("a time");
+        Release { commit, images: BTreeMap::new(), env_digest: String::new(), routes: Vec::new(), since, migrated }
+    }
+
+    /// Current and previous by their letters, whether current was migrated and gone back to, and what becomes of the dump.
+    fn after(ledger: &Ledger, new: char, migrates: bool, back: bool) -> (Ledger, String) {
+        let now = jiff::Timestamp::from_second(1_000_000).expect("a time");
+        let (next, database) = committed(ledger, &release(new, false), migrates, back, now);
+        let letter =
+            |release: &Option<Release>| release.as_ref().map_or("-".to_owned(), |r| r.commit.as_str()[..1].to_owned());
+        let current = next.current.as_ref().expect("there is one");
+        let text = format!(
+            "{}{} {}{}{}",
+            letter(&next.current),
+            letter(&next.previous),
+            if current.migrated { "m" } else { "" },
+            if next.rolled_back { "r" } else { "" },
+            if database == Touched::Migrated { "d" } else { "" }
+        );
+        (next, text)
+    }
+
+    #[test]
+    fn the_way_back_survives_the_same_version_once_more() {
+        let start = Ledger { current: Some(release('a', false)), ..Ledger::default() };
+        let (migrated, text) = after(&start, 'b', true, false);
+        assert_eq!(text, "ba md");
+        let since = migrated.current.as_ref().map(|current| current.since);
+        // Another env, or migrated again: still by the first dump, to the time before it.
+        for migrates in [false, true] {
+            let (again, text) = after(&migrated, 'b', migrates, false);
+            assert_eq!(text, "ba m");
+            assert_eq!(again.current.map(|current| current.since), since);
+        }
+        // Migrated only the second time: that dump it is.
+        let (plain, _) = after(&start, 'b', false, false);
+        assert_eq!(after(&plain, 'b', true, false).1, "ba md");
+        // Gone back, then another env: what is newer stays newer.
+        let (back, text) = after(&plain, 'a', false, true);
+        assert_eq!(text, "ab r");
+        assert!(back.failed.contains(&release('b', false).commit));
+        let (again, text) = after(&back, 'a', false, false);
+        assert_eq!(text, "ab r");
+        assert_eq!(after(&again, 'b', false, false).1, "ba ");
     }
 }

@@ -28,16 +28,26 @@ pub(super) struct Git<'a> {
 
 impl Git<'_> {
     pub(super) fn cmd<const N: usize>(&self, args: [&str; N]) -> Cmd {
+        let address = self.app.git.source.address();
+        let remote =
+            [("remote.origin.url", address.as_str()), ("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*")];
+        self.cmd_for(args, &remote)
+    }
+
+    /// With other settings than those of the app's own remote: a submodule has one of its own.
+    fn cmd_for<const N: usize>(&self, args: [&str; N], more: &[(&str, &str)]) -> Cmd {
         let source = &self.app.git.source;
         let address = source.address();
-        let mut settings = vec![
-            ("remote.origin.url", address.as_str()),
-            ("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"),
+        // The password is for that server and no other.
+        let server: String = address.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
+        let helper = format!("credential.{server}.helper");
+        let mut settings = more.to_vec();
+        settings.extend([
             // No program of the repository's choosing is run.
             ("core.hooksPath", "/dev/null"),
             ("protocol.ext.allow", "never"),
             ("credential.helper", ""),
-        ];
+        ]);
         let mut cmd = Cmd::new("git", ["-C", &self.directory].into_iter().chain(args))
             .ids(self.ids)
             .env("HOME", "/app")
@@ -45,7 +55,7 @@ impl Git<'_> {
             .env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o ConnectTimeout=30")
             .deadline(TRANSFER);
         if let Some((user, password)) = source.credentials() {
-            settings.push(("credential.helper", CREDENTIAL_HELPER));
+            settings.push((helper.as_str(), CREDENTIAL_HELPER));
             cmd = cmd.env("APPLIANCE_GIT_USER", user.expose()).env("APPLIANCE_GIT_PASSWORD", password.expose());
         }
         cmd = cmd.env("GIT_CONFIG_COUNT", settings.len().to_string());
@@ -75,9 +85,13 @@ impl Git<'_> {
     async fn go_to(&self, commit: &Commit) -> Result<()> {
         let how = format!("check out {}", commit.short());
         self.act(&how, ["checkout", "--quiet", "--force", "--detach", commit.as_str()]).await?;
+        // At once: what is not ours there is somebody's, and would be kept.
+        local::remember(self, commit).await?;
         if self.host.exists(&format!("{}/.gitmodules", self.directory)) {
             let args = ["submodule", "update", "--init", "--recursive", "--force", "--quiet"];
-            self.act("check out its submodules", args).await.context("could not get the app's submodules")?;
+            let got =
+                self.host.act(What::Directory, &self.directory, "check out its submodules", self.cmd_for(args, &[]));
+            got.await.context("could not get the app's submodules")?;
         }
         Ok(())
     }
@@ -176,7 +190,6 @@ impl Fetched<'_> {
             Some(branch) => local::merge(&self.git, &branch, &self.target).await?,
             None => self.target.clone(),
         };
-        local::remember(&self.git, &commit).await?;
         self.git.refuse_lfs().await?;
         Ok(commit)
     }
@@ -211,8 +224,7 @@ pub async fn ensure_at(app: &App, directory: &str, commit: &Commit, host: &Host)
         git.fetch().await?;
     }
     local::keep(&git).await?;
-    git.go_to(commit).await?;
-    local::remember(&git, commit).await
+    git.go_to(commit).await
 }
 
 /// The commit that the env asks for: `commitid`, else the branch's head, else what the remote's HEAD names.

@@ -79,6 +79,7 @@ pub async fn merge(git: &Git<'_>, branch: &str, target: &Commit) -> Result<Commi
     }
     let merged = read(git, "HEAD").await?.context("the merge made no commit")?;
     git.act("remember the merge", ["update-ref", MERGED, merged.as_str()]).await?;
+    remember(git, &merged).await?;
     Ok(merged)
 }
 

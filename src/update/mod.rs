@@ -1,9 +1,9 @@
 //! Releases of the app: making one (fetch, build), putting it in the place of the one that runs, going back. Bringing containers up is
 //! `stack/`, supervising them `supervise/`.
 //!
-//! `run.rs` is the order of an update's stages, `decide.rs` whether there is anything to do, `release.rs` makes a release (`git.rs`,
-//! `local.rs` and `image.rs` are its parts), `dump.rs` is the database's way back, `switch.rs` sends visitors over, `undo.rs` goes back
-//! and finishes what a killed update left.
+//! `run.rs` is the order of an update's stages, `decide.rs` whether there is anything to do, `room.rs` whether there is room for it,
+//! `release.rs` makes a release (`git.rs`, `local.rs` and `image.rs` are its parts), `dump.rs` is the database's way back, `switch.rs`
+//! sends visitors over, `undo.rs` goes back and finishes what a killed update left, `rollback.rs` is going back by hand.
 
 mod decide;
 pub mod dump;
@@ -11,6 +11,8 @@ mod git;
 mod image;
 mod local;
 mod release;
+mod rollback;
+mod room;
 mod run;
 mod switch;
 mod undo;
@@ -18,8 +20,9 @@ mod undo;
 pub use decide::{Waiting, Wish};
 pub use image::clean_up;
 pub use release::{Built, first, migrate, references, restore, restore_checkout};
+pub use rollback::{Back, rollback};
 pub use run::{Outcome, check, update};
-pub use undo::{Back, recover, recover_locked, rollback};
+pub use undo::{recover, recover_locked};
 
 use crate::value::Stage;
 

@@ -1,30 +1,28 @@
 //! An update: its stages in their order, each in the ledger before it begins. Up to the stage switch it is undone when something
 //! fails; from there on it is finished.
 
-use super::decide::{Decision, Facts, Waiting, Wish, asks_for_migration, decide};
+use super::decide::{Decision, Facts, Waiting, Wish, asks_for_migration, committed, decide};
 use super::git::{self, Fetched};
 use super::release::{self, Built};
-use super::{News, Told, dump, image, switch, undo};
+use super::{News, Told, dump, image, room, switch, undo};
 use crate::env::Env;
 use crate::error::Halt;
 use crate::host::Host;
 use crate::report::sentry;
 use crate::stack::actions::Occasion;
-use crate::stack::beside::{self, Beside};
+use crate::stack::beside;
+use crate::stack::manner::Beside;
 use crate::stack::probe::{Gate, Rigour, wait_until_good};
 use crate::stack::{self, Stack, apply, stopped};
 use crate::state::{Attempt, InFlight, Ledger, Lock, Release, Touched};
 use crate::value::{Commit, Stage};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long an update waits for another command.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// What stays free on a file system whatever an update needs, in bytes.
-const RESERVE: u64 = 200 << 20;
-
 /// How an update ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -207,7 +205,7 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
 /// Whether a migration is needed, if there is room for the update.
 async fn prepare_for(env: &Env, fetched: &Fetched<'_>, current: &Release, wish: &Wish, host: &Host) -> Result<bool> {
     let migrates = needs_migration(env, fetched, current, wish).await?;
-    check_room(env, migrates, host).await?;
+    room::check(env, migrates, host).await?;
     Ok(migrates)
 }
 
@@ -242,34 +240,6 @@ pub async fn check(env: &Env, host: &Host) -> Result<Waiting> {
         gaps,
         current: current.commit,
     })
-}
-
-/// Whether a dump and a restored database would fit.
-pub async fn check_room(env: &Env, migrates: bool, host: &Host) -> Result<()> {
-    let mut needs = vec![("/app/etc".to_owned(), 0), ("/var/lib/docker".to_owned(), 0)];
-    if migrates {
-        let size = dump::size(env, host).await?;
-        needs.push((dump::directory(&env.app.name), size));
-        needs.push(("/var/lib/postgresql".to_owned(), size));
-    }
-    // What lies on one file system is counted together.
-    let mut by_device: BTreeMap<u64, (String, u64, u64)> = BTreeMap::new();
-    for (path, bytes) in needs {
-        let Some(room) = host.room(&path)? else { continue };
-        let entry = by_device.entry(room.device).or_insert((path, 0, room.free));
-        entry.1 += bytes;
-    }
-    for (path, needed, free) in by_device.into_values() {
-        let megabytes = |bytes: u64| bytes.div_ceil(1 << 20);
-        if needed + RESERVE > free {
-            bail!(
-                "too little room for the update: {path} has {} MB free, {} MB are needed; free some, then run: appliance update",
-                megabytes(free),
-                megabytes(needed + RESERVE)
-            );
-        }
-    }
-    Ok(())
 }
 
 /// The new containers beside the old ones; no request is lost.
@@ -330,31 +300,6 @@ fn commit_to(run: &mut Run<'_>, release: &Release, target: &Commit, migrates: bo
     Ok(())
 }
 
-/// The ledger with a new current release, and whether the dump that was just made is the one to go back by. Pure.
-fn committed(ledger: &Ledger, new: &Release, migrates: bool, back: bool, now: jiff::Timestamp) -> (Ledger, Touched) {
-    let mut next = ledger.clone();
-    let old = next.current.take();
-    next.failed.retain(|failed| failed != &new.commit);
-    match old {
-        // The same version once more, with another env or migrated again: the way back is the one that there was.
-        Some(old) if old.commit == new.commit => {
-            let settles = migrates && !old.migrated;
-            let since = if settles { now } else { old.since };
-            next.current = Some(Release { since, migrated: old.migrated || migrates, ..new.clone() });
-            (next, if settles { Touched::Migrated } else { Touched::No })
-        }
-        old => {
-            if let Some(left) = old.as_ref().filter(|_| back) {
-                next.remember_failed(left.commit.clone());
-            }
-            next.previous = old;
-            next.rolled_back = back;
-            next.current = Some(Release { since: now, migrated: migrates, ..new.clone() });
-            (next, if migrates { Touched::Migrated } else { Touched::No })
-        }
-    }
-}
-
 async fn finish(run: &mut Run<'_>, release: &Release) -> Result<()> {
     run.attempt(&release.commit, "done");
     run.ledger.in_flight = None;
@@ -406,57 +351,4 @@ async fn fail(run: &mut Run<'_>, target: &Commit, error: anyhow::Error) -> anyho
     };
     sentry::critical(run.host, "An update failed", &text);
     anyhow::anyhow!("{text}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn release(letter: char, migrated: bool) -> Release {
-        let commit = letter.to_string().repeat(40).parse().expect("40 digits are a commit");
-        let since = jiff::Timestamp::from_second(i64::from(u32::from(letter))).expect("a time");
-        Release { commit, images: BTreeMap::new(), env_digest: String::new(), routes: Vec::new(), since, migrated }
-    }
-
-    /// Current and previous by their letters, whether current was migrated and gone back to, and what becomes of the dump.
-    fn after(ledger: &Ledger, new: char, migrates: bool, back: bool) -> (Ledger, String) {
-        let now = jiff::Timestamp::from_second(1_000_000).expect("a time");
-        let (next, database) = committed(ledger, &release(new, false), migrates, back, now);
-        let letter =
-            |release: &Option<Release>| release.as_ref().map_or("-".to_owned(), |r| r.commit.as_str()[..1].to_owned());
-        let current = next.current.as_ref().expect("there is one");
-        let text = format!(
-            "{}{} {}{}{}",
-            letter(&next.current),
-            letter(&next.previous),
-            if current.migrated { "m" } else { "" },
-            if next.rolled_back { "r" } else { "" },
-            if database == Touched::Migrated { "d" } else { "" }
-        );
-        (next, text)
-    }
-
-    #[test]
-    fn the_way_back_survives_the_same_version_once_more() {
-        let start = Ledger { current: Some(release('a', false)), ..Ledger::default() };
-        let (migrated, text) = after(&start, 'b', true, false);
-        assert_eq!(text, "ba md");
-        let since = migrated.current.as_ref().map(|current| current.since);
-        // Another env, or migrated again: still by the first dump, to the time before it.
-        for migrates in [false, true] {
-            let (again, text) = after(&migrated, 'b', migrates, false);
-            assert_eq!(text, "ba m");
-            assert_eq!(again.current.map(|current| current.since), since);
-        }
-        // Migrated only the second time: that dump it is.
-        let (plain, _) = after(&start, 'b', false, false);
-        assert_eq!(after(&plain, 'b', true, false).1, "ba md");
-        // Gone back, then another env: what is newer stays newer.
-        let (back, text) = after(&plain, 'a', false, true);
-        assert_eq!(text, "ab r");
-        assert!(back.failed.contains(&release('b', false).commit));
-        let (again, text) = after(&back, 'a', false, false);
-        assert_eq!(text, "ab r");
-        assert_eq!(after(&again, 'b', false, false).1, "ba ");
-    }
 }

@@ -7,7 +7,8 @@ use crate::host::docker::{Container, LABEL_ONEOFF, Look};
 use crate::host::{Dir, Host};
 use crate::prepare::{self, nginx};
 use crate::stack::actions::Occasion;
-use crate::stack::beside::{self, Beside};
+use crate::stack::beside;
+use crate::stack::manner::{self, Beside};
 use crate::stack::model::{Content, Source};
 use crate::stack::probe::{Gate, Rigour, wait_until_good};
 use crate::stack::stop::{self, is_alive};
@@ -122,7 +123,7 @@ pub async fn stop_writers(env: &Env, stack: &Stack, host: &Host) -> Result<()> {
     stop(strangers.map(|container| (container, stop::DEFAULT_GRACE)), host).await?;
     for level in stack.levels().into_iter().rev() {
         let writers =
-            level.into_iter().filter(|service| beside::is_own(stack, service) || knows(service) || has_file(service));
+            level.into_iter().filter(|service| manner::is_own(stack, service) || knows(service) || has_file(service));
         let of = |service: &Service| {
             let grace = service.stop_grace;
             let name = service.name.as_str().to_owned();

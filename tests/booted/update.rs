@@ -58,8 +58,8 @@ pub fn assert_clean(machine: &Machine) {
     let containers = machine.ok("docker ps -a --format '{{.Names}}' | sort");
     assert_eq!(containers, "notes_beat_1\nnotes_memcached_1\nnotes_redis_1\nnotes_web_1\nnotes_worker_1\n");
     let left = machine.ok(
-        "find /data /app /run/appliance /var/www /etc/nginx -name '.appliance-*' -o -name '*.part' -o -name '*.pending' -size +0 -newer \
-         /nowhere 2>/dev/null | sort; ls /run/appliance/bridged 2>/dev/null",
+        "find /data /app /run /var/www /etc/nginx /var/lib/appliance -xdev \\( -name '.appliance-*' -o -name 'appliance-private-*' -o -name \
+         '*.part' -o -name '*.pending' -o -path '/run/appliance/bridged/*' \\) -print | sort",
     );
     assert_eq!(left, "");
     let releases = ledger(machine);
