@@ -103,24 +103,26 @@ async fn recover_docker(host: &Host, board: &Board, running: &Running) -> Result
     let mut tries = 0;
     loop {
         wait_for_docker(host, board).await?;
-        // What is to run is known once another command is done with it.
-        if releases::is_outdated(host, running)? {
-            return host.docker().events(running.stack.project.as_str()).await;
-        }
+        let project = running.stack.project.as_str();
         let again = async {
-            let _lock = Lock::take(host, "run", PATIENCE).await?;
+            // What is to run is known once another command is done with it.
             if releases::is_outdated(host, running)? {
-                return Ok(None);
+                return Ok((false, host.docker().events(project).await?));
             }
-            apply::up(&running.stack, &running.release.images, host, Occasion::Mend, &|_| ()).await?;
-            host.docker().events(running.stack.project.as_str()).await.map(Some)
+            let _lock = Lock::take(host, "run", PATIENCE).await?;
+            let outdated = releases::is_outdated(host, running)?;
+            if !outdated {
+                apply::up(&running.stack, &running.release.images, host, Occasion::Mend, &|_| ()).await?;
+            }
+            anyhow::Ok((!outdated, host.docker().events(project).await?))
         };
         match again.await {
-            Ok(Some(events)) => {
-                board.event(Event::Up);
+            Ok((is_up, events)) => {
+                if is_up {
+                    board.event(Event::Up);
+                }
                 return Ok(events);
             }
-            Ok(None) => {}
             Err(error) if is_away(&error) => tracing::warn!("{error:#}; waiting for it"),
             Err(error) if tries < MAX_TRIES => {
                 tracing::warn!("{error:#}; trying again");
