@@ -103,8 +103,18 @@ pub async fn update(arguments: UpdateArguments) -> Result<u8> {
     }
     let _reports = sentry::start(&env);
     let wish = Wish { force: arguments.force, migrate: arguments.migrate, to: arguments.to, back: false };
-    let outcome =
-        watched(&host, arguments.json.json, async |news| update::update(&env, wish, &host, news).await).await?;
+    let updated = watched(&host, arguments.json.json, async |news| update::update(&env, wish, &host, news).await).await;
+    // An app that does not get through keeps no host from its security updates.
+    let upgraded = match updated.as_ref().is_err_and(|error| error.downcast_ref::<Halt>().is_some()) {
+        true => Ok(None),
+        false => {
+            let upgraded =
+                watched(&host, arguments.json.json, async |news| update::upgrade_all(&env, &host, news).await);
+            upgraded.await.map(Some)
+        }
+    };
+    let outcome = updated?;
+    let upgraded = upgraded?;
     let (word, commit, text) = match &outcome {
         Outcome::Nothing { commit } => ("nothing", commit, format!("nothing new: {} runs", commit.short())),
         Outcome::Refused { commit } => {
@@ -117,10 +127,17 @@ pub async fn update(arguments: UpdateArguments) -> Result<u8> {
             ("done", commit, format!("{} runs now{how}", commit.short()))
         }
     };
-    match arguments.json.json {
-        true => print(&format!("{}\n", serde_json::json!({ "outcome": word, "commit": commit })))?,
-        false => print(&format!("{text}\n"))?,
+    if arguments.json.json {
+        let value = serde_json::json!({ "outcome": word, "commit": commit, "host": upgraded });
+        print(&format!("{value}\n"))?;
+        return Ok(0);
     }
+    let mut lines = vec![text];
+    if let Some(upgraded) = upgraded {
+        lines.extend(upgraded.packages.iter().map(|one| format!("{} {} is {} now", one.package, one.from, one.to)));
+        lines.extend(upgraded.reboots.then(|| "the host reboots in a minute".to_owned()));
+    }
+    print(&format!("{}\n", lines.join("\n")))?;
     Ok(0)
 }
 
@@ -157,8 +174,11 @@ async fn check(json: bool) -> Result<u8> {
     let host = Host::system(Mode::Apply);
     let env = source::active(&host)?.env;
     let waiting = update::check(&env, &host).await?;
+    let packages = update::waiting_packages(&host).await?;
     if json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&waiting)?))?;
+        let mut value = serde_json::to_value(&waiting)?;
+        value["packages"] = serde_json::to_value(&packages)?;
+        print(&format!("{value:#}\n"))?;
     } else {
         let mut text = String::new();
         if waiting.new_commit {
@@ -174,9 +194,12 @@ async fn check(json: bool) -> Result<u8> {
         for (service, why) in waiting.gaps.iter().filter(|_| waiting.is_something()) {
             text.push_str(&format!("replaced in its place if it changed: {service}, since {why}\n"));
         }
+        for one in &packages {
+            text.push_str(&format!("host: {} {} to {}\n", one.package, one.from, one.to));
+        }
         print(if text.is_empty() { "nothing waits\n" } else { &text })?;
     }
-    Ok(if waiting.is_something() { 2 } else { 0 })
+    Ok(if waiting.is_something() || !packages.is_empty() { 2 } else { 0 })
 }
 
 pub async fn rollback(arguments: RollbackArguments) -> Result<u8> {

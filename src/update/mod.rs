@@ -3,13 +3,15 @@
 //!
 //! `run.rs` is the order of an update's stages, `decide.rs` whether there is anything to do, `room.rs` whether there is room for it,
 //! `release.rs` makes a release (`git.rs`, `local.rs` and `image.rs` are its parts), `dump.rs` is the database's way back, `switch.rs`
-//! sends visitors over, `undo.rs` goes back and finishes what a killed update left, `rollback.rs` is going back by hand.
+//! sends visitors over, `undo.rs` goes back and finishes what a killed update left, `rollback.rs` is going back by hand, `packages.rs`
+//! the host's own packages.
 
 mod decide;
 pub mod dump;
 mod git;
 mod image;
 mod local;
+mod packages;
 mod release;
 mod rollback;
 mod room;
@@ -19,6 +21,7 @@ mod undo;
 
 pub use decide::{Waiting, Wish};
 pub use image::clean_up;
+pub use packages::{Upgrade, Upgraded, upgrade_all, waiting as waiting_packages};
 pub use release::{Built, first, migrate, references, restore, restore_checkout};
 pub use rollback::{Back, rollback};
 pub use run::{Outcome, check, update};

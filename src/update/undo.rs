@@ -1,7 +1,7 @@
 //! Going back to the release that the ledger calls the current one, and finishing what a killed update left: undone up to the stage
 //! switch, finished from there on.
 
-use super::{News, Told, dump, image, release, switch};
+use super::{News, Told, dump, image, packages, release, switch};
 use crate::env::Env;
 use crate::host::{Host, UnitState};
 use crate::prepare::nginx;
@@ -63,6 +63,7 @@ pub async fn recover_locked(env: &Env, host: &Host, _lock: &Lock, news: News<'_>
                 tracing::warn!("{error:#}");
             }
         }
+        Stage::Packages => packages::go_on(env, &mut ledger, host, news).await?,
         Stage::Dump | Stage::Migrate | Stage::Start | Stage::Gate | Stage::Undo => {
             let why = flight.why.clone();
             undo(env, &mut ledger, host, news, why).await?;
@@ -80,9 +81,11 @@ pub async fn undo(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>, w
     let current = ledger.current.clone().context("there is no release to go back to")?;
     let flight = ledger.in_flight.clone().unwrap_or_else(|| InFlight::at(None, Stage::Undo, host));
     let database = flight.database;
-    ledger.in_flight = Some(InFlight { stage: Stage::Undo, why: why.clone(), ..flight.clone() });
+    // What comes up again after the host's packages was not gone back to.
+    let stage = if flight.stage == Stage::Packages { Stage::Packages } else { Stage::Undo };
+    ledger.in_flight = Some(InFlight { stage, why: why.clone(), ..flight.clone() });
     ledger.write(host, &env.app.name)?;
-    news.stage(Stage::Undo);
+    news.stage(stage);
     let progress = |what: &str| news.doing(what);
 
     switch::to_own(host)?;

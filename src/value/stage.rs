@@ -17,6 +17,8 @@ pub enum Stage {
     Switch,
     /// Back to the old release.
     Undo,
+    /// The host's packages, for which the app is stopped.
+    Packages,
 }
 
 impl Stage {
@@ -34,6 +36,7 @@ impl Stage {
             Stage::Gate => "gate",
             Stage::Switch => "switch",
             Stage::Undo => "undo",
+            Stage::Packages => "packages",
         }
     }
 
@@ -48,6 +51,7 @@ impl Stage {
             Stage::Gate => "Trying it out",
             Stage::Switch => "Putting it in place",
             Stage::Undo => "Going back to the old version",
+            Stage::Packages => "Updating the host",
         }
     }
 }

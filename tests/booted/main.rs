@@ -20,6 +20,7 @@ mod images;
 mod load;
 mod logs;
 mod options;
+mod packages;
 mod page;
 mod papers;
 mod prepare;

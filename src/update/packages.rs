@@ -1,0 +1,175 @@
+//! The host's own packages: what waits, and upgrading it. Where Docker or PostgreSQL is among them, the app is stopped for that and
+//! started again, with the status page meanwhile.
+
+use super::undo::{self, undo};
+use super::{News, Told};
+use crate::env::Env;
+use crate::host::{Cmd, Host, What};
+use crate::stack::{self, stop};
+use crate::state::{InFlight, Ledger, Lock};
+use crate::value::Stage;
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long upgrading may take.
+const DEADLINE: Duration = Duration::from_secs(2 * 3600);
+/// How long getting the lists may take.
+const LISTS: Duration = Duration::from_secs(600);
+/// How long Docker may take to come back.
+const DOCKER: Duration = Duration::from_secs(120);
+/// How long it waits for another command.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Debian's sign that a reboot is needed; who asked for it stands beside it.
+const REBOOT: &str = "/run/reboot-required";
+
+/// A package that can be upgraded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Upgrade {
+    pub package: String,
+    pub from: String,
+    pub to: String,
+}
+
+impl Upgrade {
+    /// Whether the app cannot run while it is upgraded.
+    fn stops_the_app(&self) -> bool {
+        let name = self.package.as_str();
+        ["docker.io", "docker-ce", "containerd", "containerd.io", "runc", "moby-engine"].contains(&name)
+            || name.strip_prefix("postgresql-").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Upgraded {
+    pub packages: Vec<Upgrade>,
+    /// A reboot is needed, and is on its way.
+    pub reboots: bool,
+}
+
+fn apt<const N: usize>(args: [&str; N]) -> Cmd {
+    let options = [
+        "-q",
+        "-o",
+        "DPkg::Lock::Timeout=300",
+        "-o",
+        "Acquire::http::Timeout=20",
+        "-o",
+        "Dpkg::Options::=--force-confdef",
+        "-o",
+        "Dpkg::Options::=--force-confold",
+    ];
+    Cmd::new("apt-get", options.into_iter().chain(args)).env("DEBIAN_FRONTEND", "noninteractive")
+}
+
+/// What waits. Lists that cannot be got are told, and the ones that are there count.
+pub async fn waiting(host: &Host) -> Result<Vec<Upgrade>> {
+    let updated = host.act(What::Setting, "package lists", "get", apt(["update"]).deadline(LISTS)).await;
+    if let Err(error) = updated {
+        tracing::warn!("could not get the lists of packages, so the ones that are there count: {error:#}");
+    }
+    let simulated = host.ask(apt(["--simulate", "upgrade"])).await.context("apt does not say what can be upgraded")?;
+    Ok(simulated.stdout.lines().filter_map(upgrade).collect())
+}
+
+/// `Inst docker.io [20.10.24] (20.10.25 Debian:12/stable [amd64])`
+fn upgrade(line: &str) -> Option<Upgrade> {
+    let mut words = line.strip_prefix("Inst ")?.split_whitespace();
+    let package = words.next()?.to_owned();
+    let from = words.next()?.strip_prefix('[')?.strip_suffix(']')?.to_owned();
+    let to = words.next()?.strip_prefix('(')?.to_owned();
+    Some(Upgrade { package, from, to })
+}
+
+/// Upgrades what waits, and reboots where that is needed and allowed.
+///
+/// # Errors
+/// apt failed; the app runs again all the same.
+pub async fn upgrade_all(env: &Env, host: &Host, news: News<'_>) -> Result<Upgraded> {
+    let alone = Lock::take_update(host, "update", PATIENCE).await?;
+    undo::recover(env, host, &alone, news).await?;
+    let packages = waiting(host).await?;
+    if !packages.is_empty() {
+        let names: Vec<&str> = packages.iter().map(|upgrade| upgrade.package.as_str()).collect();
+        news.doing(&format!("upgrading {}", names.join(", ")));
+        match packages.iter().any(Upgrade::stops_the_app) {
+            true => beside_a_stopped_app(env, host, news).await?,
+            false => run(host).await?,
+        }
+    }
+    let reboots = host.exists(REBOOT) && env.appliance.update.reboot;
+    if reboots {
+        let text = "The appliance reboots for its updates.";
+        let cmd = Cmd::new("shutdown", ["-r", "+1", text]);
+        host.act(What::Setting, "host", "reboot in a minute", cmd).await.context("could not reboot the host")?;
+    } else if host.exists(REBOOT) {
+        tracing::warn!("a reboot is needed, and appliance.update.reboot does not allow it: {REBOOT}");
+    }
+    Ok(Upgraded { packages, reboots })
+}
+
+async fn run(host: &Host) -> Result<()> {
+    let upgrade = apt(["--yes", "upgrade"]).deadline(DEADLINE);
+    let upgraded = host.act(What::Setting, "packages", "upgrade", upgrade).await;
+    upgraded.map(drop).context("could not upgrade the host's packages; see: apt-get upgrade")
+}
+
+async fn beside_a_stopped_app(env: &Env, host: &Host, news: News<'_>) -> Result<()> {
+    let _lock = Lock::take(host, "update", PATIENCE).await?;
+    let mut ledger = Ledger::read_for(host, &env.app.name)?;
+    let commit = ledger.current.as_ref().map(|current| current.commit.clone());
+    ledger.in_flight = Some(InFlight::at(commit, Stage::Packages, host));
+    ledger.write(host, &env.app.name)?;
+    news.stage(Stage::Packages);
+    (news.0)(Told::Page);
+    let stack = stack::load(env, host)?;
+    stop::stop(Some(&stack), env.app.name.as_str(), host).await?;
+    let upgraded = run(host).await;
+    finish(env, &mut ledger, host, news).await?;
+    upgraded
+}
+
+/// What was stopped for an upgrade comes up again; of a killed one, what dpkg had begun is ended first.
+pub async fn go_on(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> Result<()> {
+    let configure = Cmd::new("dpkg", ["--configure", "--pending"]).env("DEBIAN_FRONTEND", "noninteractive");
+    let done = host.act(What::Setting, "packages", "end what was begun", configure.deadline(DEADLINE)).await;
+    if let Err(error) = done {
+        tracing::error!("dpkg cannot end what it had begun: {error:#}; see: dpkg --configure -a");
+    }
+    finish(env, ledger, host, news).await
+}
+
+async fn finish(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> Result<()> {
+    let end = Instant::now() + DOCKER;
+    while let Err(error) = host.docker().ping().await {
+        if Instant::now() >= end {
+            bail!("Docker does not come back after its upgrade: {error:#}");
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    undo(env, ledger, host, news, None).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_apt_would_install_is_read_and_what_the_app_needs_is_known() {
+        let said = "Inst docker.io [20.10.24+dfsg1-1] (20.10.24+dfsg1-2 local [amd64]) []";
+        let docker = upgrade(said).expect("an upgrade");
+        assert_eq!((docker.package.as_str(), docker.from.as_str()), ("docker.io", "20.10.24+dfsg1-1"));
+        assert_eq!(docker.to, "20.10.24+dfsg1-2");
+        // A new package, and what follows.
+        assert_eq!(upgrade("Inst linux-image-6.1 (6.1.2 Debian:12 [amd64])"), None);
+        assert_eq!(upgrade("Conf docker.io (20.10.24 local [amd64])"), None);
+        let of = |package: &str| Upgrade { package: package.to_owned(), ..docker.clone() };
+        for (package, expected) in
+            [("docker.io", true), ("postgresql-15", true), ("postgresql-common", false), ("bash", false)]
+        {
+            assert_eq!(of(package).stops_the_app(), expected, "{package}");
+        }
+    }
+}
