@@ -66,7 +66,8 @@ fn apt<const N: usize>(args: [&str; N]) -> Cmd {
 
 /// What waits. Lists that cannot be got are told, and the ones that are there count.
 pub async fn waiting(host: &Host) -> Result<Vec<Upgrade>> {
-    let updated = host.act(What::Setting, "package lists", "get", apt(["update"]).deadline(LISTS)).await;
+    let updated =
+        host.act(What::Setting, "package lists", "get", apt(["--error-on=any", "update"]).deadline(LISTS)).await;
     if let Err(error) = updated {
         tracing::warn!("could not get the lists of packages, so the ones that are there count: {error:#}");
     }

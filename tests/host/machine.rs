@@ -163,7 +163,8 @@ impl Machine {
             "{package} is missing; the Makefile builds it (make test, make bench, make demo)"
         );
         self.put_file(Path::new(&package), "/root/appliance.deb");
-        self.ok("dpkg --install /root/appliance.deb");
+        // There is no network: an update would wait for each of Debian's servers.
+        self.ok("truncate -s 0 /etc/apt/sources.list; dpkg --install /root/appliance.deb");
     }
 
     /// Its address, as seen from this machine.
