@@ -200,8 +200,20 @@ fn with_a_migration_everything_is_there_and_what_fails_leaves_no_trace() {
     );
     assert_clean(&machine);
 
-    // A migration: the page meanwhile, then everything is there.
+    // A migration that there is no room for is refused before anything stops.
     push(&machine, "v3");
+    machine.ok("mount -t tmpfs -o size=64m tmpfs /data/notes-pgdump");
+    let out = machine.sh("appliance update");
+    assert!(
+        out.code == 1 && out.stderr.contains("too little room for the update: /data/notes-pgdump has 64 MB"),
+        "{}",
+        out.all()
+    );
+    assert_eq!(machine.ok("docker inspect -f '{{.Name}} {{.State.StartedAt}}' $(docker ps -q)"), started);
+    machine.ok("umount /data/notes-pgdump");
+    assert_clean(&machine);
+
+    // A migration: the page meanwhile, then everything is there.
     assert!(machine.sh("appliance update --check --json").stdout.contains("\"migration\": true"));
     let stop = AtomicBool::new(false);
     let (out, (seen, order)) = std::thread::scope(|scope| {

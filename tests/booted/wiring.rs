@@ -236,6 +236,11 @@ fn docker_has_what_the_files_say() {
             && said.contains("'services.web.healthcheck.start_interval' needs Docker's API 1.44"),
         "{said}"
     );
+    // What is somebody else's and is not there is said, not made.
+    machine.put("/data/etc/wire/docker-compose.yml", COMPOSE.replace("name: of-somebody", "name: of-nobody"), 0o644);
+    let said = machine.sh("appliance plan");
+    assert!(said.code == 1 && said.stderr.contains("the volume of-nobody is external"), "{}", said.all());
+    assert_ne!(machine.sh("docker volume inspect of-nobody").code, 0);
     // A directory that must be there and is not.
     let lacking = COMPOSE.replace(
         r#""/srv/mounts:/mounts:rslave""#,
