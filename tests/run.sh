@@ -43,7 +43,9 @@ tests "layers" cargo test --quiet --locked --test layers
 tests "golden files" cargo test --quiet --locked --test golden --test old_envs --test flat
 tests "published compose files" cargo test --quiet --locked --test published
 tests "virtual machine" cargo test --locked --test vm
-tests "booted hosts" cargo test --locked --test booted -- --test-threads=2
+# Those that count what is lost under load need the machine for themselves.
+tests "booted hosts" cargo test --locked --test booted -- --test-threads=2 --skip load:: --skip without_a_migration
+tests "booted hosts under load" cargo test --locked --test booted -- --test-threads=1 load:: without_a_migration
 
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

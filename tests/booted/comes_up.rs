@@ -75,7 +75,7 @@ fn stopping_takes_the_stack_down_in_time_and_replacing_the_supervisor_does_not_t
     let before = machine.ok(pids);
     machine.ok("systemctl restart appliance-supervisor");
     wait_for_phase(&machine, "running");
-    machine.ok("systemctl kill -s KILL appliance-supervisor");
+    machine.ok("kill -9 $(systemctl show -p MainPID --value appliance-supervisor)");
     wait_for("a new supervisor", Duration::from_secs(30), || {
         let status = status(&machine);
         if status["phase"]["name"] == "running" && status["stale"] == false { Ok(()) } else { Err(status.to_string()) }
@@ -104,7 +104,7 @@ fn stopping_takes_the_stack_down_in_time_and_replacing_the_supervisor_does_not_t
     let since = machine.ok("date +%s");
     machine.ok("systemctl stop appliance");
     let events = machine.ok(&format!(
-        "docker events --since {} --until $(date +%s) --filter event=die --format '{{{{.Actor.Attributes.name}}}}'",
+        "docker events --since {} --until $(date +%s.%N) --filter event=die --format '{{{{.Actor.Attributes.name}}}}'",
         since.trim()
     ));
     let at = |name: &str| {

@@ -5,28 +5,29 @@ use crate::host::apps::*;
 
 /// Runs `appliance exec` on a terminal of its own, and changes that terminal's size under it.
 const RESIZE: &str = r#"
-import fcntl, os, pty, re, signal, struct, termios, time
+import fcntl, os, pty, re, select, struct, termios, time
 child, master = pty.fork()
 def resize(rows, columns): fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 if child == 0:
-    time.sleep(0.2)
-    os.execvp("appliance", ["appliance", "exec", "web", "--", "sh", "-c", "read x; stty size; trap 'stty size; exit 0' WINCH; while true; do sleep 0.1; done"])
+    os.execvp("appliance", ["appliance", "exec", "web", "--", "sh", "-c", "while stty size; do sleep 0.2; done"])
 resize(33, 99)
 seen = b""
 def until(pattern):
     global seen
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not re.search(pattern, seen) and time.monotonic() < end:
-        try: seen += os.read(master, 1000)
-        # That is how a terminal ends whose other side is closed.
-        except OSError: return
-time.sleep(2)
-os.write(master, b"go\r")
+        if select.select([master], [], [], 1)[0]:
+            # That is how a terminal ends whose other side is closed.
+            try: seen += os.read(master, 1000)
+            except OSError: return
 until(rb"33 99")
 resize(44, 111)
 until(rb"44 111")
+# Ctrl-C reaches the program inside.
+os.write(master, b"\x03")
+until(rb"never")
 os.waitpid(child, 0)
-print("\n".join(re.findall(r"\d+ \d+", seen.decode())))
+print("\n".join(sorted(set(re.findall(r"33 99|44 111", seen.decode())))))
 "#;
 
 #[test]
