@@ -55,7 +55,7 @@ pub async fn make(
         let named = name_of(stack, service);
         let tag = tag_of(&named, commit);
         if host.docker().image_id(&tag).await?.is_none() {
-            build_one(stack, service, build, &tag, &images, commit, host, progress).await?;
+            build_one(stack, service, build, &images, commit, host, progress).await?;
         }
         // By its own name too, as people and old scripts know it.
         let repository = repository(&named);
@@ -73,17 +73,16 @@ pub async fn make(
     Ok(images)
 }
 
-#[allow(clippy::too_many_arguments)] // Each is one thing, used once.
 async fn build_one(
     stack: &Stack,
     service: &Service,
     build: &Build,
-    tag: &str,
     images: &Images,
     commit: &Commit,
     host: &Host,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<()> {
+    let tag = &tag_of(&name_of(stack, service), commit);
     progress(&format!("building {}", service.name));
     let mut labels = build.labels.clone();
     labels.insert(LABEL_COMMIT.to_owned(), commit.as_str().to_owned());
