@@ -40,7 +40,7 @@ check "clippy" cargo clippy --quiet --locked --all-targets -- -D warnings
 check "dependencies" "$tools/cargo-deny" --log-level error check bans licenses sources
 tests "units" cargo test --quiet --locked --lib
 tests "layers" cargo test --quiet --locked --test layers
-tests "golden files" cargo test --quiet --locked --test golden --test old_envs --test flat
+tests "golden files" cargo test --quiet --locked --test golden --test old_envs --test flat --test put_back
 tests "published compose files" cargo test --quiet --locked --test published
 tests "virtual machine" cargo test --locked --test vm
 # Those that count what is lost under load need the machine for themselves.

@@ -9,12 +9,18 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$top/Cargo.toml" | head -n 1)
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 
-install -D -m 0755 "$binary" "$root/usr/bin/appliance"
-for unit in appliance.service appliance-supervisor.service appliance-crl.service appliance-crl.timer \
+# /usr/bin/appliance leads to the version that came up last: this one, or the one before it (see put-back).
+install -D -m 0755 "$binary" "$root/usr/lib/appliance/appliance"
+install -D -m 0755 "$top/units/put-back" "$root/usr/lib/appliance/put-back"
+ln -s appliance "$root/usr/lib/appliance/current"
+install -d -m 0755 "$root/usr/bin"
+ln -s ../lib/appliance/current "$root/usr/bin/appliance"
+for unit in appliance.service appliance-supervisor.service appliance-put-back.service appliance-crl.service appliance-crl.timer \
     appliance-update.service appliance-update.timer; do
     install -D -m 0644 "$top/units/$unit" "$root/lib/systemd/system/$unit"
 done
 install -D -m 0644 "$top/units/docker-logs.conf" "$root/lib/systemd/system/docker.service.d/50-appliance.conf"
+install -D -m 0644 "$top/units/postgresql.conf" "$root/lib/systemd/system/postgresql@.service.d/50-appliance.conf"
 install -d -m 0755 "$root/var/lib/appliance/acme"
 for template in app ecs; do
     install -D -m 0644 "$top/env-template/$template.yml" "$root/usr/share/appliance/env-template/$template.yml"
@@ -35,5 +41,7 @@ for script in postinst prerm postrm; do
     install -m 0755 "$here/$script" "$root/DEBIAN/$script"
 done
 mkdir -p "$(dirname "$output")"
-dpkg-deb --root-owner-group --build "$root" "$output" >/dev/null
+# Beside it first: one that was cut off must not look like a package that is done.
+dpkg-deb --root-owner-group --build "$root" "$output.new" >/dev/null
+mv "$output.new" "$output"
 echo "$output"

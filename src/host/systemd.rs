@@ -68,6 +68,7 @@ async fn state(unit: &str) -> Result<UnitState> {
     Ok(match (load.as_str(), active.as_str()) {
         ("not-found", _) => UnitState::Missing,
         (_, "active" | "reloading") => UnitState::Active,
+        (_, "activating" | "deactivating") => UnitState::Changing,
         _ => UnitState::Inactive,
     })
 }

@@ -7,7 +7,9 @@ use anyhow::Result;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnitState {
     Active,
-    /// Stopped, failed, or on its way.
+    /// On its way up or down.
+    Changing,
+    /// Stopped, or failed.
     Inactive,
     /// systemd knows no such unit.
     Missing,

@@ -4,7 +4,7 @@
 use super::undo::{self, undo};
 use super::{News, Told};
 use crate::env::Env;
-use crate::host::{Cmd, Host, What};
+use crate::host::{Cmd, Host, Own, UnitState, What};
 use crate::stack::{self, stop};
 use crate::state::{InFlight, Ledger, Lock};
 use crate::value::Stage;
@@ -21,6 +21,13 @@ const LISTS: Duration = Duration::from_secs(600);
 const DOCKER: Duration = Duration::from_secs(120);
 /// How long it waits for another command.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// The appliance's own package.
+const OWN: &str = "appliance";
+/// How long its new version may take to come up, or the old one to be put back: some starts that each take all their time.
+const OWN_PATIENCE: Duration = Duration::from_secs(900);
+/// After how long without a supervisor none is waited for; longer than its unit's RestartSec.
+const DOWN: Duration = Duration::from_secs(20);
+const SUPERVISOR: &str = "appliance-supervisor.service";
 /// Debian's sign that a reboot is needed; who asked for it stands beside it.
 const REBOOT: &str = "/run/reboot-required";
 
@@ -87,7 +94,7 @@ fn upgrade(line: &str) -> Option<Upgrade> {
 /// Upgrades what waits, and reboots where that is needed and allowed.
 ///
 /// # Errors
-/// apt failed; the app runs again all the same.
+/// apt failed; the app runs again all the same. Or the appliance's own new version did not come up, and the one before is back.
 pub async fn upgrade_all(env: &Env, host: &Host, news: News<'_>) -> Result<Upgraded> {
     let alone = Lock::take_update(host, "update", PATIENCE).await?;
     undo::recover(env, host, &alone, news).await?;
@@ -100,6 +107,11 @@ pub async fn upgrade_all(env: &Env, host: &Host, news: News<'_>) -> Result<Upgra
             false => run(host).await?,
         }
     }
+    // The new supervisor asks for it.
+    drop(alone);
+    if let Some(own) = packages.iter().find(|upgrade| upgrade.package == OWN) {
+        wait_for_own(own, host, news).await?;
+    }
     let reboots = host.exists(REBOOT) && env.appliance.update.reboot;
     if reboots {
         let text = "The appliance reboots for its updates.";
@@ -109,6 +121,41 @@ pub async fn upgrade_all(env: &Env, host: &Host, news: News<'_>) -> Result<Upgra
         tracing::warn!("a reboot is needed, and appliance.update.reboot does not allow it: {REBOOT}");
     }
     Ok(Upgraded { packages, reboots })
+}
+
+/// Waits until the supervisor of the new version came up, or the one before was put back.
+async fn wait_for_own(upgrade: &Upgrade, host: &Host, news: News<'_>) -> Result<()> {
+    let end = Instant::now() + OWN_PATIENCE;
+    let mut down_since = None;
+    news.doing("the new version of the appliance comes up");
+    loop {
+        match host.own()? {
+            Own::Good => return Ok(()),
+            Own::PutBack => bail!(
+                "version {} of the appliance did not come up, so {} is back; nothing was done to the app. See: journalctl -u {SUPERVISOR}",
+                upgrade.to,
+                upgrade.from
+            ),
+            Own::Untried => {}
+        }
+        match host.unit_state(SUPERVISOR).await? {
+            UnitState::Inactive | UnitState::Missing => {
+                let since = *down_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= DOWN {
+                    tracing::warn!(
+                        "no supervisor runs; version {} of the appliance shows at its next start whether it comes up",
+                        upgrade.to
+                    );
+                    return Ok(());
+                }
+            }
+            _ => down_since = None,
+        }
+        if Instant::now() >= end {
+            bail!("version {} of the appliance has not come up yet; see: systemctl status {SUPERVISOR}", upgrade.to);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 async fn run(host: &Host) -> Result<()> {

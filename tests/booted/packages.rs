@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Makes a package anew from its installed files, with a higher version, and puts it into the repository.
-const NEWER: &str = r#"
+pub const NEWER: &str = r#"
 set -e
 mkdir -p /srv/repo
 for package in "$@"; do
@@ -33,11 +33,11 @@ rm -f /etc/apt/sources.list.d/*
 echo 'deb [trusted=yes] file:/srv/repo ./' > /etc/apt/sources.list
 "#;
 
-fn newer(machine: &Machine, generation: u32, packages: &str) {
+pub fn newer(machine: &Machine, generation: u32, packages: &str) {
     machine.ok(&format!("rm -rf /srv/repo; GENERATION={generation} sh /root/newer.sh {packages}"));
 }
 
-fn installed(machine: &Machine, package: &str) -> String {
+pub fn installed(machine: &Machine, package: &str) -> String {
     machine.ok(&format!("dpkg-query -W -f '${{Version}} ${{Status}}' {package}"))
 }
 

@@ -43,11 +43,27 @@ const COMMAND_S: u64 = 180;
 impl Machine {
     /// A fresh host with the appliance installed from its package.
     pub fn boot(name: &str) -> Machine {
+        Machine::boot_on(name, None)
+    }
+
+    /// The same on a disk of its own, of so many MB, that can become full.
+    pub fn boot_small(name: &str, megabytes: u32) -> Machine {
+        Machine::boot_on(name, Some(megabytes))
+    }
+
+    fn boot_on(name: &str, megabytes: Option<u32>) -> Machine {
         let parts = rootfs::parts();
         let (network, claim) = claim_network();
         let base = PathBuf::from(format!("/var/tmp/appliance-test/{name}-{network}"));
         remove(&base);
         fs::create_dir_all(&base).expect("the host's directory can be made");
+        if let Some(megabytes) = megabytes {
+            let image = disk(&base).display().to_string();
+            rootfs::run("truncate", &[&format!("--size={megabytes}M"), &image]);
+            // Nothing is kept for root: full is full.
+            rootfs::run("mkfs.ext4", &["-q", "-F", "-m", "0", &image]);
+            rootfs::run("mount", &["-o", "loop", &image, &base.display().to_string()]);
+        }
         let docker = base.join("docker");
         rootfs::run(
             "cp",
@@ -404,7 +420,15 @@ fn remove(base: &Path) {
         // Not mounted is as good as unmounted.
         drop(Command::new("umount").arg("--lazy").arg(&root).stderr(Stdio::null()).status());
     }
+    // Where it has a disk of its own.
+    drop(Command::new("umount").arg("--lazy").arg(base).stderr(Stdio::null()).status());
+    drop(fs::remove_file(disk(base)));
     if base.exists() {
         drop(Command::new("rm").args(["-rf", "--one-file-system"]).arg(base).status());
     }
+}
+
+/// The image of a host's own disk.
+fn disk(base: &Path) -> PathBuf {
+    base.with_extension("disk")
 }
