@@ -1,8 +1,12 @@
 //! The keys under `app:` or `ecs:` (spec/env.md, "Keys"): one of the two, `ecs:` being `app:` named `ecs`.
 
-use super::document::{Kind, Node};
+use super::document::{Kind, Node, shown};
+use super::gate::{self, Probe};
 use super::reader::{Fields, Reading, Unknown};
-use crate::value::{AbsPath, AppName, Commit, DatabaseName, GitRef, GitUrl, Secret, ServiceName};
+use crate::value::{
+    AbsPath, AppName, Commit, DatabaseName, GitRef, GitUrl, Invalid, KnownHost, Secret, ServiceName, SigningKey,
+};
+use std::str::FromStr;
 
 /// Everything under `app:`.
 #[derive(Debug, Clone)]
@@ -17,6 +21,8 @@ pub struct App {
     /// The compose file, where it is not one of the default places.
     pub compose: Option<AbsPath>,
     pub migrate: Option<Migrate>,
+    /// What must hold beside the default gate before a release is good.
+    pub gate: Vec<Probe>,
     pub settings: Option<Secret>,
 }
 
@@ -28,6 +34,10 @@ pub struct AppGit {
     /// Pins the release to one commit.
     pub commitid: Option<Commit>,
     pub local: GitLocal,
+    /// A release's commit, or its tag, must be signed with one of these; none: it is not looked at.
+    pub verify: Vec<SigningKey>,
+    /// The ssh servers that git talks to; none: whoever answers first is remembered.
+    pub host_keys: Vec<KnownHost>,
 }
 
 /// What happens to local commits in the checkout.
@@ -100,13 +110,7 @@ fn read_app(root: &Fields, fields: Fields, is_ecs: bool) -> Option<App> {
     let compose = fields.checked("compose");
     let migrate = read_migrate(&fields, is_ecs);
     let settings = fields.secret("settings");
-    if let Some(gate) = fields.value("gate") {
-        if !matches!(&*gate.kind, Kind::Sequence(_)) {
-            fields.error(gate.place, format!("'{}' must be a list, not {}", fields.path("gate"), gate.what()));
-        } else {
-            fields.warning(gate.place, "'app.gate' is kept, but this version uses the default gate only");
-        }
-    }
+    let gate = gate::read(&fields);
     read_ecs_own(&fields);
     fields.finish(Unknown::Warn);
     let name = name?;
@@ -117,6 +121,7 @@ fn read_app(root: &Fields, fields: Fields, is_ecs: bool) -> Option<App> {
         database: database.unwrap_or_else(|| DatabaseName::from(&name)),
         compose,
         migrate,
+        gate,
         settings,
         name,
     })
@@ -145,34 +150,50 @@ fn read_git(app: &Fields, is_ecs: bool, place: super::document::Place) -> Option
             GitLocal::Keep
         }
     };
-    for key in ["verify", "host_keys"] {
-        if let Some(node) = fields.value(key) {
-            // A wish for safety that is not carried out must not be passed over.
-            fields.error(node.place, format!("'{}' is not carried out by this version; remove it", fields.path(key)));
-        }
-    }
+    let verify = keys(&fields, "verify", fields.value("verify").is_some_and(is_block));
+    let host_keys = keys(&fields, "host_keys", false);
     let (branch, commitid) = (fields.checked("branch").or_else(default_branch), fields.checked("commitid"));
     fields.finish(Unknown::Warn);
-    Some(AppGit { branch, commitid, local, source: source? })
+    Some(AppGit { branch, commitid, local, verify, host_keys, source: source? })
+}
+
+/// One key in many lines.
+fn is_block(node: &Node) -> bool {
+    matches!(&*node.kind, Kind::Scalar { text, .. } if text.trim_start().starts_with("-----BEGIN"))
+}
+
+/// Keys: a list, or a text with one in each line; the whole text is one if it is said to be.
+fn keys<T: FromStr<Err = Invalid>>(fields: &Fields, key: &'static str, is_one: bool) -> Vec<T> {
+    let Some(node) = fields.value(key) else { return Vec::new() };
+    let path = fields.path(key);
+    let found: Vec<T> = match &*node.kind {
+        Kind::Scalar { text, .. } if !is_one => {
+            fields.reading.mark_open(node);
+            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+            let read = lines.map_while(|line| match line.parse() {
+                Ok(value) => Some(value),
+                Err(right) => {
+                    fields.error(node.place, format!("'{path}' has the line '{}', but must be {right}", shown(line)));
+                    None
+                }
+            });
+            read.collect()
+        }
+        Kind::Scalar { .. } => fields.checked(key).into_iter().collect(),
+        _ => fields.list(key, |reading, node, path| reading.checked(node, path)).unwrap_or_default(),
+    };
+    // An empty list would read as if something were checked.
+    if found.is_empty() && !fields.reading.is_lost() {
+        fields.error(node.place, format!("'{path}' holds no key"));
+    }
+    found
 }
 
 fn read_migrate(app: &Fields, is_ecs: bool) -> Option<Migrate> {
     let fields = app.fields("migrate");
     let auto = fields.boolean("auto").unwrap_or(true);
     let service: Option<ServiceName> = fields.checked("service");
-    let command = fields.value("command").and_then(|node| match &*node.kind {
-        Kind::Sequence(_) => fields.list("command", |reading, node, path| reading.text(node, path)),
-        _ => fields.text("command").and_then(|text| match split_words(&text) {
-            Some(words) if !words.is_empty() => Some(words),
-            _ => {
-                fields.error(
-                    node.place,
-                    format!("'{}' must be a command with its quotes closed", fields.path("command")),
-                );
-                None
-            }
-        }),
-    });
+    let command = gate::words(&fields, "command");
     let when = fields.text("when").unwrap_or_else(|| "**/migrations/*".to_owned());
     if globset::Glob::new(&when).is_err() {
         let place = fields.value("when").map_or(fields.place(), |node| node.place);

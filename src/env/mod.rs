@@ -8,6 +8,7 @@ pub mod diagnostic;
 pub mod diff;
 pub mod document;
 pub mod flat;
+mod gate;
 mod quote;
 pub mod reader;
 mod rules;
@@ -19,6 +20,7 @@ pub use app::{App, AppGit, GitLocal, Migrate, split_words};
 pub use appliance::{Appliance, ExtraFile, Metric, StorageWish, Update, is_public_name};
 pub use backup::{Backup, BackupMount};
 pub use diagnostic::{BrokenFile, Diagnostic, Quote, Report, Severity};
+pub use gate::{Asks, Probe};
 
 pub use ssl::{OwnPair, Ssl};
 

@@ -49,7 +49,6 @@ described!(Name, { "type": "string", "pattern": "^[a-z][a-z0-9-]{0,30}$" });
 described!(EcsName, { "const": "ecs" });
 described!(Local, { "enum": ["keep", "merge"] });
 described!(Command, { "type": ["string", "array"], "items": { "type": "string" } });
-described!(Probes, { "type": "array" });
 described!(Keys, { "type": ["string", "array"], "items": { "type": "string" } });
 described!(Setup, { "type": ["object", "string"] });
 
@@ -261,7 +260,7 @@ struct Common {
     compose: Option<Path>,
     migrate: Option<Migrate>,
     /// What must hold before a release is good.
-    gate: Option<Probes>,
+    gate: Option<Vec<Probe>>,
     /// Handed to the containers as NAME_SETTINGS.
     settings: Option<Text>,
     userswitcher: Option<UserSwitcher>,
@@ -311,6 +310,54 @@ struct Migrate {
     when: Option<String>,
 }
 
+/// One of its keys.
+#[derive(JsonSchema)]
+struct Probe {
+    /// A request to the new container that must be answered.
+    http: Option<HttpProbe>,
+    /// A connection that must come about.
+    tcp: Option<TcpProbe>,
+    /// A command in the new container that must end with 0.
+    command: Option<CommandProbe>,
+    /// A query of the app's database whose first value must be neither missing, false nor 0.
+    sql: Option<SqlProbe>,
+}
+
+#[derive(JsonSchema)]
+struct HttpProbe {
+    service: String,
+    /// The container's port (default: the one of the service's route).
+    port: Option<u16>,
+    /// Path and query (default /).
+    path: Option<String>,
+    /// The status code (default: any below 400).
+    status: Option<u16>,
+    /// A text that the answer must hold.
+    body: Option<Text>,
+    /// For how many seconds it is tried again (default 60).
+    timeout: Option<u16>,
+}
+
+#[derive(JsonSchema)]
+struct TcpProbe {
+    service: String,
+    port: u16,
+    timeout: Option<u16>,
+}
+
+#[derive(JsonSchema)]
+struct CommandProbe {
+    service: String,
+    run: Command,
+    timeout: Option<u16>,
+}
+
+#[derive(JsonSchema)]
+struct SqlProbe {
+    query: String,
+    timeout: Option<u16>,
+}
+
 #[derive(JsonSchema)]
 struct UserSwitcher {
     enabled: Option<Boolean>,
@@ -354,8 +401,9 @@ mod tests {
         let root = schema();
         paths(&root, &root, "", &mut described);
         let text = "appliance: {extra: {files: [{}]}, backup: {mount: {x: 1}}}\n";
-        let mut read = asked_for(&format!("{text}app: {{}}\n"));
-        read.extend(asked_for(&format!("{text}ecs: {{}}\n")));
+        let probes = "{gate: [{http: {}}, {tcp: {}}, {command: {}}, {sql: {}}]}";
+        let mut read = asked_for(&format!("{text}app: {probes}\n"));
+        read.extend(asked_for(&format!("{text}ecs: {probes}\n")));
         assert_eq!(described.difference(&read).collect::<Vec<_>>(), Vec::<&String>::new(), "described, but not read");
         assert_eq!(read.difference(&described).collect::<Vec<_>>(), Vec::<&String>::new(), "read, but not described");
     }

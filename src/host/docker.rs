@@ -6,7 +6,7 @@ use bollard::models::{ContainerCreateBody, EndpointSettings, NetworkCreateReques
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -72,6 +72,8 @@ pub struct Container {
     pub networks: BTreeMap<String, String>,
     /// As Docker tells it; with `container:`, the id of the one whose network it uses.
     pub network_mode: String,
+    /// Where it answers in its networks, as seen from the host.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// How closely Docker is asked. Its list is one call for all, but tells what was just before: a death is in the events before it is
@@ -174,6 +176,8 @@ pub struct BuiltImage {
     pub names: Vec<String>,
     /// The commit that it was built from.
     pub commit: String,
+    /// In bytes, with the layers that it shares with others.
+    pub size: u64,
 }
 
 /// An image to build.

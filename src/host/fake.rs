@@ -158,6 +158,7 @@ impl Docker for FakeDocker {
             exit_code: 0,
             oom_killed: false,
             network_mode: String::new(),
+            addresses: Vec::new(),
             networks: names.map(|name| (name.clone(), format!("id-{name}"))).collect(),
         };
         self.containers.lock().expect("no test panics here").insert(name.clone(), container);

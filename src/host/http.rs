@@ -27,21 +27,56 @@ impl Host {
     /// # Errors
     /// No connection, or no answer within the deadline.
     pub async fn probe(&self, address: SocketAddr, path: &str, host: &str, deadline: Duration) -> Result<u16> {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .pool_max_idle_per_host(0)
-            .timeout(deadline)
-            .build()
-            .context("could not make an HTTP client")?;
-        let request = client
-            .get(format!("http://{address}{path}"))
-            .header("Host", host)
-            .header("X-Forwarded-Proto", "https")
-            .header("X-Forwarded-Port", "443");
-        let answer = request.send().await.with_context(|| format!("http://{address}{path} did not answer"))?;
-        Ok(answer.status().as_u16())
+        Ok(ask_app(address, path, host, deadline).await?.status().as_u16())
     }
+
+    /// The same with the body, of which at most `max` bytes are read.
+    ///
+    /// # Errors
+    /// No connection, or no answer within the deadline.
+    pub async fn probe_body(
+        &self,
+        address: SocketAddr,
+        path: &str,
+        host: &str,
+        max: usize,
+        deadline: Duration,
+    ) -> Result<(u16, Vec<u8>)> {
+        let mut answer = ask_app(address, path, host, deadline).await?;
+        let mut body = Vec::new();
+        while let Some(more) = answer.chunk().await.map_err(plainly)?.filter(|_| body.len() < max) {
+            body.extend_from_slice(&more[..more.len().min(max - body.len())]);
+        }
+        Ok((answer.status().as_u16(), body))
+    }
+
+    /// Whether something listens there.
+    ///
+    /// # Errors
+    /// Nothing does, or not within the deadline.
+    pub async fn connect(&self, address: SocketAddr, deadline: Duration) -> Result<()> {
+        let connected = tokio::time::timeout(deadline, tokio::net::TcpStream::connect(address)).await;
+        let connected = connected.with_context(|| format!("{address} does not answer"))?;
+        connected.map(drop).with_context(|| format!("could not connect to {address}"))
+    }
+}
+
+async fn ask_app(address: SocketAddr, path: &str, host: &str, deadline: Duration) -> Result<reqwest::Response> {
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .pool_max_idle_per_host(0)
+        .timeout(deadline)
+        .build()
+        .context("could not make an HTTP client")?;
+    let request = client
+        .get(format!("http://{address}{path}"))
+        .header("Host", host)
+        .header("X-Forwarded-Proto", "https")
+        .header("X-Forwarded-Port", "443");
+    // A path's query may hold a key.
+    let shown = path.split('?').next().unwrap_or_default();
+    request.send().await.map_err(plainly).with_context(|| format!("http://{address}{shown} did not answer"))
 }
 
 /// What a small request got.

@@ -72,6 +72,26 @@ impl Host {
         .await
     }
 
+    /// The first value of the first row that somebody else's SQL gives, as text. It runs where nothing can be written.
+    pub async fn first_value(&self, login: &Login, sql: String, deadline: Duration) -> Result<Option<String>> {
+        let login = login.clone();
+        blocking(move || {
+            let mut client = login.connect()?;
+            let ms = deadline.min(DEADLINE).as_millis().max(1);
+            let ready =
+                client.batch_execute(&format!("SET default_transaction_read_only = on; SET statement_timeout = {ms}"));
+            ready.context("could not prepare the query")?;
+            for message in client.simple_query(&sql).context("could not query PostgreSQL")? {
+                if let postgres::SimpleQueryMessage::Row(row) = message {
+                    let value = if row.is_empty() { None } else { row.get(0) };
+                    return Ok(value.map(str::to_owned));
+                }
+            }
+            Ok(None)
+        })
+        .await
+    }
+
     /// Whether a login is let in.
     pub async fn can_log_in(&self, login: &Login) -> Result<bool> {
         let login = login.clone();

@@ -27,6 +27,7 @@ fn have(service: &str, hash: &str, state: ContainerState) -> Container {
         oom_killed: false,
         networks: BTreeMap::from([("n".to_owned(), "id-n".to_owned())]),
         network_mode: String::new(),
+        addresses: Vec::new(),
     }
 }
 

@@ -11,6 +11,7 @@ mod grants;
 pub mod interpolate;
 pub mod logs;
 pub mod manner;
+pub mod masking;
 pub mod model;
 mod options;
 mod parts;

@@ -25,6 +25,7 @@ fn running(service: &str) -> Container {
         oom_killed: false,
         networks: BTreeMap::from([("ecs_default".to_owned(), "n".to_owned())]),
         network_mode: String::new(),
+        addresses: Vec::new(),
     }
 }
 

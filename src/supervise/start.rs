@@ -5,8 +5,8 @@ use super::find::{Chosen, find};
 use super::releases::{self, Running};
 use crate::env::Env;
 use crate::error::Halt;
-use crate::host::Host;
 use crate::host::docker::{Look, is_away};
+use crate::host::{Host, Own};
 use crate::prepare::{self, Wanted, prepare};
 use crate::report::{page, sentry};
 use crate::source::Found;
@@ -38,6 +38,7 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
     if let Some(trouble) = &trouble {
         tracing::error!("{trouble}");
     }
+    tell_of_put_back(host)?;
     let env = &found.env;
     board.describe(|status| {
         status.app = Some(env.app.name.as_str().to_owned());
@@ -61,6 +62,24 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
             Err(error) if is_away(&error) => tracing::warn!("{error:#}; waiting for it"),
             Err(error) => return Err(error),
             Ok((stack, release)) => return Ok(Running { env: found.env, stack, release }),
+        }
+    }
+}
+
+/// Reports once that a new version of the appliance did not come up, and says at every start that it is not the one that runs.
+fn tell_of_put_back(host: &Host) -> Result<()> {
+    if host.own()? != Own::PutBack {
+        return host.put_back_told();
+    }
+    let running = concat!("version ", env!("CARGO_PKG_VERSION"), " runs in its place");
+    match host.put_back_news()? {
+        Some(news) => {
+            tracing::error!("a new version of the appliance is not used: {news}; {running}");
+            host.put_back_told()
+        }
+        None => {
+            tracing::warn!("the installed version of the appliance did not come up and is not used: {running}");
+            host.put_back_told()
         }
     }
 }
@@ -160,7 +179,11 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
         stopped: &by_hand,
         beside: &beside,
     };
-    if let Err(error) = bring_up_good(&gate, &release, occasion, host, &progress).await {
+    let good = async {
+        bring_up_good(&gate, &release, occasion, host, &progress).await?;
+        if first { update::probes(env, &stack, &release.routes, &beside, host).await } else { Ok(()) }
+    };
+    if let Err(error) = good.await {
         if first && !is_away(&error) {
             ledger.remember_failed(release.commit.clone());
             ledger.in_flight = None;

@@ -6,7 +6,8 @@ use crate::env::{Env, Migrate};
 use crate::error::Halt;
 use crate::host::Host;
 use crate::host::docker::is_away;
-use crate::stack::{self, Service, Stack, apply, routes};
+use crate::stack::masking::without_secrets;
+use crate::stack::{self, Stack, apply, routes};
 use crate::state::{InFlight, Ledger, Lock, Release};
 use crate::value::{Commit, Stage};
 use anyhow::{Context, Result};
@@ -40,6 +41,7 @@ pub async fn first(env: &Env, ledger: &mut Ledger, host: &Host, _lock: &Lock, pr
     let directory = stack::checkout(env);
     let fetched = git::fetch(&env.app, &directory, None, host).await;
     let fetched = fetched.map_err(|error| no_release("The app could not be fetched", error))?;
+    fetched.verify().await.map_err(|error| no_release("The app's commit is not trusted", error))?;
     begin(env, ledger, Stage::Build, Some(&fetched.target), host)?;
     match build(env, &fetched, host, progress).await {
         Ok(built) => Ok(built),
@@ -113,26 +115,6 @@ pub async fn run_migration(migrate: &Migrate, stack: &Stack, release: &Release, 
         without_secrets(service, ended.tail.trim())
     );
     Err(Halt::failed("The migration failed", text).into())
-}
-
-/// A container's last words without what was in its environment: a migration that complains of its database's address
-/// would tell the password to everybody who may see the status.
-fn without_secrets(service: &Service, text: &str) -> String {
-    let mut secrets: Vec<&str> = service.environment.values().map(String::as_str).collect();
-    let passwords =
-        service.environment.values().filter_map(|value| value.split_once("://")?.1.rsplit_once('@')?.0.split_once(':'));
-    secrets.extend(passwords.map(|(_, password)| password));
-    secrets.extend(
-        service
-            .environment
-            .values()
-            .flat_map(|value| value.lines())
-            .filter_map(|line| line.split_once('='))
-            .map(|(_, value)| value),
-    );
-    secrets.retain(|secret| secret.len() >= 8);
-    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-    secrets.into_iter().fold(text.to_owned(), |text, secret| text.replace(secret, "(secret)"))
 }
 
 /// Makes sure that a known release can be brought up: its checkout is at its commit.

@@ -21,6 +21,6 @@ pub use names::{
 pub use phase::{Event, Phase};
 pub use route::{BRIDGE_ADDRESS, Route};
 pub use secret::Secret;
-pub use ssh_key::SshKey;
+pub use ssh_key::{KnownHost, SigningKey, SshKey};
 pub use stage::Stage;
 pub use step::Step;

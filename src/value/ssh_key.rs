@@ -1,4 +1,5 @@
-//! One line of an `authorized_keys` file. Editing the file is `prepare/ssh.rs`.
+//! Public keys as env.yml holds them: lines of `authorized_keys` and `known_hosts`, and keys that commits are signed with. Writing the
+//! files is `prepare/ssh.rs` and `update/trust.rs`.
 
 use super::names::Invalid;
 use std::fmt;
@@ -78,6 +79,62 @@ impl fmt::Display for SshKey {
     }
 }
 
+/// A line of a `known_hosts` file: `[@marker] hosts type base64 [comment]` (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownHost(String);
+
+impl KnownHost {
+    pub fn line(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for KnownHost {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let right = "a line of known_hosts, like 'git.example.org ssh-ed25519 AAAA…' (see ssh-keyscan)";
+        let line = text.trim();
+        let mut words = line.split(' ').filter(|word| !word.is_empty()).peekable();
+        words.next_if(|word| ["@cert-authority", "@revoked"].contains(word));
+        let hosts = words.next().unwrap_or_default();
+        let (kind, body) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let is_sound = line.len() <= 16 * 1024
+            && !line.chars().any(char::is_control)
+            && !hosts.is_empty()
+            && !hosts.starts_with('#')
+            && TYPES.contains(&kind)
+            && is_key_body(kind, body);
+        if is_sound { Ok(KnownHost(line.to_owned())) } else { Err(Invalid::new(right)) }
+    }
+}
+
+/// A key that commits may be signed with: an ssh public key line, or an armoured OpenPGP public key block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SigningKey {
+    Ssh(SshKey),
+    OpenPgp(String),
+}
+
+const BEGIN_PGP: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
+const END_PGP: &str = "-----END PGP PUBLIC KEY BLOCK-----";
+
+impl FromStr for SigningKey {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let text = text.trim();
+        let plain = |c: char| c == '\n' || c == '\r' || !c.is_control();
+        if text.starts_with(BEGIN_PGP) && text.ends_with(END_PGP) && text.chars().all(plain) && text.len() <= 256 * 1024
+        {
+            return Ok(SigningKey::OpenPgp(text.to_owned()));
+        }
+        match text.parse::<SshKey>() {
+            // Options say what a key may do when it logs in, which is not the question here.
+            Ok(key) if key.line().starts_with(key.identity()) => Ok(SigningKey::Ssh(key)),
+            _ => Err(Invalid::new("an ssh public key line without options, or an armoured OpenPGP public key")),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +147,31 @@ mod tests {
         let dressed: SshKey =
             format!("no-pty,command=\"x y\" ssh-ed25519 {KEY} me@host").parse().expect("options are allowed");
         assert_eq!(plain.identity(), dressed.identity());
+    }
+
+    #[test]
+    fn lines_of_known_hosts_and_keys_of_signers() {
+        for good in [
+            format!("git.example.org ssh-ed25519 {KEY}"),
+            format!("@cert-authority *.example.org,[h]:22 ssh-ed25519 {KEY} x"),
+        ] {
+            assert_eq!(good.parse::<KnownHost>().expect(&good).line(), good);
+        }
+        // No host; another type than the key's; a comment; two lines.
+        for bad in [
+            format!("ssh-ed25519 {KEY}"),
+            format!("h ssh-rsa {KEY}"),
+            format!("# h ssh-ed25519 {KEY}"),
+            format!("h ssh-ed25519 {KEY}\nx"),
+        ] {
+            assert!(bad.parse::<KnownHost>().is_err(), "{bad}");
+        }
+        let pgp = format!("{BEGIN_PGP}\n\nmQ==\n{END_PGP}\n");
+        assert_eq!(pgp.parse::<SigningKey>().expect("a block"), SigningKey::OpenPgp(pgp.trim().to_owned()));
+        assert!(matches!(format!("ssh-ed25519 {KEY} me").parse::<SigningKey>(), Ok(SigningKey::Ssh(_))));
+        for bad in [format!("no-pty ssh-ed25519 {KEY}"), BEGIN_PGP.to_owned(), format!("x {pgp}")] {
+            assert!(bad.parse::<SigningKey>().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -5,9 +5,10 @@ use anyhow::anyhow;
 use bollard::errors::Error as ApiError;
 use bollard::models::{
     ContainerCpuStats, ContainerInspectResponse, ContainerStateStatusEnum, ContainerStatsResponse, ContainerSummary,
-    ContainerSummaryStateEnum, HealthStatusEnum, Network,
+    ContainerSummaryStateEnum, EndpointSettings, HealthStatusEnum, Network,
 };
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 pub(super) fn docker_error(error: ApiError) -> anyhow::Error {
     match error {
@@ -50,9 +51,15 @@ pub(super) fn summary(summary: ContainerSummary) -> Container {
         health: health_in(&status),
         exit_code: 0,
         oom_killed: false,
+        addresses: addresses(&networks),
         networks: networks.into_iter().map(|(name, end)| (name, end.network_id.unwrap_or_default())).collect(),
         network_mode: summary.host_config.and_then(|host| host.network_mode).unwrap_or_default(),
     }
+}
+
+/// Where a container answers; a stopped one has empty texts there.
+fn addresses(networks: &HashMap<String, EndpointSettings>) -> Vec<IpAddr> {
+    networks.values().filter_map(|end| end.ip_address.as_deref()?.parse().ok()).collect()
 }
 
 /// Engines before API 1.52 tell a running container's health in its status alone: `Up 2 minutes (healthy)`.
@@ -87,6 +94,7 @@ pub(super) fn inspected(known: Container, details: ContainerInspectResponse) -> 
         health,
         exit_code: state.exit_code.unwrap_or_default(),
         oom_killed: state.oom_killed.unwrap_or_default(),
+        addresses: addresses(&networks),
         networks: networks.into_iter().map(|(name, end)| (name, end.network_id.unwrap_or_default())).collect(),
         ..known
     }

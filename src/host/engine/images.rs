@@ -40,6 +40,7 @@ impl Engine {
             id: image.id,
             names: image.repo_tags.into_iter().filter(|name| name != "<none>:<none>").collect(),
             commit: image.labels.get(LABEL_COMMIT).cloned().unwrap_or_default(),
+            size: u64::try_from(image.size).unwrap_or_default(),
         });
         Ok(built.collect())
     }
