@@ -1,7 +1,7 @@
 //! The app's checkout, made by git as user app. The repository's address may hold a password: it travels in git's
 //! environment, never in an argument.
 
-use super::local;
+use super::{local, trust};
 use crate::env::{App, GitLocal};
 use crate::host::{Cmd, Dir, Host, Output, What};
 use crate::value::{Commit, Owner};
@@ -35,7 +35,7 @@ impl Git<'_> {
     }
 
     /// With other settings than those of the app's own remote: a submodule has one of its own.
-    fn cmd_for<const N: usize>(&self, args: [&str; N], more: &[(&str, &str)]) -> Cmd {
+    pub(super) fn cmd_for<const N: usize>(&self, args: [&str; N], more: &[(&str, &str)]) -> Cmd {
         let source = &self.app.git.source;
         let address = source.address();
         // The password is for that server and no other.
@@ -52,7 +52,7 @@ impl Git<'_> {
             .ids(self.ids)
             .env("HOME", "/app")
             .env("GIT_TERMINAL_PROMPT", "0")
-            .env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o ConnectTimeout=30")
+            .env("GIT_SSH_COMMAND", trust::ssh_command(!self.app.git.host_keys.is_empty()))
             .deadline(TRANSFER);
         if let Some((user, password)) = source.credentials() {
             settings.push((helper.as_str(), CREDENTIAL_HELPER));
@@ -65,12 +65,34 @@ impl Git<'_> {
         source.secrets().iter().fold(cmd, |cmd, secret| cmd.mask(secret.expose()))
     }
 
+    /// Whom git runs as.
+    pub(super) fn ids(&self) -> (u32, u32) {
+        self.ids
+    }
+
+    /// The tag that the env names where it names no branch of the repository.
+    pub(super) async fn tag(&self) -> Result<Option<String>> {
+        let Some(name) = &self.app.git.branch else { return Ok(None) };
+        for (kind, is_tag) in [("remotes/origin", false), ("tags", true)] {
+            let name = format!("refs/{kind}/{name}");
+            let found = self.host.try_ask(self.cmd(["show-ref", "--verify", "--quiet", "--", &name])).await?;
+            if found.code == Some(0) {
+                return Ok(is_tag.then_some(name));
+            }
+        }
+        Ok(None)
+    }
+
     async fn fetch(&self) -> Result<()> {
+        trust::ensure_hosts(self)?;
         let mut waits = RETRIES_S.iter();
         loop {
             let fetched = self.act("fetch", ["fetch", "--quiet", "--prune", "--tags", "--force", "origin"]).await;
             match (fetched, waits.next()) {
-                (Ok(_), _) => return Ok(()),
+                (Ok(said), _) => {
+                    trust::tell_of_contact(&said.stderr);
+                    return Ok(());
+                }
                 (Err(error), Some(seconds)) => {
                     tracing::warn!("could not fetch {}, trying again in {seconds} s: {error:#}", self.app.git.source);
                     tokio::time::sleep(Duration::from_secs(*seconds)).await;
@@ -109,7 +131,7 @@ impl Git<'_> {
     }
 
     /// The commit that a revision names.
-    async fn resolve(&self, revision: &str) -> Result<Commit> {
+    pub(super) async fn resolve(&self, revision: &str) -> Result<Commit> {
         let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{revision}^{{commit}}")];
         let parsed = self.host.try_ask(self.cmd(args)).await?;
         match parsed.stdout.trim().parse::<Commit>() {
@@ -167,6 +189,14 @@ pub async fn fetch<'a>(app: &'a App, directory: &str, to: Option<&Commit>, host:
 }
 
 impl Fetched<'_> {
+    /// Makes sure that the target is signed, where the env asks for that.
+    ///
+    /// # Errors
+    /// It is not signed with one of the env's keys.
+    pub async fn verify(&self) -> Result<()> {
+        trust::verify(&self.git, &self.target).await
+    }
+
     /// Whether this commit is there, so that the update can start from it.
     pub async fn knows(&self, commit: &Commit) -> Result<bool> {
         let asked = self.git.host.try_ask(self.git.cmd(["cat-file", "-e", &format!("{commit}^{{commit}}")])).await?;
@@ -227,11 +257,11 @@ pub async fn ensure_at(app: &App, directory: &str, commit: &Commit, host: &Host)
     git.go_to(commit).await
 }
 
-/// The commit that the env asks for: `commitid`, else the branch's head, else what the remote's HEAD names.
+/// The commit that the env asks for: `commitid`, else the branch's head or the tag, else what the remote's HEAD names.
 async fn target(git: &Git<'_>) -> Result<Commit> {
     let revision = match (&git.app.git.commitid, &git.app.git.branch) {
         (Some(commit), _) => commit.as_str().to_owned(),
-        (None, Some(branch)) => format!("refs/remotes/origin/{branch}"),
+        (None, Some(branch)) => git.tag().await?.unwrap_or_else(|| format!("refs/remotes/origin/{branch}")),
         (None, None) => {
             let listed = git.host.ask(git.cmd(["ls-remote", "--symref", "origin", "HEAD"])).await?;
             let head =

@@ -2,12 +2,13 @@
 //! `stack/`, supervising them `supervise/`.
 //!
 //! `run.rs` is the order of an update's stages, `decide.rs` whether there is anything to do, `room.rs` whether there is room for it,
-//! `release.rs` makes a release (`git.rs`, `local.rs` and `image.rs` are its parts), `dump.rs` is the database's way back, `switch.rs`
-//! sends visitors over, `undo.rs` goes back and finishes what a killed update left, `rollback.rs` is going back by hand, `packages.rs`
+//! `release.rs` makes a release (`git.rs`, `local.rs`, `trust.rs` and `image.rs` are its parts), `dump.rs` is the database's way back, `gate.rs`
+//! asks whether a release is good, `switch.rs` sends visitors over, `undo.rs` goes back and finishes what a killed update left, `rollback.rs` is going back by hand, `packages.rs`
 //! the host's own packages.
 
 mod decide;
 pub mod dump;
+mod gate;
 mod git;
 mod image;
 mod local;
@@ -17,9 +18,11 @@ mod rollback;
 mod room;
 mod run;
 mod switch;
+mod trust;
 mod undo;
 
 pub use decide::{Waiting, Wish};
+pub use gate::probes;
 pub use image::clean_up;
 pub use packages::{Upgrade, Upgraded, upgrade_all, waiting as waiting_packages};
 pub use release::{Built, first, migrate, references, restore, restore_checkout};

@@ -56,7 +56,7 @@ pub async fn rollback(env: &Env, agreed: &Back, host: &Host, news: News<'_>) -> 
         let wish = Wish { force: true, migrate, to: Some(agreed.to.clone()), back: !agreed.forth };
         return run::update_alone(env, wish, host, &alone, news).await.map(drop);
     }
-    room::check(env, true, host).await?;
+    room::check(env, None, true, host).await?;
     let _lock = Lock::take(host, "rollback", PATIENCE).await?;
     let dump = dump::path(&env.app.name);
     if !host.exists(&dump) {

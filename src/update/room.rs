@@ -3,15 +3,22 @@
 use super::dump;
 use crate::env::Env;
 use crate::host::Host;
+use crate::state::Release;
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
 
 /// What stays free on a file system whatever an update needs, in bytes.
 const RESERVE: u64 = 200 << 20;
 
-/// Whether a dump and a restored database would fit.
-pub async fn check(env: &Env, migrates: bool, host: &Host) -> Result<()> {
-    let mut needs = vec![("/app/etc".to_owned(), 0), ("/var/lib/docker".to_owned(), 0)];
+/// Whether new images, a dump and a restored database would fit. With a release, images are built anew: they are taken to become as large as
+/// those that were built for it, since how much of it they will share is not known before.
+pub async fn check(env: &Env, builds_after: Option<&Release>, migrates: bool, host: &Host) -> Result<()> {
+    let mut images = 0;
+    if let Some(release) = builds_after {
+        let built = host.docker().built_images(env.app.name.as_str()).await?;
+        images = built.iter().filter(|image| image.commit == release.commit.as_str()).map(|image| image.size).sum();
+    }
+    let mut needs = vec![("/app/etc".to_owned(), 0), ("/var/lib/docker".to_owned(), images)];
     if migrates {
         let size = dump::size(env, host).await?;
         needs.push((dump::directory(&env.app.name), size));

@@ -4,7 +4,7 @@
 use super::decide::{Decision, Facts, Waiting, Wish, asks_for_migration, committed, decide};
 use super::git::{self, Fetched};
 use super::release::{self, Built};
-use super::{News, Told, dump, image, room, switch, undo};
+use super::{News, Told, dump, gate, image, room, switch, undo};
 use crate::env::Env;
 use crate::error::Halt;
 use crate::host::Host;
@@ -12,8 +12,7 @@ use crate::report::sentry;
 use crate::stack::actions::Occasion;
 use crate::stack::beside;
 use crate::stack::manner::Beside;
-use crate::stack::probe::{Gate, Rigour, wait_until_good};
-use crate::stack::{self, Stack, apply, stopped};
+use crate::stack::{self, apply};
 use crate::state::{Attempt, InFlight, Ledger, Lock, Release, Touched};
 use crate::value::{Commit, Stage};
 use anyhow::{Context, Result};
@@ -59,10 +58,14 @@ impl Run<'_> {
     }
 
     fn told(&mut self, stage: Stage) {
+        self.clock_in(stage);
+        self.news.stage(stage);
+    }
+
+    fn clock_in(&mut self, stage: Stage) {
         let took = u64::try_from(self.clock.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         *self.clock.took_ms.entry(self.clock.stage).or_default() += took;
         (self.clock.stage, self.clock.since) = (stage, Instant::now());
-        self.news.stage(stage);
     }
 
     fn write(&self) -> Result<()> {
@@ -123,11 +126,12 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
 
     run.begin(Stage::Fetch, None, Touched::No)?;
     let directory = stack::checkout(env);
-    let fetched = match git::fetch(&env.app, &directory, wish.to.as_ref(), host).await {
+    let fetched = match fetch(&run, &wish, &directory).await {
         Ok(fetched) => fetched,
         Err(error) => {
             run.ledger.in_flight = None;
             run.write()?;
+            sentry::critical(host, "An update failed", &format!("{error:#}"));
             return Err(error);
         }
     };
@@ -202,10 +206,21 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
     Ok(Outcome::Done { commit: release.commit, migrated: migrates })
 }
 
+/// Fetches, and makes sure of the signature. A release that ran before was looked at then.
+async fn fetch<'a>(run: &Run<'a>, wish: &Wish, directory: &str) -> Result<Fetched<'a>> {
+    let fetched = git::fetch(&run.env.app, directory, wish.to.as_ref(), run.host).await?;
+    let releases = [&run.ledger.current, &run.ledger.previous];
+    if !releases.iter().any(|release| release.as_ref().is_some_and(|release| release.commit == fetched.target)) {
+        fetched.verify().await?;
+    }
+    Ok(fetched)
+}
+
 /// Whether a migration is needed, if there is room for the update.
 async fn prepare_for(env: &Env, fetched: &Fetched<'_>, current: &Release, wish: &Wish, host: &Host) -> Result<bool> {
     let migrates = needs_migration(env, fetched, current, wish).await?;
-    room::check(env, migrates, host).await?;
+    let builds = (fetched.target != current.commit).then_some(current);
+    room::check(env, builds, migrates, host).await?;
     Ok(migrates)
 }
 
@@ -229,6 +244,9 @@ pub async fn check(env: &Env, host: &Host) -> Result<Waiting> {
     let directory = stack::checkout(env);
     let fetched = git::fetch(&env.app, &directory, None, host).await?;
     let new_commit = fetched.is_other_than(&current.commit).await?;
+    if new_commit {
+        fetched.verify().await?;
+    }
     let migration = new_commit && needs_migration(env, &fetched, &current, &Wish::default()).await?;
     let gaps = apply::gaps(&stack::load(env, host)?);
     Ok(Waiting {
@@ -250,7 +268,7 @@ async fn without_gap(run: &mut Run<'_>, built: &Built, target: &Commit) -> Resul
     let progress = |what: &str| news.doing(what);
     let beside = beside::start(&built.stack, &built.release.images, host, &progress).await?;
     run.begin(Stage::Gate, Some(target), Touched::No)?;
-    gate(run, &built.stack, &built.release, &beside).await?;
+    gate::pass(env, &built.stack, &built.release.routes, &beside, host).await?;
     commit_to(run, &built.release, target, false)
 }
 
@@ -271,22 +289,8 @@ async fn with_gap(run: &mut Run<'_>, built: &Built, target: &Commit) -> Result<(
     let progress = |what: &str| news.doing(what);
     apply::up(&built.stack, &built.release.images, host, Occasion::Start, &progress).await?;
     run.begin(Stage::Gate, Some(target), Touched::Migrated)?;
-    gate(run, &built.stack, &built.release, &Beside::default()).await?;
+    gate::pass(env, &built.stack, &built.release.routes, &Beside::default(), host).await?;
     commit_to(run, &built.release, target, true)
-}
-
-async fn gate(run: &Run<'_>, stack: &Stack, release: &Release, beside: &Beside) -> Result<()> {
-    let stopped = stopped::read(run.host)?;
-    let gate = Gate {
-        stack,
-        routes: &release.routes,
-        domain: run.env.appliance.domain.as_str(),
-        vital: &[],
-        rigour: Rigour::New,
-        stopped: &stopped,
-        beside,
-    };
-    wait_until_good(&gate, run.host).await
 }
 
 /// The commit point: from this one write on the new release is the current one.
@@ -335,7 +339,7 @@ async fn fail(run: &mut Run<'_>, target: &Commit, error: anyhow::Error) -> anyho
         return anyhow::anyhow!("the appliance was stopped during the update to {}: {why}", target.short());
     }
     tracing::error!("the update to {} failed, going back: {why}", target.short());
-    run.told(Stage::Undo);
+    run.clock_in(Stage::Undo);
     let undone =
         undo::undo(run.env, &mut run.ledger, run.host, run.news, Some(why.clone()).filter(|_| is_its_fault)).await;
     run.attempt(target, &why);

@@ -6,17 +6,17 @@ use crate::host::{Machine, wait_for};
 use std::time::Duration;
 
 /// Small, and quick to be healthy; its label tells the versions apart.
-const COMPOSE: &str = "services:\n  a:\n    image: stub:1\n    labels: {version: 'VERSION'}\n    stop_grace_period: 1s\n    healthcheck: \
+pub const COMPOSE: &str = "services:\n  a:\n    image: stub:1\n    labels: {version: 'VERSION'}\n    stop_grace_period: 1s\n    healthcheck: \
                        {test: exit 0, interval: 1s}\n";
 
-fn git(machine: &Machine, command: &str) -> String {
+pub fn git(machine: &Machine, command: &str) -> String {
     machine.ok(&format!(
         "cd /srv/g && runuser -u app -- git -c user.name=M -c user.email=m@example.test -c protocol.file.allow=always {command}"
     ))
 }
 
 /// Commits a version with what else was changed; gives back its commit.
-fn commit(machine: &Machine, version: &str) -> String {
+pub fn commit(machine: &Machine, version: &str) -> String {
     machine.put("/srv/g/compose.yml", COMPOSE.replace("VERSION", version), 0o644);
     machine.ok("chown -R app:app /srv/g");
     git(machine, "add -A");
@@ -24,17 +24,17 @@ fn commit(machine: &Machine, version: &str) -> String {
     git(machine, "rev-parse HEAD").trim().to_owned()
 }
 
-fn version(machine: &Machine) -> String {
+pub fn version(machine: &Machine) -> String {
     machine.ok("docker inspect -f '{{.Config.Labels.version}}' g_a_1").trim().to_owned()
 }
 
-fn env(machine: &Machine, local: &str) -> String {
+pub fn env(machine: &Machine, local: &str) -> String {
     mirror_env(machine, "")
         .replace("name: mirror", "name: g")
         .replace("file:///srv/mirror\n", &format!("file:///srv/g\n    local: {local}\n"))
 }
 
-fn refused(machine: &Machine, expected: &str) {
+pub fn refused(machine: &Machine, expected: &str) {
     let was = version(machine);
     let out = machine.sh("appliance update");
     assert!(out.code == 1 && out.stderr.contains(expected), "no '{expected}': {}", out.all());

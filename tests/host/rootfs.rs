@@ -9,7 +9,7 @@ use std::process::Command;
 /// Debian's packages of a host.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,iproute2,kmod,docker.io,postgresql,nginx-light,ca-certificates,\
 iptables,openssl,git,openssh-client,curl,procps,adduser,strace,locales,busybox-static,inotify-tools,\
-gpg,gpg-agent,xorriso,python3-yaml,jq,faketime,bsdextrautils";
+gpg,gpg-agent,xorriso,python3-yaml,jq,faketime,bsdextrautils,openssh-server";
 /// Peers that Debian 12 has too old: an ACME server with renewal information, a second one of another make, and the client that
 /// issued before us; and a registry, whose package would start it. Each runs on any Debian as it is unpacked.
 const NEWER: &str = "pebble caddy dehydrated docker-registry";
@@ -60,7 +60,7 @@ pub(super) fn lock_cache() -> File {
 pub fn parts() -> Parts {
     let _lock = lock_cache();
     let cache = cache();
-    let rootfs_hash = part_hash(&[PACKAGES, CGROUPS_UNIT, NEWER, NEWER_SUITE, NEWER_SCRIPT, "bookworm 2"]);
+    let rootfs_hash = part_hash(&[PACKAGES, CGROUPS_UNIT, NEWER, NEWER_SUITE, NEWER_SCRIPT, "bookworm 3"]);
     let rootfs = cache.join(format!("rootfs-{rootfs_hash}"));
     build_part(&rootfs, make_rootfs);
     let docker = cache.join(format!("docker-{}", part_hash(&[&rootfs_hash, APP_PACKAGES, STUB, "5"])));
@@ -124,12 +124,18 @@ fn make_rootfs(target: &Path) {
     fs::create_dir_all(&wants).expect("the directory can be made");
     std::os::unix::fs::symlink("/etc/systemd/system/test-cgroups.service", wants.join("test-cgroups.service"))
         .expect("the unit can be enabled");
-    // Timers of the distribution that would wake up in the middle of a test.
-    for timer in
-        ["apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer", "dpkg-db-backup.timer"]
-    {
-        let mask = target.join("etc/systemd/system").join(timer);
-        std::os::unix::fs::symlink("/dev/null", mask).expect("the timer can be masked");
+    // Timers of the distribution that would wake up in the middle of a test, and a server that a test runs itself.
+    for unit in [
+        "apt-daily.timer",
+        "apt-daily-upgrade.timer",
+        "e2scrub_all.timer",
+        "fstrim.timer",
+        "dpkg-db-backup.timer",
+        "ssh.service",
+    ] {
+        let mask = target.join("etc/systemd/system").join(unit);
+        drop(fs::remove_file(&mask));
+        std::os::unix::fs::symlink("/dev/null", mask).expect("the unit can be masked");
     }
 }
 

@@ -1,0 +1,117 @@
+//! Whom git may believe: the servers it talks to by ssh, and whoever signed a release's commit. Fetching is `git.rs`.
+
+use super::git::Git;
+use crate::host::{Cmd, Dir, Host};
+use crate::value::{Commit, Owner, SigningKey};
+use anyhow::{Context, Result, bail};
+
+/// The servers that the env knows, where git's ssh looks for them.
+const KNOWN_HOSTS: &str = "/var/lib/appliance/git/known_hosts";
+/// How a signer is called in the file of those that are allowed.
+const SIGNER: &str = "appliance";
+/// How much of what git says about a signature is told, in bytes.
+const MAX_TOLD: usize = 300;
+/// What ssh says when it remembers a server that it has not met before.
+const FIRST_CONTACT: &str = "Permanently added";
+
+/// How git calls ssh.
+pub fn ssh_command(knows_hosts: bool) -> String {
+    let hosts = match knows_hosts {
+        true => format!(
+            "-o StrictHostKeyChecking=yes -o UserKnownHostsFile={KNOWN_HOSTS} -o GlobalKnownHostsFile=/dev/null"
+        ),
+        false => "-o StrictHostKeyChecking=accept-new".to_owned(),
+    };
+    format!("ssh -o BatchMode=yes -o ConnectTimeout=30 {hosts}")
+}
+
+/// Writes the servers that the env knows, for ssh.
+pub fn ensure_hosts(git: &Git<'_>) -> Result<()> {
+    let known = &git.app.git.host_keys;
+    if known.is_empty() {
+        return Ok(());
+    }
+    let text: String = known.iter().map(|host| format!("{}\n", host.line())).collect();
+    git.host.put(KNOWN_HOSTS, text.as_bytes(), 0o644)
+}
+
+/// Says that a server was met for the first time: nobody has vouched for it.
+pub fn tell_of_contact(stderr: &str) {
+    for line in stderr.lines().filter(|line| line.contains(FIRST_CONTACT)) {
+        tracing::warn!(
+            "a git server was met for the first time, and what it answers is believed from now on: {line}; app.git.host_keys pins it"
+        );
+    }
+}
+
+/// Makes sure that a commit, or the tag that the env asks for, is signed with one of the env's keys.
+///
+/// # Errors
+/// It is not.
+pub async fn verify(git: &Git<'_>, target: &Commit) -> Result<()> {
+    let keys = &git.app.git.verify;
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let home = git.host.private_directory()?;
+    let owner: Owner = "app".parse().context("a user name is an owner")?;
+    // Other users cannot enter it; git runs as this one.
+    git.host.ensure_dir(home.path(), &Dir::plain().mode(0o700).owner(&owner))?;
+    let signers: String = keys.iter().filter_map(ssh_line).collect();
+    let allowed = home.file("signers");
+    git.host.put(&allowed, signers.as_bytes(), 0o644)?;
+    for (index, block) in keys.iter().filter_map(pgp_block).enumerate() {
+        import(git.host, home.path(), git.ids(), block)
+            .await
+            .with_context(|| format!("the OpenPGP key {} of app.git.verify cannot be used", index + 1))?;
+    }
+    let signed = |what: &'static str, name: String| {
+        let settings = [
+            ("gpg.program", "gpg"),
+            ("gpg.openpgp.program", "gpg"),
+            // A certificate proves nothing about the env's keys.
+            ("gpg.x509.program", "/bin/false"),
+            ("gpg.ssh.program", "ssh-keygen"),
+            ("gpg.ssh.allowedSignersFile", allowed.as_str()),
+            ("gpg.minTrustLevel", "undefined"),
+        ];
+        // No key but the env's: neither app's own ones, nor those of an agent.
+        git.cmd_for([what, "--", &name], &settings).env("GNUPGHOME", home.path())
+    };
+    let commit = git.host.try_ask(signed("verify-commit", target.as_str().to_owned())).await?;
+    if commit.code == Some(0) {
+        return Ok(());
+    }
+    // Only for the commit that it names: another one may have been asked for.
+    if let Some(tag) = git.tag().await?
+        && git.resolve(&tag).await? == *target
+        && git.host.try_ask(signed("verify-tag", tag)).await?.code == Some(0)
+    {
+        return Ok(());
+    }
+    let said = commit.stderr.trim();
+    let said = match said.is_empty() {
+        true => "it has no signature".to_owned(),
+        false => said.chars().take(MAX_TOLD).map(|c| if c.is_control() { ' ' } else { c }).collect(),
+    };
+    bail!("the commit {} is not signed with a key of app.git.verify, so it is not used: {said}", target.short())
+}
+
+fn ssh_line(key: &SigningKey) -> Option<String> {
+    match key {
+        SigningKey::Ssh(key) => Some(format!("{SIGNER} namespaces=\"git\" {}\n", key.identity())),
+        SigningKey::OpenPgp(_) => None,
+    }
+}
+
+fn pgp_block(key: &SigningKey) -> Option<&str> {
+    match key {
+        SigningKey::OpenPgp(block) => Some(block),
+        SigningKey::Ssh(_) => None,
+    }
+}
+
+async fn import(host: &Host, home: &str, ids: (u32, u32), block: &str) -> Result<()> {
+    let args = ["--homedir", home, "--batch", "--no-tty", "--no-autostart", "--quiet", "--import"];
+    host.ask(Cmd::new("gpg", args).ids(ids).input(block)).await.map(drop)
+}
