@@ -2,6 +2,7 @@
 
 mod cert;
 mod cp;
+mod database;
 mod env;
 mod exec;
 mod host;
@@ -74,6 +75,9 @@ enum Command {
     /// Show the releases: current, previous, on its way, failed
     #[command(after_help = "Example:\n  appliance releases --json | jq -r .current.commit")]
     Releases(JsonArgument),
+    /// Dump the app's database, or make it anew
+    #[command(subcommand)]
+    Database(database::DatabaseCommand),
     /// Leave the failed state, after saying what failed
     #[command(after_help = "Example:\n  appliance recover --start")]
     Recover(host::RecoverArguments),
@@ -143,6 +147,7 @@ pub async fn execute(arguments: Arguments) -> u8 {
         Command::Update(arguments) => update::update(arguments).await,
         Command::Rollback(arguments) => update::rollback(arguments).await,
         Command::Releases(json) => update::releases(json.json),
+        Command::Database(command) => database::database(command).await,
         Command::Recover(recover) => host::recover(recover).await,
         Command::Env(command) => env::env(command).await,
         Command::Cert(command) => cert::cert(command).await,

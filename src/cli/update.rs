@@ -78,7 +78,7 @@ impl Progress {
 }
 
 /// The host, if an update can be made on it.
-async fn ready() -> Result<Host> {
+pub(super) async fn ready() -> Result<Host> {
     let host = Host::system(Mode::Apply);
     if let Some(reason) = flags::failed(&host)? {
         bail!("the appliance has failed ({reason}); mend it, then run: appliance recover --start");
@@ -102,7 +102,7 @@ pub async fn update(arguments: UpdateArguments) -> Result<u8> {
         return Ok(0);
     }
     let _reports = sentry::start(&env);
-    let wish = Wish { force: arguments.force, migrate: arguments.migrate, to: arguments.to, back: false };
+    let wish = Wish { force: arguments.force, migrate: arguments.migrate, to: arguments.to, ..Wish::default() };
     let updated = watched(&host, arguments.json.json, async |news| update::update(&env, wish, &host, news).await).await;
     // An app that does not get through keeps no host from its security updates.
     let upgraded = match updated.as_ref().is_err_and(|error| error.downcast_ref::<Halt>().is_some()) {
@@ -142,7 +142,7 @@ pub async fn update(arguments: UpdateArguments) -> Result<u8> {
 }
 
 /// Tells of the work on the terminal, in the status and on the page; a signal undoes what was begun.
-async fn watched<T>(host: &Host, quiet: bool, work: impl AsyncFnOnce(News<'_>) -> Result<T>) -> Result<T> {
+pub(super) async fn watched<T>(host: &Host, quiet: bool, work: impl AsyncFnOnce(News<'_>) -> Result<T>) -> Result<T> {
     let env = source::active(host)?.env;
     let progress = Progress::new(&Ledger::read_for(host, &env.app.name)?, quiet);
     let board = Board::take_over(host)?;
@@ -224,7 +224,7 @@ pub async fn rollback(arguments: RollbackArguments) -> Result<u8> {
 }
 
 /// Asks on a terminal; without one the answer is no.
-fn is_agreed(text: &str) -> Result<bool> {
+pub(super) fn is_agreed(text: &str) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
         return Ok(false);
     }

@@ -130,6 +130,7 @@ impl Ledger {
             let images: Vec<&str> = current.images.values().map(String::as_str).collect();
             tag(&format!("last_running_{app}"), current.commit.as_str());
             tag(&format!("last_build_{app}"), current.commit.as_str());
+            tag(&format!("{app}_version"), current.commit.as_str());
             tag(&format!("last_running_{app}_image"), &images.join("\n"));
             if current.migrated {
                 tag(&format!("last_migration_{app}"), current.commit.as_str());

@@ -15,6 +15,8 @@ pub struct Wish {
     pub to: Option<Commit>,
     /// It goes back: what is left is not tried again by itself.
     pub back: bool,
+    /// The database is made anew, empty.
+    pub reset: bool,
 }
 
 /// What stands against what.
@@ -38,7 +40,7 @@ pub enum Decision {
 
 pub fn decide(facts: &Facts, wish: &Wish) -> Decision {
     let is_new = facts.is_other || facts.env_changed;
-    match (is_new, wish.force || wish.migrate) {
+    match (is_new, wish.force || wish.migrate || wish.reset) {
         (_, true) => Decision::Go,
         (false, false) => Decision::Nothing,
         (true, false) if facts.failed.contains(facts.target) => Decision::Refused,

@@ -27,6 +27,16 @@ pub fn pending(app: &AppName) -> String {
     format!("{}.pending", path(app))
 }
 
+/// Where a dump lies that somebody asks for now.
+pub fn dated(app: &AppName, host: &Host) -> String {
+    format!("{}/{app}-{}.pgdump", directory(app), host.now().strftime("%Y%m%d-%H%M%S"))
+}
+
+/// Where what a reset takes away is kept; nobody but an operator removes it.
+pub fn before_reset(app: &AppName, host: &Host) -> String {
+    format!("{}/{app}-reset-{}.pgdump", directory(app), host.now().strftime("%Y%m%d-%H%M%S"))
+}
+
 /// The migration has come through: its dump is the one to go back by.
 pub fn settle(app: &AppName, host: &Host) -> Result<()> {
     if host.exists(&pending(app)) { host.settle_file(&pending(app), &path(app)) } else { Ok(()) }
@@ -95,11 +105,26 @@ pub async fn restore(env: &Env, dump: &str, host: &Host) -> Result<()> {
     swap(&admin, name, &fresh, &failed, host).await
 }
 
+/// Puts an empty database in the place of the one that is there, which is dumped already. Killed anywhere, that dump brings it back.
+pub async fn empty(env: &Env, host: &Host) -> Result<()> {
+    let cluster = postgres::cluster(host)?;
+    let admin = cluster.superuser("postgres");
+    let name = env.app.database.as_str();
+    let (fresh, old) = (beside(&env.app.database, "_restored"), beside(&env.app.database, RESET));
+    drop_database(&admin, &fresh, host).await?;
+    create_like(&cluster, name, &fresh, host).await?;
+    swap(&admin, name, &fresh, &old, host).await?;
+    drop_database(&admin, &old, host).await
+}
+
+/// What the database before a reset is called for a moment. Not the failed one: by that, [`restore`] would take its work for done.
+const RESET: &str = "_reset";
+
 /// Removes what earlier roll-backs kept.
 pub async fn forget_failed(env: &Env, host: &Host) -> Result<()> {
     let cluster = postgres::cluster(host)?;
     let admin = cluster.superuser("postgres");
-    for suffix in ["_failed", "_restored"] {
+    for suffix in ["_failed", "_restored", RESET] {
         drop_database(&admin, &beside(&env.app.database, suffix), host).await?;
     }
     Ok(())
@@ -187,7 +212,7 @@ async fn swap(admin: &Login, name: &str, fresh: &str, failed: &str, host: &Host)
         quote_identifier(failed),
         quote_identifier(fresh)
     );
-    let swapped = host.execute(admin, name, "swap in the restored database for", swap).await;
+    let swapped = host.execute(admin, name, "swap in another database for", swap).await;
     if swapped.is_err() {
         let open = format!("ALTER DATABASE {quoted} WITH ALLOW_CONNECTIONS true");
         host.execute(admin, name, "open", open).await?;

@@ -53,10 +53,10 @@ pub async fn rollback(env: &Env, agreed: &Back, host: &Host, news: News<'_>) -> 
     }
     if agreed.database_of.is_none() {
         let migrate = agreed.forth && ledger.previous.as_ref().is_some_and(|previous| previous.migrated);
-        let wish = Wish { force: true, migrate, to: Some(agreed.to.clone()), back: !agreed.forth };
+        let wish = Wish { force: true, migrate, to: Some(agreed.to.clone()), back: !agreed.forth, ..Wish::default() };
         return run::update_alone(env, wish, host, &alone, news).await.map(drop);
     }
-    room::check(env, None, true, host).await?;
+    room::check(env, None, 1, host).await?;
     let _lock = Lock::take(host, "rollback", PATIENCE).await?;
     let dump = dump::path(&env.app.name);
     if !host.exists(&dump) {

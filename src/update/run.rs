@@ -183,7 +183,7 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
         built = release::build(env, &fetched, host, &progress).await?;
     }
     let placed =
-        if migrates { with_gap(&mut run, &built, &target).await } else { without_gap(&mut run, &built, &target).await };
+        if migrates { with_gap(&mut run, &built, &target, wish.reset).await } else { without_gap(&mut run, &built, &target).await };
     if let Err(error) = placed {
         // What counts is what is on the disk: the ledger may have been written although that was reported as failed.
         let on_disk = Ledger::read_for(host, &env.app.name)?;
@@ -218,9 +218,9 @@ async fn fetch<'a>(run: &Run<'a>, wish: &Wish, directory: &str) -> Result<Fetche
 
 /// Whether a migration is needed, if there is room for the update.
 async fn prepare_for(env: &Env, fetched: &Fetched<'_>, current: &Release, wish: &Wish, host: &Host) -> Result<bool> {
-    let migrates = needs_migration(env, fetched, current, wish).await?;
+    let migrates = wish.reset || needs_migration(env, fetched, current, wish).await?;
     let builds = (fetched.target != current.commit).then_some(current);
-    room::check(env, builds, migrates, host).await?;
+    room::check(env, builds, u64::from(migrates) + u64::from(wish.reset), host).await?;
     Ok(migrates)
 }
 
@@ -272,15 +272,21 @@ async fn without_gap(run: &mut Run<'_>, built: &Built, target: &Commit) -> Resul
     commit_to(run, &built.release, target, false)
 }
 
-/// With a migration: the status page while the database is dumped and migrated.
-async fn with_gap(run: &mut Run<'_>, built: &Built, target: &Commit) -> Result<()> {
+/// With a migration: the status page while the database is dumped and migrated. For a reset it is made anew in between.
+async fn with_gap(run: &mut Run<'_>, built: &Built, target: &Commit, reset: bool) -> Result<()> {
     let (env, host, news) = (run.env, run.host, run.news);
     run.begin(Stage::Dump, Some(target), Touched::No)?;
     dump::forget_failed(env, host).await?;
     (news.0)(Told::Page);
     switch::stop_writers(env, &built.stack, host).await?;
+    if reset {
+        dump::dump(env, &dump::before_reset(&env.app.name, host), host).await?;
+    }
     dump::dump(env, &dump::pending(&env.app.name), host).await?;
     run.begin(Stage::Migrate, Some(target), Touched::Migrated)?;
+    if reset {
+        dump::empty(env, host).await?;
+    }
     switch::admit(env, &built.stack, host).await?;
     if let Some(migrate) = &env.app.migrate {
         release::run_migration(migrate, &built.stack, &built.release, host).await?;

@@ -12,6 +12,7 @@ mod clients;
 mod comes_up;
 mod commands;
 mod cut_off;
+mod database;
 mod deaths;
 mod disk_full;
 mod ecs;

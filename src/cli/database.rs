@@ -1,0 +1,76 @@
+//! The commands about the app's database.
+
+use super::update::{is_agreed, ready, watched};
+use super::{absolute, print};
+use crate::host::{Host, Mode};
+use crate::report::sentry;
+use crate::source;
+use crate::state::Ledger;
+use crate::update::{self, Wish};
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub enum DatabaseCommand {
+    /// Dump the database while the app runs, in pg_dump's custom format
+    #[command(after_help = "Example:\n  appliance database dump /data/before-the-holidays.pgdump")]
+    Dump(DumpArguments),
+    /// Make the database anew, empty, and migrate it; what is in it now is dumped first
+    #[command(after_help = "Example:\n  appliance database reset")]
+    Reset(ResetArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct DumpArguments {
+    /// The file to write (default: one with the date in /data/NAME-pgdump)
+    file: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ResetArguments {
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+pub async fn database(command: DatabaseCommand) -> Result<u8> {
+    match command {
+        DatabaseCommand::Dump(arguments) => dump(arguments).await,
+        DatabaseCommand::Reset(arguments) => reset(arguments).await,
+    }
+}
+
+async fn dump(arguments: DumpArguments) -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    let env = source::active(&host)?.env;
+    let target = match &arguments.file {
+        Some(file) => absolute(file)?,
+        None => update::dump::dated(&env.app.name, &host),
+    };
+    if host.exists(&target) {
+        bail!("{target} is there already; name another file");
+    }
+    update::dump::dump(&env, &target, &host).await?;
+    print(&format!("{target}\n"))?;
+    Ok(0)
+}
+
+async fn reset(arguments: ResetArguments) -> Result<u8> {
+    let host = ready().await?;
+    let env = source::active(&host)?.env;
+    let ledger = Ledger::read_for(&host, &env.app.name)?;
+    let current = ledger.current.context("there is no release yet; systemctl start appliance makes the first")?;
+    let text = format!(
+        "everything in the database {} is taken away from the app; it is dumped to {} first, and visitors see the status page meanwhile",
+        env.app.database,
+        update::dump::directory(&env.app.name)
+    );
+    if !arguments.yes && !is_agreed(&text)? {
+        bail!("{text}; nothing was done. With --yes it is");
+    }
+    let _reports = sentry::start(&env);
+    let wish = Wish { reset: true, to: Some(current.commit), ..Wish::default() };
+    watched(&host, false, async |news| update::update(&env, wish, &host, news).await).await?;
+    print(&format!("the database {} is new; what was in it: ls {}\n", env.app.database, update::dump::directory(&env.app.name)))?;
+    Ok(0)
+}
