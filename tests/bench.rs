@@ -1,5 +1,5 @@
 //! `make bench`: measured figures on a booted host, as a table. Speeds are given beside a peer's in the same run where
-//! there is one; nothing here passes or fails. With the word `restarts`, `reloads` or `scale`, that part alone.
+//! there is one; nothing here passes or fails. With the word `restarts`, `reloads`, `scale` or `updates`, that part alone.
 #![allow(clippy::disallowed_methods)] // Drives the machine from outside.
 
 #[path = "host/mod.rs"]
@@ -15,6 +15,9 @@ fn main() {
     }
     if std::env::args().nth(1).as_deref() == Some("scale") {
         return table(&scale());
+    }
+    if std::env::args().nth(1).as_deref() == Some("updates") {
+        return table(&updates());
     }
     let machine = Machine::boot("bench");
     apps::start_notes(&machine, "v1");
@@ -73,6 +76,7 @@ fn main() {
     drop(machine);
     rows.extend(reloads());
     rows.extend(scale());
+    rows.extend(updates());
     table(&rows);
     println!("\nthe trace at rest:\n{trace}");
 }
@@ -96,6 +100,27 @@ fn reloads() -> Vec<(&'static str, String, &'static str)> {
         ("1,000 busy connections, ten reloads", format!("{busy:?}"), "aim: no answer but 2xx"),
         ("200 keep-alive visitors, no reload", quiet, "the same without, to compare"),
         ("200 keep-alive visitors, ten reloads", idle, "lost: sent as nginx closed the idle connection"),
+    ]
+}
+
+/// From v1 to v2 of the notes app under load.
+fn updates() -> Vec<(&'static str, String, &'static str)> {
+    let machine = host::updates::prepare();
+    let (ours, stages) = host::updates::ours(&machine);
+    let theirs = host::updates::theirs(&machine);
+    println!("stages: {stages:?}");
+    let lost = |outcome: &host::updates::Outcome| format!("{} of {}", outcome.lost, outcome.requests + outcome.lost);
+    let build = stages.get("build").copied().unwrap_or(0.0);
+    vec![
+        ("requests lost in an update", lost(&ours), "v1 to v2 under wrk, without a migration; aim: 0"),
+        ("  docker compose up -d --build", lost(&theirs), "same nginx, same load, same run"),
+        ("seconds of errors", format!("{:.1}", ours.down), "of one who asks again and again"),
+        ("  docker compose up -d --build", format!("{:.1}", theirs.down), "same run"),
+        ("new commit to serving", format!("{:.1} s", ours.serving), "the new version's first answer"),
+        ("  docker compose up -d --build", format!("{:.1} s", theirs.serving), "same run"),
+        ("the whole command", format!("{:.1} s", ours.whole), "old containers drained and gone"),
+        ("  docker compose up -d --build", format!("{:.1} s", theirs.whole), "same run"),
+        ("to serving beside the build itself", format!("{:.1} s", ours.serving - build), "fetch, start, gate"),
     ]
 }
 

@@ -71,6 +71,10 @@ async fn reset(arguments: ResetArguments) -> Result<u8> {
     let _reports = sentry::start(&env);
     let wish = Wish { reset: true, to: Some(current.commit), ..Wish::default() };
     watched(&host, false, async |news| update::update(&env, wish, &host, news).await).await?;
-    print(&format!("the database {} is new; what was in it: ls {}\n", env.app.database, update::dump::directory(&env.app.name)))?;
+    print(&format!(
+        "the database {} is new; what was in it: ls {}\n",
+        env.app.database,
+        update::dump::directory(&env.app.name)
+    ))?;
     Ok(0)
 }

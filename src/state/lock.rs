@@ -19,8 +19,9 @@ pub struct Lock {
 }
 
 const NAME: &str = "lock";
-/// How often a lock is looked at again after its file was closed.
-const AFTER_CLOSE: u32 = 5;
+/// How long a lock is looked at again after its file was closed, in pauses of milliseconds. The kernel tells of a close before it
+/// gives up the lock of that file, and it closes the files of a killed process in an order of its own.
+const AFTER_CLOSE_MS: [u64; 8] = [1, 5, 20, 50, 100, 200, 400, 800];
 /// Whoever orders a certificate holds this one; that can take minutes and must not stop anything else.
 const ORDER: &str = "order.lock";
 /// Whoever makes a release holds this one, beside the lock itself while it touches what runs.
@@ -78,13 +79,8 @@ impl Lock {
                     return anyhow::Ok(lock);
                 }
                 watch.changed().await?;
-                // The kernel closes the files of a killed process in an order of its own: the one that wakes us may go before
-                // the one that is locked.
-                for _ in 0..AFTER_CLOSE {
-                    if let Some(lock) = Lock::try_take_named(host, name, verb)? {
-                        return Ok(lock);
-                    }
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                if let Some(lock) = Lock::take_closed(host, name, verb).await? {
+                    return Ok(lock);
                 }
             }
         };
@@ -97,6 +93,27 @@ impl Lock {
     /// Takes the lock if it is free.
     pub fn try_take(host: &Host, verb: &str) -> Result<Option<Lock>> {
         Lock::try_take_named(host, NAME, verb)
+    }
+
+    /// Takes a lock whose file was just closed, unless somebody else has it by now.
+    async fn take_closed(host: &Host, name: &str, verb: &str) -> Result<Option<Lock>> {
+        for pause in AFTER_CLOSE_MS {
+            if let Some(lock) = Lock::try_take_named(host, name, verb)? {
+                return Ok(Some(lock));
+            }
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+        Lock::try_take_named(host, name, verb)
+    }
+
+    /// [`Lock::try_take`] after its file was closed.
+    pub async fn try_take_closed(host: &Host, verb: &str) -> Result<Option<Lock>> {
+        Lock::take_closed(host, NAME, verb).await
+    }
+
+    /// [`Lock::try_take_update`] after its file was closed.
+    pub async fn try_take_update_closed(host: &Host, verb: &str) -> Result<Option<Lock>> {
+        Lock::take_closed(host, UPDATE, verb).await
     }
 
     fn try_take_named(host: &Host, name: &str, verb: &str) -> Result<Option<Lock>> {
@@ -145,5 +162,20 @@ mod tests {
         let (second, ()) =
             tokio::join!(Lock::take(&test.host, "prepare", Duration::from_secs(10)), async { drop(first) });
         assert!(second.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_is_given_up_a_moment_after_its_file_was_closed_is_taken_all_the_same() {
+        let test = TestHost::new();
+        let first = Lock::take_update(&test.host, "update", Duration::from_secs(1)).await.expect("the lock is free");
+        let late = async {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            drop(first);
+        };
+        let (taken, ()) = tokio::join!(Lock::try_take_update_closed(&test.host, "run"), late);
+        let held = taken.expect("it can be tried").expect("it is free by then");
+        // One that lives on keeps it.
+        assert!(Lock::try_take_update_closed(&test.host, "run").await.expect("it can be tried").is_none());
+        drop(held);
     }
 }

@@ -3,7 +3,7 @@
 use super::board::Board;
 use super::hands::Hands;
 use super::judge::{Due, Judge};
-use super::releases::{self, Releases, Running};
+use super::releases::{self, News, Releases, Running};
 use super::restarts::Memory;
 use super::start::wait_for_docker;
 use crate::error::Halt;
@@ -41,32 +41,32 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
     let mut stumbles = 0;
     let mut named: Option<BTreeSet<String>> = None;
     // What was written before the watch began is seen by a look.
-    let mut is_news = true;
+    let mut news = Some(News::Written);
     loop {
         let looked = async {
-            if std::mem::take(&mut is_news) {
+            if let Some(news) = news.take() {
                 let _busy = notify::Busy::begin();
-                if releases::take_up(host, board, &mut running).await? {
+                if releases::take_up(host, board, &mut running, news).await? {
                     // What its containers went through while they were replaced was no death of theirs.
                     judge = Judge::new(Hands::new(stopped::read(host)?));
                 }
             }
             if releases::is_outdated(host, &running)? {
                 // Hands off, and eyes too: what happens to the containers now is another command's doing.
-                wait_for_others(&mut releases, &mut watchdog).await?;
-                (named, is_news) = (None, true);
+                news = Some(wait_for_others(&mut releases, &mut watchdog).await?);
+                named = None;
                 events = host.docker().events(project.as_str()).await?;
                 return Ok(());
             }
             // What was missed before the events began is seen by a close look.
             let look = named.as_ref().map_or(Look::Close, Look::After);
             let Some(wake) = look_and_act(host, board, &running, &mut judge, look).await? else {
-                is_news = true;
+                news = Some(News::Closed);
                 return Ok(());
             };
             match wait(&mut events, wake, &mut watchdog, &mut judge.hands, &mut releases).await? {
                 Woken::Containers(which) => named = Some(which),
-                Woken::Ledger => (named, is_news) = (None, true),
+                Woken::Others(what) => (named, news) = (None, Some(what)),
             }
             anyhow::Ok(())
         };
@@ -87,7 +87,7 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
             tokio::time::sleep(LONGEST_PAUSE.min(Duration::from_secs(1 << stumbles.min(6)))).await;
         }
         stumbles += 1;
-        is_news = true;
+        news = Some(News::Written);
         events = recover_docker(host, board, &running).await?;
     }
 }
@@ -149,7 +149,7 @@ async fn serves(host: &Host, running: &Running) -> Result<bool> {
 }
 
 /// Waits until another command has written the ledger, or given up a lock.
-async fn wait_for_others(releases: &mut Releases, watchdog: &mut Option<tokio::time::Interval>) -> Result<()> {
+async fn wait_for_others(releases: &mut Releases, watchdog: &mut Option<tokio::time::Interval>) -> Result<News> {
     loop {
         tokio::select! {
             changed = releases.changed() => return changed,
@@ -163,7 +163,7 @@ enum Woken {
     /// Something happened to these.
     Containers(BTreeSet<String>),
     /// Another command wrote the ledger, or gave up its lock.
-    Ledger,
+    Others(News),
 }
 
 /// Sleeps until something happens that asks for a look, and takes up all that has happened by then. Gives back the containers that
@@ -191,7 +191,7 @@ async fn wait(
                 }
             }
             () = until(wake) => return Ok(Woken::Containers(named)),
-            changed = releases.changed() => return changed.map(|()| Woken::Ledger),
+            changed = releases.changed() => return changed.map(Woken::Others),
             () = tick(watchdog) => notify::watchdog(),
         }
     }

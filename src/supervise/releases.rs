@@ -10,8 +10,8 @@ use crate::host::watch::Watch;
 use crate::source;
 use crate::stack::{self, Stack};
 use crate::state::{LOCKS, Ledger, Lock, RUN, Release};
-use crate::update::{self, News, Told};
-use crate::value::{Event, Stage};
+use crate::update::{self, Told};
+use crate::value::Stage;
 use anyhow::{Context, Result};
 use std::time::Duration;
 
@@ -36,12 +36,21 @@ impl Releases {
     }
 
     /// Waits until something may have changed. Cancel-safe.
-    pub async fn changed(&mut self) -> Result<()> {
+    pub async fn changed(&mut self) -> Result<News> {
         tokio::select! {
-            changed = self.ledger.changed() => changed,
-            changed = self.lock.changed() => changed,
+            changed = self.ledger.changed() => changed.map(|()| News::Written),
+            changed = self.lock.changed() => changed.map(|()| News::Closed),
         }
     }
+}
+
+/// What may have changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// The ledger was written; whoever did may well be at it still.
+    Written,
+    /// A lock's file was closed, by its holder or by the holder's death.
+    Closed,
 }
 
 /// Whether what the supervisor knows is not what is to run: another command is changing that, died over it, or is done. Then nothing
@@ -57,15 +66,19 @@ pub fn is_outdated(host: &Host, running: &Running) -> Result<bool> {
 ///
 /// # Errors
 /// [`Halt`] with failed: what was left half way can neither be finished nor undone.
-pub async fn take_up(host: &Host, board: &Board, running: &mut Running) -> Result<bool> {
+pub async fn take_up(host: &Host, board: &Board, running: &mut Running, news: News) -> Result<bool> {
     let env = source::active(host)?.env;
     if let Some(flight) = Ledger::read_for(host, &env.app.name)?.in_flight {
         // A build goes on beside what runs. Asked first, since giving up the other lock would wake the loop.
-        if flight.stage <= Stage::Build && Lock::try_take_update(host, "run")?.is_none() {
+        if flight.stage <= Stage::Build && alone(host, news).await?.is_none() {
             return Ok(false);
         }
         // Whoever is at it holds it; it tells when it is done.
-        let Some(lock) = Lock::try_take(host, "run")? else { return Ok(false) };
+        let lock = match news {
+            News::Written => Lock::try_take(host, "run")?,
+            News::Closed => Lock::try_take_closed(host, "run").await?,
+        };
+        let Some(lock) = lock else { return Ok(false) };
         recover(&env, host, board, &lock).await?;
     }
     let ledger = Ledger::read_for(host, &env.app.name)?;
@@ -81,9 +94,17 @@ pub async fn take_up(host: &Host, board: &Board, running: &mut Running) -> Resul
         running.env = env;
         running.release = release;
     }
+    // How things stand is told by the look that follows.
     board.hide_page();
-    board.event(Event::Up);
     Ok(is_other)
+}
+
+/// The lock of updates, if nobody is at one.
+async fn alone(host: &Host, news: News) -> Result<Option<Lock>> {
+    match news {
+        News::Written => Lock::try_take_update(host, "run"),
+        News::Closed => Lock::try_take_update_closed(host, "run").await,
+    }
 }
 
 /// Finishes or undoes what a killed update left. The lock is held, so no update lives that has touched what runs; one that fetches or
@@ -103,7 +124,7 @@ pub async fn recover(env: &Env, host: &Host, board: &Board, lock: &Lock) -> Resu
             },
         };
         let told = |told: Told<'_>| board.told(told);
-        match (update::recover_locked(env, host, lock, News(&told)).await, waits.next()) {
+        match (update::recover_locked(env, host, lock, update::News(&told)).await, waits.next()) {
             (Ok(_), _) => return Ok(()),
             (Err(error), _) if is_away(&error) => return Err(error),
             (Err(error), Some(seconds)) => {

@@ -182,8 +182,11 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
         image::discard(&env.app.name, &built.release.commit, host).await?;
         built = release::build(env, &fetched, host, &progress).await?;
     }
-    let placed =
-        if migrates { with_gap(&mut run, &built, &target, wish.reset).await } else { without_gap(&mut run, &built, &target).await };
+    let placed = if migrates {
+        with_gap(&mut run, &built, &target, wish.reset).await
+    } else {
+        without_gap(&mut run, &built, &target).await
+    };
     if let Err(error) = placed {
         // What counts is what is on the disk: the ledger may have been written although that was reported as failed.
         let on_disk = Ledger::read_for(host, &env.app.name)?;

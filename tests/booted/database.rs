@@ -48,7 +48,9 @@ fn a_database_is_dumped_and_made_anew_with_a_way_back() {
     let mut reset = machine.spawn("appliance database reset --yes");
     machine.ok(&format!("python3 -c \"{WAIT}\""));
     wait_for("the empty database", Duration::from_secs(60), || {
-        let tables = machine.sh("psql -U postgres -Atc 'SELECT count(*) FROM pg_tables WHERE tablename = $$notes_note$$' notes").all();
+        let tables = machine
+            .sh("psql -U postgres -Atc 'SELECT count(*) FROM pg_tables WHERE tablename = $$notes_note$$' notes")
+            .all();
         if tables == "0\n" { Ok(()) } else { Err(tables) }
     });
     machine.ok("pkill -9 -f '^appliance database'");

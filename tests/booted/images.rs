@@ -96,6 +96,22 @@ fn images_are_pulled_with_a_login_and_a_missing_registry_stops_nothing_that_is_t
     wait_for_phase(&machine, "running");
     assert_eq!(machine.ok("docker inspect -f '{{.Config.Image}}' img_a_1").trim(), two);
 
+    // Somebody pushes another image under that name: not pulled while the one that is there is young enough, and then it is.
+    let id = machine.ok(&format!("docker image inspect -f '{{{{.Id}}}}' {two}"));
+    machine.ok(&format!(
+        "set -e; docker tag {two} kept:1; printf 'FROM kept:1\\nLABEL newer=yes\\n' | docker build -q -t {two} - >/dev/null; docker push -q {two}; \
+         docker tag kept:1 {two}; docker rmi kept:1; docker image prune -f"
+    ));
+    assert_eq!(machine.ok(&format!("docker image inspect -f '{{{{.Id}}}}' {two}")), id);
+    for (policy, is_pulled) in [("weekly", false), ("missing", false), ("every_1s", true)] {
+        compose(&machine, &two, policy);
+        start_anew(&machine);
+        wait_for_phase(&machine, "running");
+        let now = machine.ok(&format!("docker image inspect -f '{{{{.Id}}}}' {two}"));
+        assert_eq!(now != id, is_pulled, "{policy}");
+    }
+    assert_eq!(machine.ok("docker inspect -f '{{.Config.Labels.newer}}' img_a_1").trim(), "yes");
+
     // Nothing to pull with, nothing to pull, and not allowed to pull: each says so, at once.
     machine.ok(&format!("docker logout {REGISTRY}"));
     for (image, policy, expected) in [

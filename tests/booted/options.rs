@@ -25,7 +25,7 @@ services:
     cap_drop: [CHOWN, KILL]
     security_opt: ["no-new-privileges:true"]
     group_add: ["7"]
-    devices: ["/dev/null:/dev/nothing:rw"]
+    devices: ["/dev/null:/dev/nothing:rw", {source: /dev/zero, target: /dev/nil, permissions: r}]
     device_cgroup_rules: ["c 1:3 mr"]
     dns: 9.9.9.9
     dns_opt: [timeout:3]
@@ -75,7 +75,7 @@ services:
     ipc: host
     network_mode: "container:outside"
     deploy: {replicas: 2, resources: {reservations: {cpus: "0.5"}}}
-    volumes: [{type: tmpfs, target: /memory, tmpfs: {mode: 0700}}, {type: volume, source: called, target: /called}]
+    volumes: [{type: tmpfs, target: /memory, tmpfs: {mode: 0700}}, {type: volume, source: called, target: /called}, "./shared:/shared:ro,z"]
   within:
     image: stub:1
     pid: "container:outside"
@@ -116,7 +116,10 @@ fn docker_has_every_option_of_the_file() {
         (
             &all,
             "/HostConfig/Devices",
-            json!([{ "PathOnHost": "/dev/null", "PathInContainer": "/dev/nothing", "CgroupPermissions": "rw" }]),
+            json!([
+                { "PathOnHost": "/dev/null", "PathInContainer": "/dev/nothing", "CgroupPermissions": "rw" },
+                { "PathOnHost": "/dev/zero", "PathInContainer": "/dev/nil", "CgroupPermissions": "r" }
+            ]),
         ),
         (&all, "/HostConfig/DeviceCgroupRules", json!(["c 1:3 mr"])),
         (&all, "/HostConfig/Dns", json!(["9.9.9.9"])),
@@ -167,7 +170,7 @@ fn docker_has_every_option_of_the_file() {
         (&many, "/HostConfig/NetworkMode", json!(outside)),
         (&many, "/HostConfig/CpuShares", json!(512)),
         (&many, "/HostConfig/Tmpfs", json!({ "/memory": "mode=700" })),
-        (&many, "/HostConfig/Binds", json!(["called-so:/called:rw"])),
+        (&many, "/HostConfig/Binds", json!(["called-so:/called:rw", "/app/etc/opts/shared:/shared:ro,z"])),
         (&within, "/HostConfig/MemorySwappiness", json!(10)),
     ] {
         if from.pointer(pointer) != Some(&expected) {

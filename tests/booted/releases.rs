@@ -10,7 +10,7 @@ fn try_version(machine: &Machine, version: &str) {
 }
 
 /// Keeps what is posted as it came, and ends when there is enough.
-const SENTRY: &str = r#"
+pub const SENTRY: &str = r#"
 import http.server, os
 class Post(http.server.BaseHTTPRequestHandler):
     def do_POST(self):

@@ -152,3 +152,60 @@ fn only_what_is_signed_with_a_known_key_is_used() {
         ("ten", Some(tenth.as_str()))
     );
 }
+
+/// A web server with the repository behind it, for those who know the password; the names of whoever asked are written down.
+const HTTPS: &str = r#"
+import base64, functools, http.server, ssl
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self):
+        right = "Basic " + base64.b64encode(b"me:canary-git-4Uz8").decode()
+        if self.headers.get("Authorization") != right:
+            self.send_response(401); self.send_header("WWW-Authenticate", 'Basic realm="git"'); self.send_header("Content-Length", "0"); self.end_headers()
+            return
+        super().do_GET()
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 8443), functools.partial(Handler, directory="/srv"))
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("/root/cert.pem", "/root/key.pem")
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
+"#;
+
+#[test]
+fn https_asks_for_a_certificate_that_the_host_trusts_and_for_the_password() {
+    let machine = Machine::boot("https");
+    machine.ok("mkdir -p /srv/g && chown app:app /srv/g");
+    git(&machine, "init -q -b main .");
+    commit(&machine, "one");
+    machine.put("/root/https.py", HTTPS, 0o644);
+    machine.ok(
+        "set -e; cp -a /srv/g/.git /srv/g.git; runuser -u app -- git -C /srv/g.git update-server-info; cd /root; \
+         openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=git.example.test -addext \
+         subjectAltName=DNS:git.example.test 2>/dev/null; echo 127.0.0.1 git.example.test >> /etc/hosts; systemd-run -q --unit=git-https \
+         python3 /root/https.py",
+    );
+    wait_for("the server", Duration::from_secs(20), || {
+        let out = machine.sh("curl -sfk -u me:canary-git-4Uz8 https://git.example.test:8443/g.git/HEAD");
+        if out.code == 0 { Ok(()) } else { Err(out.all()) }
+    });
+    let ask = |password: &str| {
+        let source = format!("https://me:{password}@git.example.test:8443/g.git\n");
+        machine.put("/app/env.yml", env(&machine, "keep").replace("file:///srv/g\n", &source), 0o600);
+    };
+    ask("canary-git-4Uz8");
+    machine.ok("systemctl start appliance");
+    let said = wait_for_end(&machine, "standby", 3);
+    assert!(said.contains("certificate") && !said.contains("canary"), "{said}");
+    // The host learns to trust it.
+    machine.ok("cp /root/cert.pem /usr/local/share/ca-certificates/git.crt && update-ca-certificates >/dev/null 2>&1; grep -q git.example.test \
+                /etc/hosts || echo 127.0.0.1 git.example.test >> /etc/hosts");
+    ask("canary-other-5Kw1");
+    machine.ok("systemctl restart appliance");
+    let said = wait_for_end(&machine, "standby", 3);
+    assert!(said.contains("could not fetch https://(secret)@git.example.test:8443/g.git"), "{said}");
+    ask("canary-git-4Uz8");
+    machine.ok("systemctl restart appliance");
+    wait_for_phase(&machine, "running");
+    assert_eq!(version(&machine), "one");
+    let said = machine.ok("journalctl --no-pager -o cat; appliance status --json; cat /app/g/.git/config");
+    assert!(!said.contains("canary-git") && !said.contains("canary-other"), "a password is told");
+}

@@ -243,9 +243,26 @@ fn with_a_migration_everything_is_there_and_what_fails_leaves_no_trace() {
     assert_ne!(before, migrated);
     assert_clean(&machine);
 
-    // Fails half way through its migration: back, and the database as it was.
+    // Fails half way through its migration: back, and the database as it was; somebody who is not there is told.
     let v4 = push(&machine, "v4");
+    machine.put("/root/sentry.py", super::releases::SENTRY, 0o644);
+    let mut sentry = machine.spawn("python3 /root/sentry.py");
+    wait_for("Sentry's address", Duration::from_secs(20), || {
+        let out = machine.sh("curl -s -o /dev/null --data x http://127.0.0.1:9/");
+        if out.code == 0 { Ok(()) } else { Err(out.all()) }
+    });
     let out = machine.sh("appliance update");
+    let reports = machine.ok("grep -a 'An update failed' /root/reports");
+    assert!(
+        reports.contains("this migration fails half way") && reports.contains("the old release runs again"),
+        "{reports}"
+    );
+    assert!(
+        !CANARIES.iter().any(|secret| !secret.starts_with("canaryc0ffee") && reports.contains(secret)),
+        "{reports}"
+    );
+    machine.ok("touch /root/enough");
+    drop(sentry.wait());
     assert!(out.code == 1 && out.stderr.contains("this migration fails half way"), "{}", out.all());
     assert!(out.stderr.contains("the old release runs again"), "{}", out.all());
     assert_eq!(database(&machine), migrated);

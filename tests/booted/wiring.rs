@@ -16,7 +16,7 @@ services:
     ports: ["127.0.0.1:8081:5000", "5353:53/udp", "9000-9001:8080", {target: 8443, published: 8443, host_ip: 127.0.0.1, protocol: tcp}]
     expose: ["7000-7001", 7002/udp]
     secrets: [token, {source: key, target: /etc/key, uid: "7", gid: "8", mode: 0400}]
-    configs: [{source: text, target: /etc/text.conf}, file]
+    configs: [{source: text, target: /etc/text.conf}, {source: variable, target: /etc/variable}, file]
     volumes: ["plain:/plain", "sized:/sized:ro", "theirs:/theirs", "/srv/mounts:/mounts:rslave"]
     env_file: [{path: a.env}, {path: no.env, required: false}, {path: raw.env, format: raw}]
     environment: {OWN: "1"}
@@ -29,7 +29,14 @@ services:
   db: {<<: *stub, networks: [back], ipc: shareable, healthcheck: {disable: true}}
   old: {<<: *stub, network_mode: bridge, links: ["first:f"]}
   first: {<<: *stub, network_mode: bridge}
-  small: {extends: {file: more/base.yml, service: base}, command: [own], networks: [back], links: ["db:d"]}
+  small:
+    extends: {file: more/base.yml, service: base}
+    command: [own]
+    networks: [back]
+    links: ["db:d"]
+    depends_on: {optional: {condition: service_healthy, required: false}}
+  optional: {<<: *stub, profiles: [never]}
+  six: {<<: *stub, networks: {six: {ipv6_address: "fd77:1::10"}, apart: {}}}
   built:
     build:
       context: src
@@ -38,7 +45,10 @@ services:
       labels: {made: here}
       network: none
       target: last
+      cache_from: [nobody/cache:1]
 networks:
+  six: {enable_ipv6: true, ipam: {config: [{subnet: "fd77:1::/64"}, {subnet: 172.31.9.0/24}]}}
+  apart: {driver: bridge, ipam: {driver: default, options: {kind: own}, config: [{subnet: 172.31.8.0/24}]}}
   front:
     driver: bridge
     driver_opts: {com.docker.network.bridge.name: br-shop}
@@ -54,6 +64,7 @@ secrets:
   key: {file: ./key.txt}
 configs:
   text: {content: "level=$LEVEL\n"}
+  variable: {environment: LEVEL}
   file: {file: ./file.conf}
 "#;
 
@@ -67,6 +78,13 @@ fn prepare(machine: &Machine) {
     machine.put(
         &at("more/compose.yml"),
         "services: {more: {image: stub:1, volumes: ['./here:/here'], hostname: $NAME}}\n",
+        0o644,
+    );
+    // A second file, merged into the first: a value that it changes, one that it takes away, one that it replaces.
+    machine.put(
+        &at("docker-compose.override.yml"),
+        "services:\n  first:\n    labels: {from: override}\n    stop_grace_period: 2s\n  web: {ports: !override [\"127.0.0.1:8081:5000\", \"5353:53/udp\", \
+         \"9000-9001:8080\", \"127.0.0.1:8444:8443\"], labels: {two: !reset null}}\n",
         0o644,
     );
     machine.put(&at("more/.env"), "NAME=included\n", 0o644);
@@ -105,7 +123,7 @@ fn docker_has_what_the_files_say() {
         "5000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8081"}],
         "53/udp": [{"HostIp": "", "HostPort": "5353"}],
         "8080/tcp": [{"HostIp": "", "HostPort": "9000-9001"}],
-        "8443/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8443"}],
+        "8443/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8444"}],
     });
     check(
         &web,
@@ -125,6 +143,9 @@ fn docker_has_what_the_files_say() {
             ("/Config/Labels/com.docker.compose.service", json!("web")),
         ],
     );
+    assert_eq!(web.pointer("/Config/Labels/two"), None, "the second file takes it away");
+    let first = inspect(&machine, "wire_first_1");
+    check(&first, &[("/Config/Labels/from", json!("override")), ("/Config/StopTimeout", json!(2))]);
     let exposed = web.pointer("/Config/ExposedPorts").and_then(Value::as_object).expect("ports are exposed");
     for port in ["7000/tcp", "7001/tcp", "7002/udp", "53/udp"] {
         assert!(exposed.contains_key(port), "{port} is not among {exposed:?}");
@@ -143,6 +164,7 @@ fn docker_has_what_the_files_say() {
     assert_eq!(inside(&machine, "the-shop", "cat /etc/key").trim(), "canary-key-6Rt2");
     assert_eq!(inside(&machine, "the-shop", "cat /etc/text.conf").trim(), "level=high");
     assert_eq!(inside(&machine, "the-shop", "cat /file").trim(), "of a file");
+    assert_eq!(inside(&machine, "the-shop", "cat /etc/variable"), "high");
     assert!(
         machine.sh("docker exec the-shop /bin/sh -c 'echo x > /run/secrets/token'").code != 0,
         "they are read-only"
@@ -166,6 +188,13 @@ fn docker_has_what_the_files_say() {
             ("/Internal", json!(false)),
         ],
     );
+    check(
+        &network("wire_apart"),
+        &[("/Driver", json!("bridge")), ("/IPAM/Driver", json!("default")), ("/IPAM/Options", json!({"kind": "own"}))],
+    );
+    check(&network("wire_six"), &[("/EnableIPv6", json!(true)), ("/IPAM/Config/1/Subnet", json!("fd77:1::/64"))]);
+    let six = inspect(&machine, "wire_six_1");
+    check(&six, &[("/NetworkSettings/Networks/wire_six/GlobalIPv6Address", json!("fd77:1::10"))]);
     check(&network("backstage"), &[("/Internal", json!(true)), ("/Attachable", json!(true))]);
     assert_eq!(machine.sh("docker network inspect wire_default").code, 0, "the included service is in it");
     let volume = |name: &str| -> Value {
@@ -212,6 +241,7 @@ fn docker_has_what_the_files_say() {
     // By BuildKit, with what it says as it goes.
     let said = machine.ok("journalctl -u appliance-supervisor -o cat --no-pager");
     assert!(said.contains("build built: [last"), "{said}");
+    assert!(said.contains("importing cache manifest from nobody/cache:1"), "{said}");
 
     let plan = machine.sh("appliance plan");
     assert_eq!((plan.code, plan.stdout.as_str()), (0, "nothing to do\n"), "{}", plan.all());

@@ -13,6 +13,7 @@ pub mod load;
 pub mod machine;
 pub mod rootfs;
 pub mod scale;
+pub mod updates;
 pub mod vm;
 
 pub use machine::{Machine, Out};

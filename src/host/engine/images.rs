@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use bollard::models::{BuildInfoAux, CreateImageInfo};
 use bollard::query_parameters::*;
 use futures_util::StreamExt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -89,7 +89,7 @@ impl Engine {
         };
         let logins = Some(credentials::all().await?).filter(|all| !all.is_empty());
         let stream = client.build_image(options, logins, Some(bollard::body_try_stream(context)));
-        let mut last = String::new();
+        let (mut last, mut steps) = (String::new(), BTreeSet::new());
         let built = drain("build", stream, |info| {
             if let Some(failed) = info.error_detail {
                 let said = failed.message.unwrap_or_default();
@@ -105,8 +105,11 @@ impl Engine {
                 tell(text);
             }
             if let Some(BuildInfoAux::BuildKit(status)) = info.aux {
-                for step in status.vertexes.iter().filter(|step| step.started.is_some() && step.completed.is_none()) {
-                    tell(&step.name);
+                // A step is told when it begins; a quick one has ended by then.
+                for step in status.vertexes.iter().filter(|step| step.started.is_some()) {
+                    if steps.insert(step.digest.clone()) {
+                        tell(&if step.cached { format!("{} (known)", step.name) } else { step.name.clone() });
+                    }
                 }
                 for log in &status.logs {
                     tell(&String::from_utf8_lossy(&log.msg));

@@ -36,6 +36,24 @@ fn a_service_is_read_whole() {
 }
 
 #[test]
+fn restart_says_what_follows_an_end_in_both_of_its_ways() {
+    for (text, expected) in [
+        ("", Restart::Always),
+        ("restart: unless-stopped", Restart::Always),
+        ("restart: 'no'", Restart::No),
+        ("restart: on-failure", Restart::OnFailure(None)),
+        ("restart: 'on-failure:3'", Restart::OnFailure(Some(3))),
+        ("deploy: {restart_policy: {condition: any}}", Restart::Always),
+        ("deploy: {restart_policy: {condition: none}}", Restart::No),
+        ("deploy: {restart_policy: {condition: on-failure, max_attempts: 4}}", Restart::OnFailure(Some(4))),
+        ("deploy: {restart_policy: {condition: on-failure, max_attempts: 0}}", Restart::OnFailure(None)),
+    ] {
+        let stack = good(&format!("services:\n  a:\n    image: x\n    {text}\n"));
+        assert_eq!(stack.services[0].restart, expected, "{text}");
+    }
+}
+
+#[test]
 fn what_is_not_carried_out_is_refused_by_name_and_place() {
     for (text, expected) in [
         (
