@@ -21,6 +21,7 @@ impl Place {
             false => fs::write(place.path("good"), "old").expect("written"),
         }
         symlink("appliance", place.path("current")).expect("linked");
+        place.run(&["starting"], "", "");
         place
     }
 
@@ -30,15 +31,23 @@ impl Place {
 
     /// What the supervisor's end with a result leads to.
     fn end(&self, result: &str) -> String {
+        self.end_with(result, "1")
+    }
+
+    fn end_with(&self, result: &str, status: &str) -> String {
+        self.run(&[], result, status);
+        fs::read_link(self.path("current")).expect("a link").display().to_string()
+    }
+
+    fn run(&self, words: &[&str], result: &str, status: &str) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("units/put-back");
         let mut command = Command::new("dash");
-        command.arg(script).env("SERVICE_RESULT", result).env("EXIT_STATUS", "1");
+        command.arg(script).args(words).env("SERVICE_RESULT", result).env("EXIT_STATUS", status);
         for (variable, place) in [("APPLIANCE_LIB", ""), ("APPLIANCE_RUN", "run"), ("APPLIANCE_STATE", "state")] {
             command.env(variable, self.path(place));
         }
         let done = command.output().expect("the script can be run");
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        fs::read_link(self.path("current")).expect("a link").display().to_string()
     }
 }
 
@@ -61,6 +70,15 @@ fn only_a_version_that_never_came_up_is_put_back_and_only_by_its_own_fault() {
     for _ in 0..4 {
         assert_eq!((place.end("exit-code"), place.end("signal")), ("appliance".to_owned(), "appliance".to_owned()));
     }
+    // It said that the app failed.
+    let place = Place::new(false);
+    assert_eq!(place.end_with("exit-code", "4"), "appliance");
+    // The one that ended was another: the new one was unpacked meanwhile.
+    fs::write(place.path("next"), "newer").expect("written");
+    fs::rename(place.path("next"), place.path("appliance")).expect("renamed");
+    assert_eq!((place.end("exit-code"), place.end("timeout")), ("appliance".to_owned(), "appliance".to_owned()));
+    place.run(&["starting"], "", "");
+    assert_eq!(place.end("timeout"), "good");
     // The first version has none behind it.
     let place = Place::new(false);
     fs::remove_file(place.path("good")).expect("removed");

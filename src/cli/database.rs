@@ -5,10 +5,10 @@ use super::{absolute, print};
 use crate::host::{Host, Mode};
 use crate::report::sentry;
 use crate::source;
-use crate::state::Ledger;
 use crate::update::{self, Wish};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Subcommand)]
 pub enum DatabaseCommand {
@@ -50,16 +50,27 @@ async fn dump(arguments: DumpArguments) -> Result<u8> {
     if host.exists(&target) {
         bail!("{target} is there already; name another file");
     }
-    update::dump::dump(&env, &target, &host).await?;
+    update::room_for_dump(&env, &host).await?;
+    let mut terminate = signal(SignalKind::terminate()).context("could not listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for signals")?;
+    tokio::select! {
+        done = update::dump::dump(&env, &target, &host) => done?,
+        _ = terminate.recv() => return give_up(&target, &host),
+        _ = interrupt.recv() => return give_up(&target, &host),
+    }
     print(&format!("{target}\n"))?;
     Ok(0)
+}
+
+/// What a dump that was interrupted has written is of no use.
+fn give_up(target: &str, host: &Host) -> Result<u8> {
+    update::dump::discard(target, host)?;
+    bail!("interrupted; nothing was kept")
 }
 
 async fn reset(arguments: ResetArguments) -> Result<u8> {
     let host = ready().await?;
     let env = source::active(&host)?.env;
-    let ledger = Ledger::read_for(&host, &env.app.name)?;
-    let current = ledger.current.context("there is no release yet; systemctl start appliance makes the first")?;
     let text = format!(
         "everything in the database {} is taken away from the app; it is dumped to {} first, and visitors see the status page meanwhile",
         env.app.database,
@@ -69,7 +80,7 @@ async fn reset(arguments: ResetArguments) -> Result<u8> {
         bail!("{text}; nothing was done. With --yes it is");
     }
     let _reports = sentry::start(&env);
-    let wish = Wish { reset: true, to: Some(current.commit), ..Wish::default() };
+    let wish = Wish { reset: true, ..Wish::default() };
     watched(&host, false, async |news| update::update(&env, wish, &host, news).await).await?;
     print(&format!(
         "the database {} is new; what was in it: ls {}\n",

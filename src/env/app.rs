@@ -164,8 +164,16 @@ fn is_block(node: &Node) -> bool {
 
 /// Keys: a list, or a text with one in each line; the whole text is one if it is said to be.
 fn keys<T: FromStr<Err = Invalid>>(fields: &Fields, key: &'static str, is_one: bool) -> Vec<T> {
-    let Some(node) = fields.value(key) else { return Vec::new() };
     let path = fields.path(key);
+    let Some(node) = fields.value(key) else {
+        // Written down and left empty, or nearly written down: somebody relies on it.
+        if let Some(node) = fields.node(key) {
+            fields.error(node.place, format!("'{path}' holds no key"));
+        } else if let Some((place, name)) = fields.misspelt(key) {
+            fields.error(place, format!("did you mean '{path}' by '{name}'? A wish for safety is not passed over"));
+        }
+        return Vec::new();
+    };
     let found: Vec<T> = match &*node.kind {
         Kind::Scalar { text, .. } if !is_one => {
             fields.reading.mark_open(node);
@@ -182,7 +190,7 @@ fn keys<T: FromStr<Err = Invalid>>(fields: &Fields, key: &'static str, is_one: b
         Kind::Scalar { .. } => fields.checked(key).into_iter().collect(),
         _ => fields.list(key, |reading, node, path| reading.checked(node, path)).unwrap_or_default(),
     };
-    // An empty list would read as if something were checked.
+    // As above.
     if found.is_empty() && !fields.reading.is_lost() {
         fields.error(node.place, format!("'{path}' holds no key"));
     }

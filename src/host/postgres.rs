@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// How long one connection's work may take.
 const DEADLINE: Duration = Duration::from_secs(120);
+/// How long connecting may take.
+const CONNECT: Duration = Duration::from_secs(10);
 /// How long a statement may take, told to the server.
 const STATEMENT_TIMEOUT_MS: u64 = 60_000;
 
@@ -43,7 +45,7 @@ impl Login {
             .dbname(&self.database)
             .application_name("appliance")
             .options(&format!("-c statement_timeout={STATEMENT_TIMEOUT_MS}"))
-            .connect_timeout(Duration::from_secs(10));
+            .connect_timeout(CONNECT);
         if let Some(password) = &self.password {
             config.password(password.expose());
         }
@@ -72,24 +74,32 @@ impl Host {
         .await
     }
 
-    /// The first value of the first row that somebody else's SQL gives, as text. It runs where nothing can be written.
+    /// The first value of the first row that somebody else's SELECT gives, as text. Nothing is written by it.
+    ///
+    /// # Errors
+    /// The query fails, or takes longer than the deadline.
     pub async fn first_value(&self, login: &Login, sql: String, deadline: Duration) -> Result<Option<String>> {
         let login = login.clone();
-        blocking(move || {
+        let asked = move || {
             let mut client = login.connect()?;
-            let ms = deadline.min(DEADLINE).as_millis().max(1);
+            let ms = deadline.as_millis().clamp(1, 3_600_000);
             let ready =
                 client.batch_execute(&format!("SET default_transaction_read_only = on; SET statement_timeout = {ms}"));
             ready.context("could not prepare the query")?;
-            for message in client.simple_query(&sql).context("could not query PostgreSQL")? {
-                if let postgres::SimpleQueryMessage::Row(row) = message {
-                    let value = if row.is_empty() { None } else { row.get(0) };
-                    return Ok(value.map(str::to_owned));
-                }
-            }
-            Ok(None)
-        })
-        .await
+            let mut transaction = client.transaction().context("could not begin")?;
+            // One statement, which reads; and of its rows only the first is got, however many there are.
+            let declared = transaction.execute(&format!("DECLARE probe NO SCROLL CURSOR FOR {sql}"), &[]);
+            declared.context("PostgreSQL does not take the query")?;
+            let fetched = transaction.simple_query("FETCH 1 FROM probe").context("could not query PostgreSQL")?;
+            transaction.rollback().context("could not end the query")?;
+            let first = fetched.into_iter().find_map(|message| match message {
+                postgres::SimpleQueryMessage::Row(row) if !row.is_empty() => row.get(0).map(str::to_owned),
+                _ => None,
+            });
+            Ok(first)
+        };
+        let joined = tokio::time::timeout(deadline + CONNECT, tokio::task::spawn_blocking(asked)).await;
+        joined.context("PostgreSQL did not answer in time")?.context("the database thread died")?
     }
 
     /// Whether a login is let in.

@@ -53,6 +53,23 @@ pub fn password(env: &Env, host: &Host) -> Result<Option<Secret>> {
     Ok(text.as_deref().and_then(password_in))
 }
 
+/// The app's own login, from this host.
+pub fn login(env: &Env, host: &Host) -> Result<Login> {
+    let password =
+        password(env, host)?.context("the app has no database yet; see: appliance prepare --step database")?;
+    Ok(role(&cluster(host)?, &password, env.app.database.as_str()))
+}
+
+fn role(cluster: &Cluster, password: &Secret, database: &str) -> Login {
+    Login {
+        host: "127.0.0.1".to_owned(),
+        port: cluster.port,
+        user: ROLE.to_owned(),
+        password: Some(password.clone()),
+        database: database.to_owned(),
+    }
+}
+
 async fn ensure_role(cluster: &Cluster, password: &Secret, host: &Host) -> Result<()> {
     let superuser = cluster.superuser("postgres");
     let known = host.query(&superuser, "SELECT rolname::text FROM pg_roles WHERE rolname = $1", &[ROLE]).await?;
@@ -61,13 +78,7 @@ async fn ensure_role(cluster: &Cluster, password: &Secret, host: &Host) -> Resul
         let sql = format!("CREATE ROLE {} LOGIN PASSWORD {}", quote_identifier(ROLE), verifier());
         return host.execute(&superuser, ROLE, "create role", sql).await;
     }
-    let login = Login {
-        host: "127.0.0.1".to_owned(),
-        port: cluster.port,
-        user: ROLE.to_owned(),
-        password: Some(password.clone()),
-        database: "postgres".to_owned(),
-    };
+    let login = role(cluster, password, "postgres");
     if !host.can_log_in(&login).await? {
         let sql = format!("ALTER ROLE {} LOGIN PASSWORD {}", quote_identifier(ROLE), verifier());
         host.execute(&superuser, ROLE, "set the password of role", sql).await?;

@@ -78,6 +78,14 @@ pub async fn admit_networks(env: &Env, host: &Host) -> Result<()> {
     database::admit_networks(env, host).await
 }
 
+/// The app's own way into its database, from this host.
+///
+/// # Errors
+/// It has no password yet, or there is no PostgreSQL.
+pub fn app_login(env: &Env, host: &Host) -> Result<crate::host::Login> {
+    database::login(env, host)
+}
+
 /// The password that the app reaches the database with, once there is one.
 pub fn database_password(env: &Env, host: &Host) -> Result<Option<crate::value::Secret>> {
     database::password(env, host)

@@ -53,7 +53,7 @@ pub async fn run(host: &Host, env_yml: Option<&str>) -> Result<()> {
             let file = file.unwrap_or_default();
             let what = if file.ends_with("env.yml") { "appliance env check" } else { "appliance plan --stack" };
             board.event(Event::Standby(format!("{file} is broken; see: {what}")));
-            ready(host);
+            notify::ready();
             return Err(error);
         }
         Err(error) => Halt::failed("The appliance could not start", format!("{error:#}")),
@@ -66,7 +66,11 @@ async fn live(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<()> {
     let extension = notify::Extension::begin();
     let running = start::start(host, env_yml, board).await?;
     drop(extension);
-    ready(host);
+    // This version of the appliance came up: one that ends as failed or in standby has not shown that it can run the app.
+    if let Err(error) = host.keep_own() {
+        tracing::warn!("{error:#}");
+    }
+    notify::ready();
     tokio::select! {
         end = follow::follow(host, board, running) => end,
         // It ends with the other.
@@ -94,14 +98,6 @@ async fn end(halt: &Halt, host: &Host, board: &Board) {
                 tracing::error!("{error:#}");
             }
         }
-    }
-    ready(host);
-}
-
-/// The first outcome is known: this version of the appliance came up.
-fn ready(host: &Host) {
-    if let Err(error) = host.keep_own() {
-        tracing::warn!("{error:#}");
     }
     notify::ready();
 }

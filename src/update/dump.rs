@@ -60,7 +60,8 @@ pub async fn dump(env: &Env, target: &str, host: &Host) -> Result<()> {
     let cluster = postgres::cluster(host)?;
     let name = env.app.database.as_str();
     let beside = format!("{target}.part");
-    host.discard(&beside)?;
+    // Made closed: everything that the app knows is in it.
+    host.put(&beside, b"", 0o600)?;
     let args = ["--format=custom", "--no-password", "--file", &beside];
     let cmd = client(&cluster, "pg_dump", args).env("PGDATABASE", name).deadline(DEADLINE);
     let dumped = host.act(What::Database, name, "dump", cmd).await;
@@ -75,6 +76,11 @@ pub async fn dump(env: &Env, target: &str, host: &Host) -> Result<()> {
     done
 }
 
+/// Takes away what a dump that did not come to its end has written.
+pub fn discard(target: &str, host: &Host) -> Result<()> {
+    host.discard(&format!("{target}.part"))
+}
+
 /// Puts a dump back: restored into a new database, which is then swapped in. The one that was there is kept as the failed one. Killed
 /// anywhere, it is run again.
 ///
@@ -84,7 +90,7 @@ pub async fn restore(env: &Env, dump: &str, host: &Host) -> Result<()> {
     let cluster = postgres::cluster(host)?;
     let admin = cluster.superuser("postgres");
     let name = env.app.database.as_str();
-    let (fresh, failed) = (beside(&env.app.database, "_restored"), beside(&env.app.database, "_failed"));
+    let (fresh, failed) = (beside(&env.app.database, "_restored")?, beside(&env.app.database, "_failed")?);
     // Whoever began with this made sure that there is none: there is one once the swap is done.
     if exists(host, &cluster, &failed).await? {
         if !exists(host, &cluster, name).await? {
@@ -110,33 +116,46 @@ pub async fn empty(env: &Env, host: &Host) -> Result<()> {
     let cluster = postgres::cluster(host)?;
     let admin = cluster.superuser("postgres");
     let name = env.app.database.as_str();
-    let (fresh, old) = (beside(&env.app.database, "_restored"), beside(&env.app.database, RESET));
+    let (fresh, old) = (beside(&env.app.database, "_restored")?, beside(&env.app.database, RESET)?);
     drop_database(&admin, &fresh, host).await?;
     create_like(&cluster, name, &fresh, host).await?;
+    // Only a superuser can make some of them, so no migration brings them back.
+    let sql = "SELECT extname::text FROM pg_catalog.pg_extension";
+    for extension in host.query(&cluster.superuser(name), sql, &[]).await?.into_iter().flatten().flatten() {
+        let create = format!("CREATE EXTENSION IF NOT EXISTS {}", quote_identifier(&extension));
+        host.execute(&cluster.superuser(&fresh), &fresh, "create an extension in", create).await?;
+    }
     swap(&admin, name, &fresh, &old, host).await?;
     drop_database(&admin, &old, host).await
 }
 
 /// What the database before a reset is called for a moment. Not the failed one: by that, [`restore`] would take its work for done.
-const RESET: &str = "_reset";
+const RESET: &str = "_emptied";
 
 /// Removes what earlier roll-backs kept.
 pub async fn forget_failed(env: &Env, host: &Host) -> Result<()> {
     let cluster = postgres::cluster(host)?;
     let admin = cluster.superuser("postgres");
     for suffix in ["_failed", "_restored", RESET] {
-        drop_database(&admin, &beside(&env.app.database, suffix), host).await?;
+        drop_database(&admin, &beside(&env.app.database, suffix)?, host).await?;
     }
     Ok(())
 }
 
 /// The name of a database beside another one, cut to what PostgreSQL takes.
-fn beside(name: &DatabaseName, suffix: &str) -> String {
+///
+/// # Errors
+/// The database itself is called so.
+fn beside(name: &DatabaseName, suffix: &str) -> Result<String> {
     let mut end = name.as_str().len().min(MAX_NAME - suffix.len());
     while !name.as_str().is_char_boundary(end) {
         end -= 1;
     }
-    format!("{}{suffix}", &name.as_str()[..end])
+    let beside = format!("{}{suffix}", &name.as_str()[..end]);
+    if beside == name.as_str() {
+        bail!("a database must not be called {beside}: the appliance uses that name for a copy of it");
+    }
+    Ok(beside)
 }
 
 fn client<const N: usize>(cluster: &Cluster, program: &str, args: [&str; N]) -> Cmd {
@@ -227,9 +246,11 @@ mod tests {
     #[test]
     fn names_beside_are_cut_and_never_within_a_character() {
         let long: DatabaseName = "ä".repeat(31).parse().expect("62 bytes are a name");
-        let name = beside(&long, "_failed");
+        let name = beside(&long, "_failed").expect("another name");
         assert!(name.len() <= MAX_NAME && name.ends_with("ä_failed"), "{name}");
         let short: DatabaseName = "shop".parse().expect("a name");
-        assert_eq!(beside(&short, "_restored"), "shop_restored");
+        assert_eq!(beside(&short, "_restored").expect("another name"), "shop_restored");
+        let taken: DatabaseName = format!("{}_failed", "a".repeat(56)).parse().expect("63 bytes are a name");
+        assert!(beside(&taken, "_failed").is_err());
     }
 }

@@ -3,7 +3,7 @@
 use crate::env::{Asks, Env, Probe};
 use crate::host::Host;
 use crate::host::docker::{Container, ExecRequest, ExecSession, LABEL_ONEOFF, Look};
-use crate::prepare::postgres;
+use crate::prepare;
 use crate::stack::Stack;
 use crate::stack::manner::Beside;
 use crate::stack::masking::without_secrets;
@@ -97,7 +97,8 @@ impl Asked<'_> {
             }
             Asks::Command { service, run } => self.run(service, run).await,
             Asks::Sql { query } => {
-                let login = postgres::cluster(self.host)?.superuser(self.env.app.database.as_str());
+                // As the app itself: what stands in its database is its own, and must not be run as anybody else.
+                let login = prepare::app_login(self.env, self.host)?;
                 let value = self.host.first_value(&login, query.clone(), left).await?;
                 // What PostgreSQL writes for false, and a count of nothing.
                 let holds = value.as_deref().is_some_and(|value| !["f", "0", ""].contains(&value));

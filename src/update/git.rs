@@ -16,6 +16,9 @@ const TRANSFER: Duration = Duration::from_secs(30 * 60);
 const CREDENTIAL_HELPER: &str =
     r#"!f() { printf 'username=%s\npassword=%s\n' "$APPLIANCE_GIT_USER" "$APPLIANCE_GIT_PASSWORD"; }; f"#;
 
+/// What is fetched; what has gone there goes here.
+const BRANCHES: &str = "+refs/heads/*:refs/remotes/origin/*";
+const TAGS: &str = "+refs/tags/*:refs/tags/*";
 /// How often a transfer is tried again, and after how long: a network that is only just coming up.
 const RETRIES_S: [u64; 3] = [1, 3, 6];
 
@@ -29,8 +32,7 @@ pub(super) struct Git<'a> {
 impl Git<'_> {
     pub(super) fn cmd<const N: usize>(&self, args: [&str; N]) -> Cmd {
         let address = self.app.git.source.address();
-        let remote =
-            [("remote.origin.url", address.as_str()), ("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*")];
+        let remote = [("remote.origin.url", address.as_str()), ("remote.origin.fetch", BRANCHES)];
         self.cmd_for(args, &remote)
     }
 
@@ -52,6 +54,8 @@ impl Git<'_> {
             .ids(self.ids)
             .env("HOME", "/app")
             .env("GIT_TERMINAL_PROMPT", "0")
+            // A commit is what its id says, whatever stands beside it.
+            .env("GIT_NO_REPLACE_OBJECTS", "1")
             .env("GIT_SSH_COMMAND", trust::ssh_command(!self.app.git.host_keys.is_empty()))
             .deadline(TRANSFER);
         if let Some((user, password)) = source.credentials() {
@@ -87,13 +91,15 @@ impl Git<'_> {
         trust::ensure_hosts(self)?;
         let mut waits = RETRIES_S.iter();
         loop {
-            let fetched = self.act("fetch", ["fetch", "--quiet", "--prune", "--tags", "--force", "origin"]).await;
+            let fetched =
+                self.act("fetch", ["fetch", "--quiet", "--prune", "--no-tags", "origin", BRANCHES, TAGS]).await;
             match (fetched, waits.next()) {
                 (Ok(said), _) => {
                     trust::tell_of_contact(&said.stderr);
                     return Ok(());
                 }
                 (Err(error), Some(seconds)) => {
+                    trust::tell_of_contact(&format!("{error:#}"));
                     tracing::warn!("could not fetch {}, trying again in {seconds} s: {error:#}", self.app.git.source);
                     tokio::time::sleep(Duration::from_secs(*seconds)).await;
                 }
@@ -113,7 +119,7 @@ impl Git<'_> {
             let args = ["submodule", "update", "--init", "--recursive", "--force", "--quiet"];
             let got =
                 self.host.act(What::Directory, &self.directory, "check out its submodules", self.cmd_for(args, &[]));
-            got.await.context("could not get the app's submodules")?;
+            trust::tell_of_contact(&got.await.context("could not get the app's submodules")?.stderr);
         }
         Ok(())
     }

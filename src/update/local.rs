@@ -28,10 +28,10 @@ pub async fn ensure_of_source(git: &Git<'_>, fresh: bool) -> Result<()> {
     if !known.is_empty() && !fresh {
         keep(git).await?;
         tracing::info!("the app's repository is another one now; its checkout is begun anew");
-        git.act("forget the old repository", ["update-ref", "-d", OURS]).await?;
-        let branches = git.host.ask(git.cmd(["for-each-ref", "--format=%(refname)", "refs/remotes/origin"])).await?;
-        for branch in branches.stdout.lines() {
-            git.act("forget the old repository", ["update-ref", "-d", branch]).await?;
+        let listed = ["for-each-ref", "--format=%(refname)", "refs/remotes/origin", "refs/tags", OURS, MERGED];
+        let known = git.host.ask(git.cmd(listed)).await?;
+        for name in known.stdout.lines() {
+            git.act("forget the old repository", ["update-ref", "-d", name]).await?;
         }
     }
     git.act("remember the repository", ["config", "--local", SOURCE, &digest]).await.map(drop)

@@ -27,6 +27,7 @@ pub use image::clean_up;
 pub use packages::{Upgrade, Upgraded, upgrade_all, waiting as waiting_packages};
 pub use release::{Built, first, migrate, references, restore, restore_checkout};
 pub use rollback::{Back, rollback};
+pub use room::for_dump as room_for_dump;
 pub use run::{Outcome, check, update};
 pub use undo::{recover, recover_locked};
 

@@ -132,9 +132,9 @@ async fn wait_for_own(upgrade: &Upgrade, host: &Host, news: News<'_>) -> Result<
         match host.own()? {
             Own::Good => return Ok(()),
             Own::PutBack => bail!(
-                "version {} of the appliance did not come up, so {} is back; nothing was done to the app. See: journalctl -u {SUPERVISOR}",
-                upgrade.to,
-                upgrade.from
+                "version {} of the appliance did not come up, so the one that came up last is back; nothing was done to the app. See: \
+                 journalctl -u {SUPERVISOR}",
+                upgrade.to
             ),
             Own::Untried => {}
         }

@@ -126,7 +126,11 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
 
     run.begin(Stage::Fetch, None, Touched::No)?;
     let directory = stack::checkout(env);
-    let fetched = match fetch(&run, &wish, &directory).await {
+    if wish.reset {
+        // Whatever was the current one when somebody asked for it.
+        wish.to = Some(current.commit.clone());
+    }
+    let fetched = match git::fetch(&env.app, &directory, wish.to.as_ref(), host).await {
         Ok(fetched) => fetched,
         Err(error) => {
             run.ledger.in_flight = None;
@@ -152,6 +156,17 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
                 _ => Outcome::Nothing { commit: target },
             });
         }
+    }
+    // What an operator goes to by name has run before.
+    let is_known =
+        [Some(&current), run.ledger.previous.as_ref()].into_iter().flatten().any(|known| known.commit == target);
+    if !(wish.to.is_some() && is_known)
+        && let Err(error) = fetched.verify().await
+    {
+        run.ledger.in_flight = None;
+        run.write()?;
+        sentry::critical(host, "An update was refused", &format!("{error:#}"));
+        return Err(error);
     }
     // Asked for once: what fails is not tried again and again for it.
     host.discard(&flag(env))?;
@@ -209,20 +224,10 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
     Ok(Outcome::Done { commit: release.commit, migrated: migrates })
 }
 
-/// Fetches, and makes sure of the signature. A release that ran before was looked at then.
-async fn fetch<'a>(run: &Run<'a>, wish: &Wish, directory: &str) -> Result<Fetched<'a>> {
-    let fetched = git::fetch(&run.env.app, directory, wish.to.as_ref(), run.host).await?;
-    let releases = [&run.ledger.current, &run.ledger.previous];
-    if !releases.iter().any(|release| release.as_ref().is_some_and(|release| release.commit == fetched.target)) {
-        fetched.verify().await?;
-    }
-    Ok(fetched)
-}
-
 /// Whether a migration is needed, if there is room for the update.
 async fn prepare_for(env: &Env, fetched: &Fetched<'_>, current: &Release, wish: &Wish, host: &Host) -> Result<bool> {
     let migrates = wish.reset || needs_migration(env, fetched, current, wish).await?;
-    let builds = (fetched.target != current.commit).then_some(current);
+    let builds = (fetched.target != current.commit).then_some((current, &fetched.target));
     room::check(env, builds, u64::from(migrates) + u64::from(wish.reset), host).await?;
     Ok(migrates)
 }

@@ -85,6 +85,7 @@ pub async fn verify(git: &Git<'_>, target: &Commit) -> Result<()> {
     // Only for the commit that it names: another one may have been asked for.
     if let Some(tag) = git.tag().await?
         && git.resolve(&tag).await? == *target
+        && is_called(git, &tag).await?
         && git.host.try_ask(signed("verify-tag", tag)).await?.code == Some(0)
     {
         return Ok(());
@@ -95,6 +96,12 @@ pub async fn verify(git: &Git<'_>, target: &Commit) -> Result<()> {
         false => said.chars().take(MAX_TOLD).map(|c| if c.is_control() { ' ' } else { c }).collect(),
     };
     bail!("the commit {} is not signed with a key of app.git.verify, so it is not used: {said}", target.short())
+}
+
+/// Whether a tag's own text calls it by the name that it is found under: another one that was signed once does not.
+async fn is_called(git: &Git<'_>, tag: &str) -> Result<bool> {
+    let own = git.host.ask(git.cmd(["for-each-ref", "--format=%(tag)", tag])).await?;
+    Ok(tag.strip_prefix("refs/tags/") == Some(own.stdout.trim()))
 }
 
 fn ssh_line(key: &SigningKey) -> Option<String> {

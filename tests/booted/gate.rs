@@ -37,6 +37,7 @@ fn a_version_is_used_only_if_everything_holds_that_the_env_asks_of_it() {
 
     // Whatever does not hold is said, and the old container was never touched.
     let id = machine.ok("docker inspect -f '{{.Id}} {{.State.StartedAt}}' g_a_1");
+    machine.ok("psql -q -U postgres g -c 'CREATE TABLE t (a int); ALTER TABLE t OWNER TO app'");
     push(&machine, "two");
     for (probe, expected) in [
         (
@@ -53,9 +54,13 @@ fn a_version_is_used_only_if_everything_holds_that_the_env_asks_of_it() {
             "(command in a) does not hold: it ended with 3: (secret) is wrong",
         ),
         ("command: {service: a, run: [/bin/busybox, sleep, '1000'], timeout: 2}", "no answer within 2 s"),
-        ("sql: {query: SELECT count(*) FROM pg_tables WHERE schemaname = 'public', timeout: 1}", "missing, false or 0"),
+        ("sql: {query: SELECT count(*) FROM t, timeout: 1}", "missing, false or 0"),
         ("sql: {query: SELECT 1 WHERE false, timeout: 1}", "missing, false or 0"),
-        ("sql: {query: CREATE TABLE x (), timeout: 1}", "read-only transaction"),
+        ("sql: {query: CREATE TABLE x (), timeout: 1}", "PostgreSQL does not take the query"),
+        ("sql: {query: SELECT 1; SELECT 2, timeout: 1}", "PostgreSQL does not take the query"),
+        ("sql: {query: SELECT 1 FROM t FOR UPDATE, timeout: 1}", "read-only transaction"),
+        // As the app, not as whoever rules the database.
+        ("sql: {query: \"SELECT current_user = 'postgres'\", timeout: 1}", "missing, false or 0"),
     ] {
         ask(&machine, &format!("    - {probe}\n"));
         machine.ok("touch /app/etc/flags/force.update.g");

@@ -103,7 +103,7 @@ pub fn ours(machine: &Machine) -> (Outcome, std::collections::BTreeMap<String, f
 /// Compose in the appliance's place, from the same files: its project takes over networks, names and database.
 pub fn theirs(machine: &Machine) -> Outcome {
     machine.ok(
-        "set -e; systemctl stop appliance; docker rm -f $(docker ps -aq) >/dev/null; git clone -q --branch v1 /srv/notes.git /root/notes; \
+        "set -e; systemctl stop appliance; docker rm -f $(docker ps -aq) >/dev/null; cp -a /srv/work /root/notes; chown -R root: /root/notes; git -C /root/notes checkout -q v1; \
          cp /etc/nginx/conf.d/appliance.conf /root/site; cert=$(sed -n 's/^ *ssl_certificate \\(.*\\);/\\1/p' /root/site | head -n 1); \
          key=$(sed -n 's/^ *ssl_certificate_key \\(.*\\);/\\1/p' /root/site | head -n 1); \
          printf 'upstream peer { server 127.0.0.1:8000; keepalive 32; }\\nserver { listen 8443 ssl; ssl_certificate %s; ssl_certificate_key %s; \
@@ -115,8 +115,6 @@ pub fn theirs(machine: &Machine) -> Outcome {
             "cd /root/notes && git checkout -q {version} && APPLIANCE_ALLOWED_HOSTS='*' DOCKER_BUILDKIT=0 /root/docker-compose -p notes up -d --build"
         )
     };
-    // Its remote-tracking branches are the versions.
-    machine.ok("cd /root/notes && git fetch -q origin v2:v2");
     machine.ok(&format!("{} >/root/up.log 2>&1", up("v1")));
     let url = format!("https://{}:8443/notes", machine.address());
     wait_for("compose's app", Duration::from_secs(120), || match curl(machine, &[&url]) {
