@@ -191,7 +191,12 @@ fn keys<T: FromStr<Err = Invalid>>(fields: &Fields, key: &'static str, is_one: b
         _ => fields.list(key, |reading, node, path| reading.checked(node, path)).unwrap_or_default(),
     };
     // As above.
-    if found.is_empty() && !fields.reading.is_lost() {
+    let is_empty = match &*node.kind {
+        Kind::Sequence(items) => items.is_empty(),
+        Kind::Scalar { text, .. } => text.lines().all(|line| line.trim().is_empty() || line.trim().starts_with('#')),
+        Kind::Mapping(_) => false,
+    };
+    if is_empty {
         fields.error(node.place, format!("'{path}' holds no key"));
     }
     found

@@ -137,6 +137,11 @@ fn only_what_is_signed_with_a_known_key_is_used() {
     assert_eq!(version(&machine), "nine");
     machine.ok("appliance rollback");
     assert_eq!(version(&machine), "six");
+    // By name only: a repository that goes back to it must be believed.
+    git(&machine, &format!("reset -q --hard {six}"));
+    let out = machine.sh("appliance update --force");
+    assert!(out.code == 1 && out.stderr.contains("is not signed"), "{}", out.all());
+    git(&machine, "reset -q --hard ORIG_HEAD");
 
     // A tag in the place of a branch: its signature counts for the commit that it names, and for no other.
     let tenth = commit(&machine, "ten");
@@ -151,6 +156,13 @@ fn only_what_is_signed_with_a_known_key_is_used() {
         (version(&machine).as_str(), ledger(&machine)["current"]["commit"].as_str()),
         ("ten", Some(tenth.as_str()))
     );
+    // The same signature under another name says nothing.
+    git(&machine, "update-ref refs/tags/v12 refs/tags/v10");
+    ask(&machine, &format!("    branch: v12\n    verify: ['{ssh}']\n"));
+    refused(&machine, "is not signed with a key of app.git.verify");
+    // A tag that was taken back is gone here too.
+    git(&machine, "tag -d v12");
+    refused(&machine, "has no v12");
 }
 
 /// A web server with the repository behind it, for those who know the password; the names of whoever asked are written down.
