@@ -44,7 +44,7 @@ tests "golden files" cargo test --quiet --locked --test golden --test old_envs -
 tests "published compose files" cargo test --quiet --locked --test published
 tests "virtual machine" cargo test --locked --test vm
 # Those that count what is lost under load need the machine for themselves.
-tests "booted hosts" cargo test --locked --test booted -- --test-threads=2 --skip load:: --skip without_a_migration
+tests "booted hosts" cargo test --locked --test booted -- --test-threads=3 --skip load:: --skip without_a_migration
 tests "booted hosts under load" cargo test --locked --test booted -- --test-threads=1 load:: without_a_migration
 
 echo "$passed passed, $failed failed, $skipped skipped"

@@ -19,7 +19,7 @@ const TRIES: u32 = 10;
 /// How many names of a directory are looked at.
 const MAX_NAMES: usize = 10_000;
 
-/// Directories that were looked through.
+/// Directories that were looked through, each with the prefix that was looked for.
 pub(super) type Swept = Arc<Mutex<BTreeSet<PathBuf>>>;
 
 /// A synced file next to its target, to be renamed.
@@ -130,6 +130,13 @@ impl Host {
         self.sweep_of(&self.path(directory), PREFIX)
     }
 
+    /// [`Host::sweep`] once more: another process may have died since this one looked.
+    pub fn sweep_again(&self, directories: &[&str]) -> Result<()> {
+        self.swept.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
+        self.sweep_private()?;
+        directories.iter().try_for_each(|directory| self.sweep(directory))
+    }
+
     /// [`Host::sweep`] for the directory that a file lies in.
     pub(super) fn sweep_beside(&self, path: &str) -> Result<()> {
         match self.path(path).parent() {
@@ -141,7 +148,7 @@ impl Host {
     pub(super) fn sweep_of(&self, directory: &Path, prefix: &str) -> Result<()> {
         // The guarded code only adds; a poisoned set is still a set.
         let mut swept = self.swept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if !self.applies() || !swept.insert(directory.to_owned()) {
+        if !self.applies() || !swept.insert(directory.join(prefix)) {
             return Ok(());
         }
         sweep(directory, prefix).with_context(|| format!("could not look for left-overs in {}", directory.display()))
@@ -202,5 +209,11 @@ mod tests {
         made.sort();
         assert_eq!(names, made.map(|name| name.into_string().expect("text")));
         living.persist(directory.join("z")).expect("it is still there");
+        // Somebody dies while this process lives on.
+        fs::write(directory.join(".appliance-later"), "a page").expect("it can be written");
+        next.sweep("/x").expect("it can be looked at");
+        assert!(directory.join(".appliance-later").exists(), "looked at once");
+        next.sweep_again(&["/x", "/none"]).expect("it can be looked at");
+        assert!(!directory.join(".appliance-later").exists());
     }
 }

@@ -15,9 +15,14 @@ impl Host {
         Ok(Secret::new(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.random::<24>()?)))
     }
 
+    /// Takes away private directories of killed processes.
+    pub(super) fn sweep_private(&self) -> Result<()> {
+        self.sweep_of(Path::new("/run"), PREFIX)
+    }
+
     /// A directory of one's own for the time of its life: only this user can enter it.
     pub fn private_directory(&self) -> Result<PrivateDirectory> {
-        self.sweep_of(Path::new("/run"), PREFIX)?;
+        self.sweep_private()?;
         // In memory where that can be had: what is in it is secret.
         let directory = beside::directory(Path::new("/run"), PREFIX)
             .or_else(|_| beside::directory(&std::env::temp_dir(), PREFIX))

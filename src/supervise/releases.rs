@@ -68,6 +68,11 @@ pub fn is_outdated(host: &Host, running: &Running) -> Result<bool> {
 /// [`Halt`] with failed: what was left half way can neither be finished nor undone.
 pub async fn take_up(host: &Host, board: &Board, running: &mut Running, news: News) -> Result<bool> {
     let env = source::active(host)?.env;
+    if news == News::Closed
+        && let Err(error) = host.sweep_again(&update::WRITES)
+    {
+        tracing::warn!("{error:#}");
+    }
     if let Some(flight) = Ledger::read_for(host, &env.app.name)?.in_flight {
         // A build goes on beside what runs. Asked first, since giving up the other lock would wake the loop.
         if flight.stage <= Stage::Build && alone(host, news).await?.is_none() {

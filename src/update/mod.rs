@@ -33,6 +33,17 @@ pub use undo::{recover, recover_locked};
 
 use crate::value::Stage;
 
+/// Where an update writes: what one that was killed there left beside its files is taken away.
+pub const WRITES: [&str; 7] = [
+    "/app/etc",
+    "/app/etc/tags",
+    "/etc/nginx/conf.d",
+    "/run/appliance",
+    "/run/appliance/bridged",
+    "/var/lib/appliance/git",
+    "/var/www/html",
+];
+
 /// What happens, told to whoever shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Told<'a> {

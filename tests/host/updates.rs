@@ -104,6 +104,7 @@ pub fn ours(machine: &Machine) -> (Outcome, std::collections::BTreeMap<String, f
 pub fn theirs(machine: &Machine) -> Outcome {
     machine.ok(
         "set -e; systemctl stop appliance; docker rm -f $(docker ps -aq) >/dev/null; cp -a /srv/work /root/notes; chown -R root: /root/notes; git -C /root/notes checkout -q v1; \
+         sed -i '1i host all all 172.16.0.0/12 scram-sha-256' /etc/postgresql/15/main/pg_hba.conf; systemctl reload postgresql@15-main; \
          cp /etc/nginx/conf.d/appliance.conf /root/site; cert=$(sed -n 's/^ *ssl_certificate \\(.*\\);/\\1/p' /root/site | head -n 1); \
          key=$(sed -n 's/^ *ssl_certificate_key \\(.*\\);/\\1/p' /root/site | head -n 1); \
          printf 'upstream peer { server 127.0.0.1:8000; keepalive 32; }\\nserver { listen 8443 ssl; ssl_certificate %s; ssl_certificate_key %s; \
@@ -112,7 +113,7 @@ pub fn theirs(machine: &Machine) -> Outcome {
     );
     let up = |version: &str| {
         format!(
-            "cd /root/notes && git checkout -q {version} && APPLIANCE_ALLOWED_HOSTS='*' DOCKER_BUILDKIT=0 /root/docker-compose -p notes up -d --build"
+            "cd /root/notes && git checkout -q {version} && APPLIANCE_ALLOWED_HOSTS='*' DOCKER_BUILDKIT=0 /root/docker-compose --compatibility -p notes up -d --build"
         )
     };
     machine.ok(&format!("{} >/root/up.log 2>&1", up("v1")));
