@@ -5,7 +5,7 @@ use super::{absolute, print};
 use crate::host::{Host, Mode};
 use crate::report::sentry;
 use crate::source;
-use crate::update::{self, Wish};
+use crate::update::{self, Anew, Wish};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +18,18 @@ pub enum DatabaseCommand {
     /// Make the database anew, empty, and migrate it; what is in it now is dumped first
     #[command(after_help = "Example:\n  appliance database reset")]
     Reset(ResetArguments),
+    /// Put a dump in the place of the database, and migrate it; what is in it now is dumped first
+    #[command(after_help = "Example:\n  appliance database restore /root/ecs.pgdump.gz")]
+    Restore(RestoreArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArguments {
+    /// A dump in pg_dump's custom format, also packed by gzip, of this host or another
+    file: String,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -36,7 +48,8 @@ pub struct ResetArguments {
 pub async fn database(command: DatabaseCommand) -> Result<u8> {
     match command {
         DatabaseCommand::Dump(arguments) => dump(arguments).await,
-        DatabaseCommand::Reset(arguments) => reset(arguments).await,
+        DatabaseCommand::Reset(arguments) => make_anew(Anew::Empty, arguments.yes).await,
+        DatabaseCommand::Restore(arguments) => restore(arguments).await,
     }
 }
 
@@ -68,7 +81,17 @@ fn give_up(target: &str, host: &Host) -> Result<u8> {
     bail!("interrupted; nothing was kept")
 }
 
-async fn reset(arguments: ResetArguments) -> Result<u8> {
+async fn restore(arguments: RestoreArguments) -> Result<u8> {
+    let host = ready().await?;
+    let env = source::active(&host)?.env;
+    let archive =
+        update::archive::open(&absolute(&arguments.file)?, &update::dump::directory(&env.app.name), &host).await?;
+    let done = make_anew(Anew::Archive(archive.clone()), arguments.yes).await;
+    archive.discard(&host)?;
+    done
+}
+
+async fn make_anew(anew: Anew, agreed: bool) -> Result<u8> {
     let host = ready().await?;
     let env = source::active(&host)?.env;
     let text = format!(
@@ -76,11 +99,11 @@ async fn reset(arguments: ResetArguments) -> Result<u8> {
         env.app.database,
         update::dump::directory(&env.app.name)
     );
-    if !arguments.yes && !is_agreed(&text)? {
+    if !agreed && !is_agreed(&text)? {
         bail!("{text}; nothing was done. With --yes it is");
     }
     let _reports = sentry::start(&env);
-    let wish = Wish { reset: true, ..Wish::default() };
+    let wish = Wish { anew: Some(anew), ..Wish::default() };
     watched(&host, false, async |news| update::update(&env, wish, &host, news).await).await?;
     print(&format!(
         "the database {} is new; what was in it: ls {}\n",

@@ -3,6 +3,7 @@
 use super::document::{Kind, Node, shown};
 use super::gate::{self, Probe};
 use super::reader::{Fields, Reading, Unknown};
+use super::words;
 use crate::value::{
     AbsPath, AppName, Commit, DatabaseName, GitRef, GitUrl, Invalid, KnownHost, Secret, ServiceName, SigningKey,
 };
@@ -206,7 +207,7 @@ fn read_migrate(app: &Fields, is_ecs: bool) -> Option<Migrate> {
     let fields = app.fields("migrate");
     let auto = fields.boolean("auto").unwrap_or(true);
     let service: Option<ServiceName> = fields.checked("service");
-    let command = gate::words(&fields, "command");
+    let command = words::command(&fields, "command");
     let when = fields.text("when").unwrap_or_else(|| "**/migrations/*".to_owned());
     if globset::Glob::new(&when).is_err() {
         let place = fields.value("when").map_or(fields.place(), |node| node.place);
@@ -235,59 +236,4 @@ fn read_ecs_own(fields: &Fields) {
     switcher.finish(Unknown::Warn);
     fields.secret("vault_encrypt");
     fields.secret("vault_sign");
-}
-
-/// Splits a command line as a POSIX shell does its words: quotes and backslashes, no expansion. `None`: a quote is open.
-pub fn split_words(text: &str) -> Option<Vec<String>> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            ' ' | '\t' | '\n' | '\r' => words.extend(word.take()),
-            '\'' => {
-                let word = word.get_or_insert_default();
-                loop {
-                    match chars.next()? {
-                        '\'' => break,
-                        other => word.push(other),
-                    }
-                }
-            }
-            '"' => {
-                let word = word.get_or_insert_default();
-                loop {
-                    match chars.next()? {
-                        '"' => break,
-                        '\\' => match chars.next()? {
-                            escaped @ ('"' | '\\' | '$' | '`') => word.push(escaped),
-                            other => word.extend(['\\', other]),
-                        },
-                        other => word.push(other),
-                    }
-                }
-            }
-            '\\' => word.get_or_insert_default().push(chars.next()?),
-            other => word.get_or_insert_default().push(other),
-        }
-    }
-    words.extend(word);
-    Some(words)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_are_split_as_a_shell_would() {
-        let words = |text: &str| split_words(text);
-        assert_eq!(
-            words("a  'b c' \"d\\\"e\" f\\ g ''"),
-            Some(vec!["a".into(), "b c".into(), "d\"e".into(), "f g".into(), String::new()])
-        );
-        assert_eq!(words("a 'b"), None);
-        assert_eq!(words("\"\\n$x\""), Some(vec!["\\n$x".into()]));
-        assert_eq!(words(" "), Some(vec![]));
-    }
 }

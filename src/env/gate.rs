@@ -1,8 +1,8 @@
 //! `app.gate`: what must hold, beside the default gate, before a release is good. Asking is `update/gate.rs`.
 
-use super::app::split_words;
 use super::document::{Kind, Node};
 use super::reader::{Fields, Reading, Unknown};
+use super::words;
 use crate::value::ServiceName;
 use std::fmt;
 use std::time::Duration;
@@ -143,7 +143,7 @@ fn read_tcp(fields: &Fields) -> Option<Probe> {
 
 fn read_command(fields: &Fields) -> Option<Probe> {
     let (service, timeout) = (service(fields), timeout(fields));
-    let run = needed(fields, "run", words(fields, "run"));
+    let run = needed(fields, "run", words::command(fields, "run"));
     Some(Probe { asks: Asks::Command { service: service?, run: run? }, timeout })
 }
 
@@ -151,21 +151,6 @@ fn read_sql(fields: &Fields) -> Option<Probe> {
     let timeout = timeout(fields);
     let query = needed(fields, "query", fields.text("query"));
     Some(Probe { asks: Asks::Sql { query: query? }, timeout })
-}
-
-/// A command: a list of words, or one line that is split as a shell would.
-pub(super) fn words(fields: &Fields, key: &'static str) -> Option<Vec<String>> {
-    let node = fields.value(key)?;
-    if let Kind::Sequence(_) = &*node.kind {
-        return fields.list(key, |reading, node, path| reading.text(node, path));
-    }
-    match split_words(&fields.text(key)?) {
-        Some(words) if !words.is_empty() => Some(words),
-        _ => {
-            fields.error(node.place, format!("'{}' must be a command with its quotes closed", fields.path(key)));
-            None
-        }
-    }
 }
 
 #[cfg(test)]

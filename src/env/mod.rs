@@ -15,14 +15,16 @@ mod rules;
 pub mod schema;
 mod setup;
 mod ssl;
+mod words;
 
-pub use app::{App, AppGit, GitLocal, Migrate, split_words};
+pub use app::{App, AppGit, GitLocal, Migrate};
 pub use appliance::{Appliance, ExtraFile, Metric, StorageWish, Update, is_public_name};
 pub use backup::{Backup, BackupMount};
 pub use diagnostic::{BrokenFile, Diagnostic, Quote, Report, Severity};
 pub use gate::{Asks, Probe};
 
 pub use ssl::{OwnPair, Ssl};
+pub use words::split_words;
 
 use crate::value::{AbsPath, Calendar, HostPattern, SshKey};
 use document::{Node, Place};

@@ -1,9 +1,10 @@
-//! Waiting for a change of the file system (inotify), so that nothing polls.
+//! Waiting for a change of the file system (inotify), or of what is mounted, so that nothing polls.
 
 use super::Host;
 use anyhow::{Context, Result, bail};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 struct Descriptor(Inotify);
@@ -74,5 +75,28 @@ impl Watch {
                 Err(other) => return Err(other).context("could not read an inotify"),
             }
         }
+    }
+}
+
+/// Wakes when something is mounted or unmounted (proc(5), `/proc/pid/mounts`: a change is told as an exceptional condition).
+pub struct Mounts(AsyncFd<std::fs::File>);
+
+impl Host {
+    /// Watches what is mounted on this machine, from now on.
+    pub fn watch_mounts(&self) -> Result<Mounts> {
+        #[allow(clippy::disallowed_methods)] // Part of the door: this file is never read.
+        let file = std::fs::File::open("/proc/self/mountinfo").context("could not open the list of mounts")?;
+        // SAFETY: a `File` owns its descriptor, which stays open and the same until the `AsyncFd` that owns both is dropped.
+        let file = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) };
+        Ok(Mounts(file.context("could not wait on the list of mounts")?))
+    }
+}
+
+impl Mounts {
+    /// Waits for the next change. Cancel-safe.
+    pub async fn changed(&mut self) -> Result<()> {
+        let mut ready = self.0.ready(Interest::PRIORITY).await.context("could not wait on the list of mounts")?;
+        ready.clear_ready();
+        Ok(())
     }
 }

@@ -13,6 +13,8 @@ mod storage;
 mod timer;
 pub mod tls;
 
+pub use storage::{VolumeMissing, missing as missing_volumes};
+
 use crate::env::Env;
 use crate::host::{Changed, Host};
 use crate::state::history;

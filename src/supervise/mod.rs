@@ -45,6 +45,11 @@ pub async fn run(host: &Host, env_yml: Option<&str>) -> Result<()> {
         notify::stopping();
         return Ok(());
     };
+    if error.is::<start::Again>() {
+        tracing::info!("{error}");
+        notify::stopping();
+        return Ok(());
+    }
     let halt = match error.downcast::<Halt>() {
         Ok(halt) => halt,
         // A broken env is not a failed stack: what runs is left alone.

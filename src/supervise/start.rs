@@ -6,8 +6,9 @@ use super::releases::{self, Running};
 use crate::env::Env;
 use crate::error::Halt;
 use crate::host::docker::{Look, is_away};
+use crate::host::watch::Mounts;
 use crate::host::{Host, Own};
-use crate::prepare::{self, Wanted, prepare};
+use crate::prepare::{self, VolumeMissing, Wanted, prepare};
 use crate::report::{page, sentry};
 use crate::source::Found;
 use crate::stack::actions::{Action, Occasion};
@@ -57,9 +58,21 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
     }
     loop {
         wait_for_docker(host, board).await?;
+        // Watched before it is looked at, so that nothing that is mounted in between is missed.
+        let mut mounts = host.watch_mounts()?;
         match bring_up(&found, host, board, &lock).await {
             // It went away in the middle: everything can be begun again once it is back.
             Err(error) if is_away(&error) => tracing::warn!("{error:#}; waiting for it"),
+            Err(error) if error.is::<VolumeMissing>() => {
+                let missing = error.downcast::<VolumeMissing>()?;
+                tracing::warn!("{missing}; waiting for it");
+                board.show_page();
+                board.event(Event::StartBegins(format!("waiting for a volume: {missing}")));
+                // However long that takes; whoever mends it may need other commands for that.
+                drop(lock);
+                wait_for_volumes(&mut mounts, env, host).await?;
+                return Err(Again.into());
+            }
             Err(error) => return Err(error),
             Ok((stack, release)) => return Ok(Running { env: found.env, stack, release }),
         }
@@ -106,6 +119,39 @@ pub async fn wait_for_docker(host: &Host, board: &Board) -> Result<()> {
         }
     }
 }
+
+/// Ends this process in order to be started anew: once it has told systemd that it waits, a start would stand under the watchdog.
+#[derive(Debug)]
+pub struct Again;
+
+impl std::fmt::Display for Again {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the volumes are there; starting anew")
+    }
+}
+
+impl std::error::Error for Again {}
+
+/// Waits until every volume is mounted. The host's boot is done meanwhile.
+async fn wait_for_volumes(mounts: &mut Mounts, env: &Env, host: &Host) -> Result<()> {
+    crate::host::notify::ready();
+    let between = crate::host::notify::watchdog_interval().map_or(BETWEEN_BEATS, |interval| interval / 2);
+    let mut beats = tokio::time::interval(between);
+    loop {
+        tokio::select! {
+            changed = mounts.changed() => {
+                changed?;
+                if prepare::missing_volumes(env, host).await?.is_none() {
+                    return Ok(());
+                }
+            }
+            _ = beats.tick() => crate::host::notify::watchdog(),
+        }
+    }
+}
+
+/// Where there is no watchdog, nobody listens.
+const BETWEEN_BEATS: Duration = Duration::from_secs(3600);
 
 async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Result<(Stack, Release)> {
     let env = &found.env;
@@ -290,7 +336,7 @@ async fn routed_run(env: &Env, release: &Release, host: &Host) -> bool {
 fn with_halt(error: anyhow::Error, title: &str) -> anyhow::Error {
     // A broken file is the operator's to mend: what runs is left alone.
     let is_broken = error.downcast_ref::<crate::env::BrokenFile>().is_some();
-    if is_broken || is_away(&error) || error.downcast_ref::<Halt>().is_some() {
+    if is_broken || is_away(&error) || error.is::<VolumeMissing>() || error.downcast_ref::<Halt>().is_some() {
         return error;
     }
     Halt::failed(title, format!("{error:#}")).into()

@@ -1,5 +1,6 @@
 //! Whether there is something to update to, whether it is tried, and what the ledger says once it is in place. Pure.
 
+use super::archive::Anew;
 use crate::state::{Ledger, Release, Touched};
 use crate::value::Commit;
 use serde::Serialize;
@@ -15,8 +16,8 @@ pub struct Wish {
     pub to: Option<Commit>,
     /// It goes back: what is left is not tried again by itself.
     pub back: bool,
-    /// The database is made anew, empty.
-    pub reset: bool,
+    /// The database is made anew.
+    pub anew: Option<Anew>,
 }
 
 /// What stands against what.
@@ -40,7 +41,7 @@ pub enum Decision {
 
 pub fn decide(facts: &Facts, wish: &Wish) -> Decision {
     let is_new = facts.is_other || facts.env_changed;
-    match (is_new, wish.force || wish.migrate || wish.reset) {
+    match (is_new, wish.force || wish.migrate || wish.anew.is_some()) {
         (_, true) => Decision::Go,
         (false, false) => Decision::Nothing,
         (true, false) if facts.failed.contains(facts.target) => Decision::Refused,

@@ -1,5 +1,6 @@
 //! The database's way back: a dump before a migration, and putting it back by way of a new database that is swapped in.
 
+use super::archive::{self, Anew, Archive};
 use crate::env::Env;
 use crate::host::{Cmd, Host, Login, What, quote_identifier, quote_literal};
 use crate::prepare::postgres::{self, Cluster};
@@ -103,7 +104,7 @@ pub async fn restore(env: &Env, dump: &str, host: &Host) -> Result<()> {
     }
     drop_database(&admin, &fresh, host).await?;
     create_like(&cluster, name, &fresh, host).await?;
-    let database = format!("dbname='{}'", fresh.replace('\\', "\\\\").replace('\'', "\\'"));
+    let database = connection(&fresh);
     let args = ["--exit-on-error", "--no-password", "--dbname", &database, dump];
     let cmd = client(&cluster, "pg_restore", args).deadline(DEADLINE);
     let restored = host.act(What::Database, &fresh, "restore the dump into", cmd).await;
@@ -111,8 +112,11 @@ pub async fn restore(env: &Env, dump: &str, host: &Host) -> Result<()> {
     swap(&admin, name, &fresh, &failed, host).await
 }
 
-/// Puts an empty database in the place of the one that is there, which is dumped already. Killed anywhere, that dump brings it back.
-pub async fn empty(env: &Env, host: &Host) -> Result<()> {
+/// Puts another database in the place of the one that is there, which is dumped already. Killed anywhere, that dump brings it back.
+///
+/// # Errors
+/// What it is made of does not fit in: an extension that this host lacks, or whatever pg_restore says.
+pub async fn make_anew(env: &Env, anew: &Anew, host: &Host) -> Result<()> {
     let cluster = postgres::cluster(host)?;
     let admin = cluster.superuser("postgres");
     let name = env.app.database.as_str();
@@ -121,13 +125,53 @@ pub async fn empty(env: &Env, host: &Host) -> Result<()> {
     create_like(&cluster, name, &fresh, host).await?;
     // Only a superuser can make some of them, so no migration brings them back.
     let sql = "SELECT extname::text FROM pg_catalog.pg_extension";
-    for extension in host.query(&cluster.superuser(name), sql, &[]).await?.into_iter().flatten().flatten() {
+    let mut extensions: Vec<String> =
+        host.query(&cluster.superuser(name), sql, &[]).await?.into_iter().flatten().flatten().collect();
+    if let Anew::Archive(archive) = anew {
+        extensions.extend(archive.extensions.iter().cloned());
+    }
+    for extension in extensions {
         let create = format!("CREATE EXTENSION IF NOT EXISTS {}", quote_identifier(&extension));
         host.execute(&cluster.superuser(&fresh), &fresh, "create an extension in", create).await?;
+    }
+    if let Anew::Archive(archive) = anew {
+        fill(&cluster, &fresh, archive, host).await?;
     }
     swap(&admin, name, &fresh, &old, host).await?;
     drop_database(&admin, &old, host).await
 }
+
+/// Everything becomes the app's, whoever owned it where it comes from.
+async fn fill(cluster: &Cluster, fresh: &str, archive: &Archive, host: &Host) -> Result<()> {
+    let private = host.private_directory()?;
+    let list = private.file("list");
+    host.put(&list, archive.list.as_bytes(), 0o600)?;
+    let role = format!("--role={OWNER}");
+    let database = connection(fresh);
+    let args = [
+        "--exit-on-error",
+        "--no-password",
+        "--no-owner",
+        "--no-acl",
+        &role,
+        "--use-list",
+        &list,
+        "--dbname",
+        &database,
+        &archive.path,
+    ];
+    let cmd = client(cluster, "pg_restore", args).deadline(DEADLINE);
+    let restored = host.act(What::Database, fresh, "restore the dump into", cmd).await;
+    restored.map(drop).with_context(|| format!("could not restore {}", archive.path))
+}
+
+/// How libpq is told a database's name, whatever is in it.
+fn connection(database: &str) -> String {
+    format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// The role that owns the app's database (spec/prepare.md, "PostgreSQL").
+const OWNER: &str = "app";
 
 /// What the database before a reset is called for a moment. Not the failed one: by that, [`restore`] would take its work for done.
 const RESET: &str = "_emptied";
@@ -160,7 +204,7 @@ fn beside(name: &DatabaseName, suffix: &str) -> Result<String> {
 
 fn client<const N: usize>(cluster: &Cluster, program: &str, args: [&str; N]) -> Cmd {
     // The cluster's own: an older one refuses, a newer one may write what the old one cannot read.
-    Cmd::new(&format!("/usr/lib/postgresql/{}/bin/{program}", cluster.version), args)
+    Cmd::new(&archive::program(cluster, program), args)
         .env("PGHOST", "/var/run/postgresql")
         .env("PGPORT", cluster.port.to_string())
         .env("PGUSER", "postgres")

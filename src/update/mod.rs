@@ -2,10 +2,11 @@
 //! `stack/`, supervising them `supervise/`.
 //!
 //! `run.rs` is the order of an update's stages, `decide.rs` whether there is anything to do, `room.rs` whether there is room for it,
-//! `release.rs` makes a release (`git.rs`, `local.rs`, `trust.rs` and `image.rs` are its parts), `dump.rs` is the database's way back, `gate.rs`
+//! `release.rs` makes a release (`git.rs`, `local.rs`, `trust.rs` and `image.rs` are its parts), `dump.rs` (with `archive.rs` for somebody else's) is the database's way back, `gate.rs`
 //! asks whether a release is good, `switch.rs` sends visitors over, `undo.rs` goes back and finishes what a killed update left, `rollback.rs` is going back by hand, `packages.rs`
 //! the host's own packages.
 
+pub mod archive;
 mod decide;
 pub mod dump;
 mod gate;
@@ -21,6 +22,7 @@ mod switch;
 mod trust;
 mod undo;
 
+pub use archive::Anew;
 pub use decide::{Waiting, Wish};
 pub use gate::probes;
 pub use image::clean_up;

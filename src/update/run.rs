@@ -1,6 +1,7 @@
 //! An update: its stages in their order, each in the ledger before it begins. Up to the stage switch it is undone when something
 //! fails; from there on it is finished.
 
+use super::archive::Anew;
 use super::decide::{Decision, Facts, Waiting, Wish, asks_for_migration, committed, decide};
 use super::git::{self, Fetched};
 use super::release::{self, Built};
@@ -126,7 +127,7 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
 
     run.begin(Stage::Fetch, None, Touched::No)?;
     let directory = stack::checkout(env);
-    if wish.reset {
+    if wish.anew.is_some() {
         // Whatever was the current one when somebody asked for it.
         wish.to = Some(current.commit.clone());
     }
@@ -198,7 +199,7 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
         built = release::build(env, &fetched, host, &progress).await?;
     }
     let placed = if migrates {
-        with_gap(&mut run, &built, &target, wish.reset).await
+        with_gap(&mut run, &built, &target, wish.anew.as_ref()).await
     } else {
         without_gap(&mut run, &built, &target).await
     };
@@ -226,9 +227,9 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
 
 /// Whether a migration is needed, if there is room for the update.
 async fn prepare_for(env: &Env, fetched: &Fetched<'_>, current: &Release, wish: &Wish, host: &Host) -> Result<bool> {
-    let migrates = wish.reset || needs_migration(env, fetched, current, wish).await?;
+    let migrates = wish.anew.is_some() || needs_migration(env, fetched, current, wish).await?;
     let builds = (fetched.target != current.commit).then_some((current, &fetched.target));
-    room::check(env, builds, u64::from(migrates) + u64::from(wish.reset), host).await?;
+    room::check(env, builds, u64::from(migrates) + u64::from(wish.anew.is_some()), host).await?;
     Ok(migrates)
 }
 
@@ -280,20 +281,20 @@ async fn without_gap(run: &mut Run<'_>, built: &Built, target: &Commit) -> Resul
     commit_to(run, &built.release, target, false)
 }
 
-/// With a migration: the status page while the database is dumped and migrated. For a reset it is made anew in between.
-async fn with_gap(run: &mut Run<'_>, built: &Built, target: &Commit, reset: bool) -> Result<()> {
+/// With a migration: the status page while the database is dumped and migrated. Where it is to be made anew, that is done in between.
+async fn with_gap(run: &mut Run<'_>, built: &Built, target: &Commit, anew: Option<&Anew>) -> Result<()> {
     let (env, host, news) = (run.env, run.host, run.news);
     run.begin(Stage::Dump, Some(target), Touched::No)?;
     dump::forget_failed(env, host).await?;
     (news.0)(Told::Page);
     switch::stop_writers(env, &built.stack, host).await?;
-    if reset {
+    if anew.is_some() {
         dump::dump(env, &dump::before_reset(&env.app.name, host), host).await?;
     }
     dump::dump(env, &dump::pending(&env.app.name), host).await?;
     run.begin(Stage::Migrate, Some(target), Touched::Migrated)?;
-    if reset {
-        dump::empty(env, host).await?;
+    if let Some(anew) = anew {
+        dump::make_anew(env, anew, host).await?;
     }
     switch::admit(env, &built.stack, host).await?;
     if let Some(migrate) = &env.app.migrate {

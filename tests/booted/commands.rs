@@ -67,6 +67,9 @@ fn ps_logs_exec_env_and_help() {
     let placed = machine.ok("appliance exec -u daemon -w /tmp -e A=b web -- sh -c 'id -un; pwd; echo $A'");
     assert_eq!(placed, "daemon\n/tmp\nb\n");
     assert_eq!(machine.ok("echo 'echo from $0' | appliance shell web").trim(), "from bash");
+    let shell =
+        machine.ok("printf 'tty\\nexit 5\\n' | script -qec 'appliance shell web' /dev/null || echo ended with $?");
+    assert!(shell.contains("/dev/pts/") && shell.contains("ended with 5"), "{shell}");
     let sizes = machine.ok(&format!("python3 - <<'END'\n{RESIZE}\nEND"));
     assert_eq!(sizes.trim(), "33 99\n44 111");
 
@@ -86,6 +89,11 @@ fn ps_logs_exec_env_and_help() {
         .ok("echo kept > '/root/a file'; appliance cp '/root/a file' web:/tmp/b; appliance cp web:/tmp/b /root/back");
     assert_eq!(machine.get("/root/back"), "kept\n");
     machine.ok("appliance cp web:/tmp - | tar t | grep -q tmp/b");
+    machine.ok(
+        "set -e; mkdir -p /root/tree/sub; echo deep > /root/tree/sub/file; ln -s sub/file /root/tree/link; chmod 640 /root/tree/sub/file; \
+         appliance cp /root/tree web:/tmp/tree; appliance cp web:/tmp/tree /root/tree-back; diff -r /root/tree /root/tree-back; \
+         test $(stat -c %a /root/tree-back/sub/file) = 640; test $(readlink /root/tree-back/link) = sub/file",
+    );
     assert_eq!(machine.sh("appliance cp web:/no-such /root/x").code, 1);
     assert!(machine.sh("appliance cp a b").stderr.contains("one of the two must be SERVICE:PATH"));
 
@@ -120,6 +128,12 @@ fn ps_logs_exec_env_and_help() {
         "stats",
         "top",
         "cp",
+        "update",
+        "rollback",
+        "releases",
+        "database dump",
+        "database reset",
+        "database restore",
         "recover",
         "env check",
         "env show",

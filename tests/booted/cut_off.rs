@@ -15,10 +15,19 @@ enum Blow {
     Power,
 }
 
+/// What kind of update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Migrating,
+    /// Its migration fails, and it is cut off while it goes back.
+    Failing,
+}
+
 /// When: at the beginning of the stage, or so many per cent into the time that it took before.
 #[derive(Debug, Clone, Copy)]
 struct Case {
-    migrates: bool,
+    kind: Kind,
     stage: &'static str,
     percent: u64,
     blow: Blow,
@@ -26,16 +35,18 @@ struct Case {
 
 const PLAIN: [&str; 5] = ["fetch", "build", "start", "gate", "switch"];
 const MIGRATING: [&str; 7] = ["fetch", "build", "dump", "migrate", "start", "gate", "switch"];
+const FAILING: [&str; 1] = ["undo"];
 /// How many cases a sample has.
 const SAMPLE: usize = 5;
 
 fn all() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (migrates, stages) in [(false, &PLAIN[..]), (true, &MIGRATING[..])] {
+    for (kind, stages) in [(Kind::Plain, &PLAIN[..]), (Kind::Migrating, &MIGRATING[..]), (Kind::Failing, &FAILING[..])]
+    {
         for stage in stages {
             for percent in [0, 50] {
                 for blow in [Blow::Updater, Blow::Docker, Blow::Power] {
-                    cases.push(Case { migrates, stage, percent, blow });
+                    cases.push(Case { kind, stage, percent, blow });
                 }
             }
         }
@@ -131,9 +142,9 @@ fn an_update_that_is_cut_off_anywhere_is_finished_or_undone() {
     match std::env::var("APPLIANCE_MATRIX").as_deref() {
         Ok("all") => {}
         // These stages' cases, or those with a migration, for looking closer.
-        Ok(words) => {
-            cases.retain(|case| words.split(',').any(|word| word == case.stage || word == "migrating" && case.migrates))
-        }
+        Ok(words) => cases.retain(|case| {
+            words.split(',').any(|word| word == case.stage || word == "migrating" && case.kind == Kind::Migrating)
+        }),
         Err(_) => {
             while cases.len() > SAMPLE {
                 cases.remove(random.below(cases.len()));
@@ -145,17 +156,23 @@ fn an_update_that_is_cut_off_anywhere_is_finished_or_undone() {
     machine.put("/root/wait.py", WAIT, 0o644);
     keep_note(&machine, "kept");
     let mut rows = Vec::new();
-    for (migrates, old, new) in [(false, "v1", "v2"), (true, "v2", "v3")] {
+    for (kind, old, new) in [(Kind::Plain, "v1", "v2"), (Kind::Migrating, "v2", "v3"), (Kind::Failing, "v3", "v4")] {
+        if !cases.iter().any(|case| case.kind == kind) {
+            continue;
+        }
         // Once without a blow: how long the stages take, and what the database is like before and after.
         push(&machine, old);
         machine.ok("appliance update --force");
         let before = database(&machine);
         push(&machine, new);
-        machine.ok("appliance update --force");
+        let out = machine.sh("appliance update --force");
+        assert_eq!(out.code == 0, kind != Kind::Failing, "{}", out.all());
         let digests = [before, migrated(&machine)];
         let took = ledger(&machine)["last"]["took_ms"].clone();
-        machine.ok("appliance rollback --yes");
-        for case in cases.iter().filter(|case| case.migrates == migrates) {
+        if kind != Kind::Failing {
+            machine.ok("appliance rollback --yes");
+        }
+        for case in cases.iter().filter(|case| case.kind == kind) {
             assert_eq!(version(&machine), old, "before {case:?}");
             strike(&machine, case, took[case.stage].as_u64().unwrap_or(0));
             let is = settled(&machine, case, old, new, &digests);

@@ -73,4 +73,40 @@ fn a_database_is_dumped_and_made_anew_with_a_way_back() {
     assert_eq!(dumped(&machine, kept[1]), "one\n");
     wait_for_phase(&machine, "running");
     assert_clean(&machine);
+
+    // No dump, a broken one, one that nobody can unpack: said before anything stops.
+    let before = machine.ok("docker inspect -f '{{.Id}} {{.State.StartedAt}}' $(docker ps -q)");
+    machine.ok(&format!("echo 'SELECT 1;' > /root/plain.sql; head -c 3000 {file} > /root/cut.pgdump; head -c 100 /dev/urandom | gzip > /root/noise.gz; \
+                         gzip -c {file} | head -c 700 > /root/cut.gz"));
+    for (name, expected) in [
+        ("none", "/root/none is missing"),
+        ("plain.sql", "it is no dump in pg_dump's custom format"),
+        ("noise.gz", "it is no dump in pg_dump's custom format"),
+        ("cut.pgdump", "/root/cut.pgdump cannot be put back"),
+        ("cut.gz", "could not unpack /root/cut.gz"),
+    ] {
+        let out = machine.sh(&format!("appliance database restore --yes /root/{name}"));
+        assert!(out.code == 1 && out.stderr.contains(expected), "{name}: {}", out.all());
+    }
+    assert_eq!(machine.ok("docker inspect -f '{{.Id}} {{.State.StartedAt}}' $(docker ps -q)"), before);
+    assert_clean(&machine);
+
+    // Of another host, where everything belongs to somebody else, packed.
+    machine.ok(&format!(
+        "set -e; createuser -U postgres ecs; createdb -U postgres -O ecs old; psql -q -U postgres old -c 'CREATE EXTENSION pg_stat_statements'; \
+         pg_restore -U postgres --no-owner --role=ecs -l {file} | grep -v EXTENSION > /root/list; \
+         pg_restore -U postgres --no-owner --role=ecs -L /root/list -d old {file}; psql -q -U postgres old -c 'GRANT ALL ON notes_note TO PUBLIC'; \
+         pg_dump -U postgres --format=custom -Z0 old | gzip > /root/old.pgdump.gz; dropdb -U postgres old; dropuser -U postgres ecs"
+    ));
+    let out = machine.sh("appliance database restore /root/old.pgdump.gz");
+    assert!(out.code == 1 && out.stderr.contains("nothing was done. With --yes it is"), "{}", out.all());
+    machine.ok("appliance database restore --yes /root/old.pgdump.gz");
+    assert_eq!(notes(&machine), ["one"]);
+    keep_note(&machine, "three");
+    let owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'";
+    assert_eq!(machine.ok(&format!("psql -U postgres -Atc \"{owners}\" notes")), "app\n");
+    assert_eq!(databases(&machine), "notes\n");
+    assert_eq!(machine.sh("ls /data/notes-pgdump/restore.pgdump*").code, 2, "what was unpacked is gone");
+    wait_for_phase(&machine, "running");
+    assert_clean(&machine);
 }

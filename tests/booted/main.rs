@@ -36,4 +36,5 @@ mod supervision;
 mod tls;
 mod trust;
 mod update;
+mod volumes;
 mod wiring;

@@ -57,6 +57,11 @@ fn only_what_changed_is_touched_and_the_plan_says_why() {
     machine.ok("docker exec rec_a_1 /bin/sh -c 'echo precious > /kept/data; echo dear > /nameless/data'");
     let plan = machine.sh("appliance plan");
     assert_eq!((plan.code, plan.stdout.as_str()), (0, "nothing to do\n"), "{}", plan.all());
+    // One of several is meant by its number.
+    let of = |number: u32| machine.ok(&format!("appliance exec --index {number} b -- /bin/busybox hostname"));
+    let name = |number: u32| machine.ok(&format!("docker inspect -f '{{{{.Config.Hostname}}}}' rec_b_{number}"));
+    assert_eq!((of(1), of(2), of(3)), (name(1), name(2), name(3)));
+    assert!(machine.sh("appliance exec --index 4 b -- true").stderr.contains("has no container 4 that runs"));
 
     // A value, a secret, a variable from beside the file; fewer of b; c goes, a profile comes.
     let next = COMPOSE

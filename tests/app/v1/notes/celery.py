@@ -1,6 +1,23 @@
 import os
+from queue import Empty
 
 from celery import Celery
+from kombu.transport.redis import Channel
+
+close = Channel.close
+
+
+def take_what_is_coming(channel):
+    """Until kombu 5.3 a worker that ends forgets the job that Redis has just handed to it (celery/kombu, pull request 1733)."""
+    if channel._in_poll:
+        try:
+            channel._brpop_read()
+        except Empty:
+            pass
+    close(channel)
+
+
+Channel.close = take_what_is_coming
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "notes.settings")
 app = Celery("notes", broker=os.environ.get("REDIS_URL", "redis://localhost/0"))

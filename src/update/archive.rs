@@ -1,0 +1,131 @@
+//! Somebody's dump, to be put in the place of the app's database: of another host, of an older PostgreSQL, with other owners. What is
+//! in it is looked at before anything stops. Dumps of our own making are `dump.rs`'s.
+
+use crate::host::{Cmd, Host, What};
+use crate::prepare::postgres::{self, Cluster};
+use anyhow::{Context, Result, bail};
+use std::time::Duration;
+
+/// How long unpacking may take.
+const UNPACK: Duration = Duration::from_secs(6 * 3600);
+/// How a dump in pg_dump's custom format begins.
+const CUSTOM: &[u8] = b"PGDMP";
+/// How a file begins that gzip packed.
+const GZIP: &[u8] = &[0x1f, 0x8b];
+/// What only a superuser could put back, and what is in every new database anyway.
+const LEFT_OUT: [&str; 4] =
+    [" EXTENSION - ", " COMMENT - EXTENSION ", " SCHEMA - public ", " COMMENT - SCHEMA public "];
+
+/// What a database is made of that takes the place of the one that is there.
+#[derive(Debug, Clone)]
+pub enum Anew {
+    /// Of nothing but what a migration makes.
+    Empty,
+    Archive(Archive),
+}
+
+/// A dump that can be read.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    /// In pg_dump's custom format.
+    pub path: String,
+    /// What of it is put back, as `pg_restore --use-list` reads it.
+    pub list: String,
+    /// The extensions that it asks for, but for plpgsql.
+    pub extensions: Vec<String>,
+    /// It was unpacked, and goes when it is done with.
+    is_ours: bool,
+}
+
+/// Looks at a dump, and unpacks it into the directory of the app's own where gzip packed it.
+///
+/// # Errors
+/// It is none in pg_dump's custom format, or a broken one.
+pub async fn open(file: &str, directory: &str, host: &Host) -> Result<Archive> {
+    let start = host.read_start(file, 5)?.with_context(|| format!("{file} is missing"))?;
+    let (path, is_ours) = match start {
+        start if start.starts_with(GZIP) => (unpack(file, directory, host).await?, true),
+        _ => (file.to_owned(), false),
+    };
+    let mut archive = Archive { path, list: String::new(), extensions: Vec::new(), is_ours };
+    match look(&archive.path, host).await {
+        Ok((list, extensions)) => {
+            (archive.list, archive.extensions) = (list, extensions);
+            Ok(archive)
+        }
+        Err(error) => {
+            archive.discard(host)?;
+            Err(error.context(format!("{file} cannot be put back")))
+        }
+    }
+}
+
+impl Archive {
+    /// Takes away what was unpacked.
+    pub fn discard(&self, host: &Host) -> Result<()> {
+        if self.is_ours { host.discard(&self.path) } else { Ok(()) }
+    }
+}
+
+async fn unpack(file: &str, directory: &str, host: &Host) -> Result<String> {
+    // Where dumps have their room, closed to others, and under one name: what a killed run left is overwritten.
+    let path = format!("{directory}/restore.pgdump");
+    let packed = format!("{path}.gz");
+    let copy = Cmd::new("cp", ["--reflink=auto", "--no-preserve=mode,ownership", "--", file, &packed]);
+    host.act(What::File, &packed, "copy", copy.deadline(UNPACK)).await.context("could not copy the dump")?;
+    let unpack = Cmd::new("gzip", ["--decompress", "--force", "--no-name", &packed]).deadline(UNPACK);
+    let unpacked = host.act(What::File, &path, "unpack", unpack).await;
+    if unpacked.is_err() {
+        host.discard(&packed)?;
+        host.discard(&path)?;
+    }
+    unpacked.with_context(|| format!("could not unpack {file}"))?;
+    Ok(path)
+}
+
+async fn look(path: &str, host: &Host) -> Result<(String, Vec<String>)> {
+    if host.read_start(path, 5)?.is_none_or(|start| start != CUSTOM) {
+        bail!("it is no dump in pg_dump's custom format (pg_dump --format=custom, or that packed by gzip)");
+    }
+    let cluster = postgres::cluster(host)?;
+    let listed = host.ask(Cmd::new(&program(&cluster, "pg_restore"), ["--list", path])).await?;
+    Ok(chosen(&listed.stdout))
+}
+
+/// The cluster's own program.
+pub fn program(cluster: &Cluster, name: &str) -> String {
+    format!("/usr/lib/postgresql/{}/bin/{name}", cluster.version)
+}
+
+/// What is put back, and the extensions that are made before.
+fn chosen(list: &str) -> (String, Vec<String>) {
+    let is_chosen = |line: &&str| !LEFT_OUT.iter().any(|left| format!("{line} ").contains(left));
+    let chosen = list.lines().filter(is_chosen).map(|line| format!("{line}\n")).collect();
+    let extensions = list
+        .lines()
+        .filter_map(|line| line.split_once(" EXTENSION - "))
+        .filter(|(before, _)| !before.contains("COMMENT"));
+    let extensions =
+        extensions.filter_map(|(_, rest)| rest.split_whitespace().next()).filter(|name| *name != "plpgsql");
+    (chosen, extensions.map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_a_superuser_could_put_back_is_left_out_and_extensions_are_known() {
+        // As pg_dump 9.5 has them.
+        let list = ";\n; Archive created at 2019-01-01 00:00:00\n;     Dumped from database version: 9.5.14\n2146; 1262 16385 DATABASE - ecs app\n\
+                    7; 2615 2200 SCHEMA - public postgres\n2147; 0 0 COMMENT - SCHEMA public postgres\n2; 3079 12361 EXTENSION - plpgsql \n\
+                    2148; 0 0 COMMENT - EXTENSION plpgsql \n1; 3079 16386 EXTENSION - pg_stat_statements \n\
+                    2149; 0 0 COMMENT - EXTENSION pg_stat_statements \n181; 1259 16393 TABLE public notes ecs\n2140; 0 16393 TABLE DATA public notes ecs\n";
+        let (chosen, extensions) = chosen(list);
+        assert_eq!(extensions, ["pg_stat_statements"]);
+        assert!(!chosen.contains("EXTENSION") && !chosen.contains("SCHEMA"), "{chosen}");
+        assert!(
+            chosen.contains("TABLE public notes ecs\n") && chosen.contains("TABLE DATA") && chosen.contains("9.5.14")
+        );
+    }
+}
