@@ -129,3 +129,31 @@ fn only_what_changed_is_touched_and_the_plan_says_why() {
     assert_eq!(ids(&machine), before, "the one has its name again, the other is gone");
     assert_eq!(machine.ok("docker exec rec_a_1 /bin/busybox cat /nameless/data").trim(), "dear");
 }
+
+#[test]
+fn copies_are_replaced_so_many_at_a_time_as_update_config_says() {
+    let machine = Machine::boot("rolling");
+    let compose = |level: u32| {
+        format!(
+            "services:\n  a:\n    image: stub:1\n    stop_grace_period: 1s\n    environment: {{LEVEL: '{level}'}}\n    deploy: {{replicas: 4, update_config: \
+             {{parallelism: 2, delay: 3s}}}}\n"
+        )
+    };
+    start_stack(&machine, "roll", &compose(1));
+    let before = ids(&machine);
+    machine.put("/data/etc/roll/docker-compose.yml", compose(2), 0o644);
+    restart(&machine);
+    let after = ids(&machine);
+    assert_eq!(changed(&before, &after).len(), 4);
+    // In seconds since the first of them.
+    let times = machine.ok(
+        "docker inspect -f '{{.State.StartedAt}}' $(docker ps -q) | python3 -c 'import sys; from datetime import datetime
+times = sorted(datetime.fromisoformat(line.strip()[:26].rstrip(\"Z\")) for line in sys.stdin)
+print(*[(time - times[0]).total_seconds() for time in times])'",
+    );
+    let times: Vec<f64> = times.split_whitespace().map(|time| time.parse().expect("a number")).collect();
+    assert!(
+        times[1] < 3.0 && times[2] - times[1] >= 3.0 && times[3] - times[2] < 3.0,
+        "two and two, 3 s apart: {times:?}"
+    );
+}
