@@ -15,7 +15,11 @@ use crate::value::Stage;
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::time::Duration;
+use tokio::time::Instant;
 
+/// How long the old release may take to be good, and after how long it is looked at again for what has ended meanwhile.
+const COMES_UP: Duration = Duration::from_secs(600);
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
 /// How long going back waits for another command.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -118,7 +122,16 @@ pub async fn undo(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>, w
         stopped: &none,
         beside: &Beside::default(),
     };
-    wait_until_good(&gate, host).await.context("the old release does not come up")?;
+    let end = Instant::now() + COMES_UP;
+    loop {
+        let waited = tokio::time::timeout(LOOK_AGAIN, wait_until_good(&gate, host)).await;
+        match waited {
+            Ok(good) => break good.context("the old release does not come up")?,
+            Err(late) if Instant::now() >= end => return Err(late).context("the old release does not come up"),
+            // What a killed update had told Docker to stop still ran when it was looked at; by now it may have ended.
+            Err(_) => apply::up(&stack, &current.images, host, Occasion::Mend, &progress).await?,
+        }
+    }
     nginx::ensure_site(env, host).await?;
     (news.0)(Told::Served);
     if let Some(commit) = flight.commit.filter(|_| why.is_some()) {
