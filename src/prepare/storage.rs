@@ -125,3 +125,28 @@ async fn is_mounted(host: &Host, mount: &str, label: &str) -> Result<bool> {
     // Mounted twice, the last one counts.
     Ok(mounted.code == Some(0) && mounted.stdout.lines().last().is_some_and(|line| line.trim() == label))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_apps_name_is_in_its_directories() {
+        let paths: Vec<String> = directories("shop").into_iter().map(|wanted| wanted.path).collect();
+        assert!(paths.contains(&"/data/shop-storage-vault".to_owned()));
+        assert!(links("shop").contains(&("/app/shop-cache".into(), "/volatile/shop-cache".into())));
+    }
+
+    #[test]
+    fn every_missing_volume_is_named_with_the_key_that_does_without_it() {
+        let said = VolumeMissing(vec![("/data", "ecs-data"), ("/volatile", "ecs-volatile")]).to_string();
+        for part in [
+            "'ecs-data' is mounted on /data",
+            "ignore.data",
+            "'ecs-volatile' is mounted on /volatile",
+            "ignore.volatile",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+    }
+}
