@@ -107,7 +107,9 @@ fn settled(machine: &Machine, case: &Case, old: &str, new: &str, digests: &[Stri
         let (phase, _) = phase(machine);
         let releases = machine.sh("appliance releases --json").stdout;
         let releases: serde_json::Value = serde_json::from_str(&releases).unwrap_or_default();
-        if phase == "running" && releases["in_flight"].is_null() && releases["current"].is_object() {
+        // A Docker that has just been killed took the containers with it before the supervisor can say so.
+        let (code, _) = get(machine, "/notes");
+        if phase == "running" && releases["in_flight"].is_null() && releases["current"].is_object() && code == 200 {
             return Ok(());
         }
         if phase == "failed" {
@@ -116,7 +118,7 @@ fn settled(machine: &Machine, case: &Case, old: &str, new: &str, digests: &[Stri
                 machine.sh("appliance status; journalctl -u appliance-supervisor -n 60 --no-pager").all()
             );
         }
-        Err(format!("{phase} {}", releases["in_flight"]))
+        Err(format!("{phase} {} {code}", releases["in_flight"]))
     });
     let is = version(machine);
     let commit = ledger(machine)["current"]["commit"].as_str().expect("a commit").to_owned();
