@@ -2,6 +2,7 @@
 
 use super::backup::{Backup, read_backup};
 use super::document::Node;
+use super::layout::Layout;
 use super::reader::{Fields, Reading, Unknown};
 use super::rules;
 use super::setup::read_setup;
@@ -68,8 +69,8 @@ pub struct Update {
 
 #[derive(Debug, Clone, Default)]
 pub struct StorageWish {
-    /// A declarative layout is given (it is carried out by a later version; see docs/limits.md).
-    pub setup: Option<Node>,
+    /// The layout that is made where a volume is missing.
+    pub setup: Option<Layout>,
     pub ignore_volatile: bool,
     pub ignore_data: bool,
     pub grow_root: bool,

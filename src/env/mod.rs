@@ -9,6 +9,8 @@ pub mod diff;
 pub mod document;
 pub mod flat;
 mod gate;
+pub mod layout;
+mod layout_rules;
 mod quote;
 pub mod reader;
 mod rules;

@@ -46,6 +46,19 @@ impl Reading {
         }
     }
 
+    /// Takes over the problems of a text that stands inside of this file, and what was asked for in it. `here` tells where its lines and
+    /// columns are in the file.
+    pub fn take_over(&self, inner: Read, here: impl Fn(u32, u32) -> Place) {
+        self.asked.borrow_mut().extend(inner.asked);
+        for found in inner.report.all() {
+            let place = here(found.line, found.column);
+            match found.severity {
+                Severity::Error => self.error(place, found.message.clone()),
+                Severity::Warning => self.warning(place, found.message.clone()),
+            }
+        }
+    }
+
     pub fn error(&self, place: Place, message: impl Into<String>) {
         self.report.borrow_mut().push(Diagnostic::error(place, message));
     }
@@ -224,6 +237,11 @@ impl<'a> Fields<'a> {
         self.taken.borrow_mut().push(key);
         self.reading.asked.borrow_mut().insert(without_indices(&self.path(key)));
         self.node.and_then(|node| node.get(key))
+    }
+
+    /// The mapping itself, if it is there.
+    pub fn mapping(&self) -> Option<&'a Node> {
+        self.node
     }
 
     /// The place of a key itself (not of its value), for problems with its presence.

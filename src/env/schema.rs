@@ -50,7 +50,25 @@ described!(EcsName, { "const": "ecs" });
 described!(Local, { "enum": ["keep", "merge"] });
 described!(Command, { "type": ["string", "array"], "items": { "type": "string" } });
 described!(Keys, { "type": ["string", "array"], "items": { "type": "string" } });
-described!(Setup, { "type": ["object", "string"] });
+described!(Setup, {
+    "type": ["object", "string"],
+    "properties": {
+        "parted": { "type": "object", "description": "By disk: type (gpt, mbr), parts (name, start, end, flags)." },
+        "mdadm": { "type": "object", "description": "By device: level, devices." },
+        "crypt": { "type": "object", "description": "By device: password or keyfile, target." },
+        "lvm": {
+            "type": "object",
+            "properties": {
+                "pv": { "type": "array", "description": "Devices." },
+                "vg": { "type": "object", "description": "By group: devices." },
+                "lv": { "type": "object", "description": "By volume: vgname, size, expand." }
+            }
+        },
+        "format": { "type": "object", "description": "By device: fstype, options." },
+        "mount": { "type": "object", "description": "By directory: device, fstype, options." },
+        "swap": { "type": "array", "description": "Devices." }
+    }
+});
 
 /// One file that says what a host is to be. Other keys at the top level are cloud-init's.
 #[derive(JsonSchema)]
@@ -400,7 +418,7 @@ mod tests {
         let mut described = BTreeSet::new();
         let root = schema();
         paths(&root, &root, "", &mut described);
-        let text = "appliance: {extra: {files: [{}]}, backup: {mount: {x: 1}}}\n";
+        let text = "appliance: {extra: {files: [{}]}, backup: {mount: {x: 1}}, storage: {setup: {x: 1}}}\n";
         let probes = "{gate: [{http: {}}, {tcp: {}}, {command: {}}, {sql: {}}]}";
         let mut read = asked_for(&format!("{text}app: {probes}\n"));
         read.extend(asked_for(&format!("{text}ecs: {probes}\n")));

@@ -1,47 +1,50 @@
-//! `appliance.storage.setup`: a mapping, or a text holding one. What its keys mean is the step storage's.
+//! Where `appliance.storage.setup` is written: a mapping, or a text holding one, as an ECS-Appliance had it. What its keys mean is
+//! `layout.rs`.
 
-use super::diagnostic::nearest;
 use super::document::{self, Block, Kind, Node, Place};
+use super::layout::{self, Layout};
 use super::reader::Reading;
 
-/// What `storage.setup` may hold (spec/prepare.md, "Storage").
-const SETUP_KEYS: [&str; 7] = ["parted", "mdadm", "crypt", "lvm", "format", "mount", "swap"];
-
-/// A mapping, or a text holding one, as an ECS-Appliance had it. Places inside of a block of text are counted from where
-/// the block stands.
-pub(super) fn read_setup(reading: &Reading, node: &Node) -> Option<Node> {
+/// Reads the layout; `None`: there is none, or it cannot be read, which is reported. Places inside of a block of text are counted from
+/// where the block stands.
+pub(super) fn read_setup(reading: &Reading, node: &Node) -> Option<Layout> {
     let path = "appliance.storage.setup";
-    let inner = match &*node.kind {
-        Kind::Scalar { text, .. } if text.trim().is_empty() => return None,
-        Kind::Scalar { text, .. } => match document::parse(text.as_bytes(), super::MAX_BYTES) {
-            Ok(inner) => inner,
-            Err(problem) => {
-                let place = match node.block {
-                    Block::Literal => Place {
-                        file: 0,
-                        line: (node.place.line + problem.line - 1).min(node.end.line),
-                        column: node.place.column + problem.column - 1,
-                    },
-                    _ => node.place,
-                };
-                reading.error(place, format!("the text of '{path}' cannot be read: {}", problem.message));
-                return None;
-            }
-        },
-        _ => node.clone(),
+    let Kind::Scalar { text, .. } = &*node.kind else {
+        return is_mapping(reading, node, node, path).then(|| layout::read(reading, node, path));
     };
-    if !matches!(&*inner.kind, Kind::Mapping(_)) {
-        reading.error(node.place, format!("'{path}' must be a mapping, or a text holding one, not {}", inner.what()));
+    if text.trim().is_empty() {
         return None;
     }
-    for (key, _) in inner.entries() {
-        if !SETUP_KEYS.contains(&key.text.as_str()) {
-            let hint =
-                nearest(&key.text, SETUP_KEYS).map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
-            let from_text = matches!(&*node.kind, Kind::Scalar { .. });
-            let place = if from_text { node.place } else { key.place };
-            reading.warning(place, format!("'{path}.{}' is not a key that is known{hint}", document::shown(&key.text)));
+    let here = |line: u32, column: u32| match node.block {
+        Block::Literal => Place {
+            file: node.place.file,
+            line: (node.place.line + line - 1).min(node.end.line),
+            column: node.place.column + column - 1,
+        },
+        _ => node.place,
+    };
+    let inner = match document::parse(text.as_bytes(), super::MAX_BYTES) {
+        Ok(inner) => inner,
+        Err(problem) => {
+            let place = here(problem.line, problem.column);
+            reading.error(place, format!("the text of '{path}' cannot be read: {}", problem.message));
+            return None;
         }
+    };
+    if !is_mapping(reading, node, &inner, path) {
+        return None;
     }
-    Some(inner)
+    // Read by itself: which of its values are no secrets is known by their places, and those are not the file's.
+    let own = Reading::of_env();
+    let layout = layout::read(&own, &inner, path);
+    reading.take_over(own.finish(), here);
+    Some(layout)
+}
+
+fn is_mapping(reading: &Reading, node: &Node, inner: &Node, path: &str) -> bool {
+    let is = matches!(&*inner.kind, Kind::Mapping(_));
+    if !is {
+        reading.error(node.place, format!("'{path}' must be a mapping, or a text holding one, not {}", inner.what()));
+    }
+    is
 }

@@ -3,6 +3,7 @@
 
 mod authority;
 pub mod certificate;
+mod device;
 mod git;
 mod names;
 mod phase;
@@ -13,6 +14,7 @@ mod stage;
 mod step;
 
 pub use authority::{ClientAuthority, blocks as pem_blocks};
+pub use device::{Device, FileSystemRef, PartName, Position, Size, VolumeName};
 pub use git::{Commit, GitRef, GitUrl};
 pub use names::{
     AbsPath, AppName, Calendar, DatabaseName, Domain, Email, FileMode, FileSystemType, HostPattern, Invalid, Owner,
