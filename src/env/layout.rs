@@ -147,7 +147,10 @@ fn one_of<T: Copy>(table: &[(&str, T)], text: &str) -> Result<T, Invalid> {
 impl FromStr for TableKind {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        one_of(&[("gpt", TableKind::Gpt), ("mbr", TableKind::Mbr), ("msdos", TableKind::Mbr), ("dos", TableKind::Mbr)], text)
+        one_of(
+            &[("gpt", TableKind::Gpt), ("mbr", TableKind::Mbr), ("msdos", TableKind::Mbr), ("dos", TableKind::Mbr)],
+            text,
+        )
     }
 }
 
@@ -169,7 +172,8 @@ impl FromStr for Flag {
 impl FromStr for RaidLevel {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let all = [("0", 2), ("1", 2), ("4", 3), ("5", 3), ("6", 4), ("10", 2)].map(|(name, fewest)| (name, RaidLevel { name, fewest }));
+        let all = [("0", 2), ("1", 2), ("4", 3), ("5", 3), ("6", 4), ("10", 2)]
+            .map(|(name, fewest)| (name, RaidLevel { name, fewest }));
         one_of(&all, text.trim_start_matches("raid"))
     }
 }
@@ -320,7 +324,10 @@ fn read_crypt(reading: &Reading, name: &Key, fields: &Fields) -> Option<Crypt> {
         (Some(password), None) => CryptKey::Password(password),
         (None, Some(file)) => CryptKey::File(file),
         _ => {
-            fields.error(fields.place(), format!("'{}' needs either 'password' or 'keyfile'", fields.path("").trim_end_matches('.')));
+            fields.error(
+                fields.place(),
+                format!("'{}' needs either 'password' or 'keyfile'", fields.path("").trim_end_matches('.')),
+            );
             return None;
         }
     };

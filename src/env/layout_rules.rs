@@ -25,16 +25,22 @@ pub(super) fn check(setup: &Fields, layout: &Layout) {
     for format in &layout.formats {
         let place = place(setup, &["format"], format.device.as_str());
         let own = |option: &&String| {
-            matches!(option.as_str(), "-U" | "-i" | "--uuid") || option.starts_with("--uuid=") || option.contains("uuid=")
+            matches!(option.as_str(), "-U" | "-i" | "--uuid")
+                || option.starts_with("--uuid=")
+                || option.contains("uuid=")
         };
         if let Some(option) = format.options.iter().find(own) {
-            setup.error(place, format!("the option '{option}' is the appliance's own: by the UUID it knows what it made"));
+            setup.error(
+                place,
+                format!("the option '{option}' is the appliance's own: by the UUID it knows what it made"),
+            );
         }
         if let Some(option) = format.options.iter().find(|option| option.starts_with('/')) {
             setup.error(place, format!("'{option}' is not an option; the device to format is the key"));
         }
     }
-    let swaps = |device: &Device| layout.formats.iter().find(|format| &format.device == device).map(|format| format.kind);
+    let swaps =
+        |device: &Device| layout.formats.iter().find(|format| &format.device == device).map(|format| format.kind);
     for swap in &layout.swaps {
         if let Some(kind) = swaps(swap).filter(|kind| *kind != FsKind::Swap) {
             let text = format!("{swap} is to be swap, but is formatted as {}", kind.name());
@@ -78,12 +84,21 @@ fn check_table(setup: &Fields, table: &Table) {
     };
     for (index, part) in table.parts.iter().enumerate() {
         if is_before(part.end, part.start).or((part.end == part.start).then_some(true)) == Some(true) {
-            setup.error(place, format!("{} ends at {}, before it begins at {}", name(part, index + 1), part.end, part.start));
+            setup.error(
+                place,
+                format!("{} ends at {}, before it begins at {}", name(part, index + 1), part.end, part.start),
+            );
         }
         if let Some(next) = table.parts.get(index + 1)
             && is_before(next.start, part.end) == Some(true)
         {
-            let text = format!("{} begins at {}, before {} ends at {}", name(next, index + 2), next.start, name(part, index + 1), part.end);
+            let text = format!(
+                "{} begins at {}, before {} ends at {}",
+                name(next, index + 2),
+                next.start,
+                name(part, index + 1),
+                part.end
+            );
             setup.error(place, text);
         }
         if table.kind == Some(TableKind::Mbr) && part.flags.contains(&Flag::BiosGrub) {
@@ -140,7 +155,10 @@ fn check_lvm(setup: &Fields, layout: &Layout) {
     for volume in &layout.volumes {
         let expand = volume.expand && matches!(volume.size, VolumeSize::OfFree(_));
         if expand {
-            let text = format!("{} cannot be expanded to a part of what is free; say a size, or a part of the group (%VG)", volume.name);
+            let text = format!(
+                "{} cannot be expanded to a part of what is free; say a size, or a part of the group (%VG)",
+                volume.name
+            );
             setup.error(place(setup, &["lvm", "lv"], volume.name.as_str()), text);
         }
     }

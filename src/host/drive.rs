@@ -48,6 +48,20 @@ impl Host {
         }
     }
 
+    /// The path of a device that links lead to, as the kernel calls it; `None` if it is not there.
+    pub fn real_path(&self, path: &str) -> Option<String> {
+        self.path(path).canonicalize().ok()?.to_str().map(str::to_owned)
+    }
+
+    /// Whether somebody has mounted a block device or made something of it (open(2): `O_EXCL` without `O_CREAT`).
+    pub fn is_device_in_use(&self, path: &str) -> Result<bool> {
+        match rustix::fs::open(self.path(path), OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(_) => Ok(false),
+            Err(rustix::io::Errno::BUSY) => Ok(true),
+            Err(error) => Err(error).with_context(|| format!("could not look at {path}")),
+        }
+    }
+
     /// The first bytes of a file on a drive, at most `max`; `None` if the drive does not have it. Links are not followed.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ pub mod http;
 mod journal;
 pub mod notify;
 mod own;
+mod packages;
 pub mod pem;
 mod postgres;
 mod private;
@@ -32,6 +33,7 @@ pub use exec::{Cmd, Exec, Output};
 pub use files::{Dir, File, Room, replace_block};
 pub use journal::{Entry, Journal, What};
 pub use own::Own;
+pub use packages::apt;
 pub use postgres::{Login, quote_identifier, quote_literal, scram_verifier};
 pub use private::PrivateDirectory;
 pub use units::{Owed, UnitState, Units};
@@ -142,6 +144,11 @@ impl Host {
             anyhow::bail!("the clock says it is before 2024; set it, nothing can be dated otherwise");
         }
         Ok(now)
+    }
+
+    /// Notes an effect that is carried out by several commands.
+    pub fn note_act(&self, what: What, object: &str, how: &str) {
+        self.note(what, object, how);
     }
 
     fn note(&self, what: What, object: impl Into<String>, how: impl Into<String>) {

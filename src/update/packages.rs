@@ -4,7 +4,7 @@
 use super::undo::{self, undo};
 use super::{News, Told};
 use crate::env::Env;
-use crate::host::{Cmd, Host, Own, UnitState, What};
+use crate::host::{Cmd, Host, Own, UnitState, What, apt};
 use crate::stack::{self, stop};
 use crate::state::{InFlight, Ledger, Lock};
 use crate::value::Stage;
@@ -54,21 +54,6 @@ pub struct Upgraded {
     pub packages: Vec<Upgrade>,
     /// A reboot is needed, and is on its way.
     pub reboots: bool,
-}
-
-fn apt<const N: usize>(args: [&str; N]) -> Cmd {
-    let options = [
-        "-q",
-        "-o",
-        "DPkg::Lock::Timeout=300",
-        "-o",
-        "Acquire::http::Timeout=20",
-        "-o",
-        "Dpkg::Options::=--force-confdef",
-        "-o",
-        "Dpkg::Options::=--force-confold",
-    ];
-    Cmd::new("apt-get", options.into_iter().chain(args)).env("DEBIAN_FRONTEND", "noninteractive")
 }
 
 /// What waits. Lists that cannot be got are told, and the ones that are there count.

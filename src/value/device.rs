@@ -62,7 +62,10 @@ impl Device {
     /// Both paths of a logical volume: below its group, and device mapper's, in which a dash of a name is doubled.
     pub fn logical(group: &VolumeName, volume: &VolumeName) -> [Device; 2] {
         let doubled = |name: &VolumeName| name.0.replace('-', "--");
-        [Device(format!("/dev/{group}/{volume}")), Device(format!("/dev/mapper/{}-{}", doubled(group), doubled(volume)))]
+        [
+            Device(format!("/dev/{group}/{volume}")),
+            Device(format!("/dev/mapper/{}-{}", doubled(group), doubled(volume))),
+        ]
     }
 }
 
@@ -222,7 +225,10 @@ mod tests {
             &["/dev/vdb1", "LABEL=ecs-data", "/dev/disk/by-label/x", "UUID=a-b"],
             &["", "LABEL=", "LABEL=a b", "ID=x", "vdb"],
         );
-        takes::<Size>(&["2g", "10 GiB", "1.5G", "1024kiB", "256Mib"], &["", "10", "g", "-1g", "0g", "1x", "1gg", "9999999999t"]);
+        takes::<Size>(
+            &["2g", "10 GiB", "1.5G", "1024kiB", "256Mib"],
+            &["", "10", "g", "-1g", "0g", "1x", "1gg", "9999999999t"],
+        );
         takes::<Position>(&["1MiB", "100%", "0%", "0"], &["", "101%", "-1%", "end", "1.5%"]);
     }
 

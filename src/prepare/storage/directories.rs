@@ -1,10 +1,9 @@
-//! Step storage: `/data` and `/volatile` with their directories. Partitioning and relocation are not built yet.
+//! The directories of the two volumes, and the links that lead to them.
 
 use crate::env::Env;
-use crate::host::{Cmd, Dir, Host};
+use crate::host::{Dir, Host};
 use crate::value::Owner;
 use anyhow::{Context, Result};
-use std::fmt;
 
 /// A directory: path, owner, mode (spec/prepare.md, "Storage").
 struct Wanted {
@@ -54,28 +53,13 @@ fn links(app: &str) -> Vec<(String, String)> {
     all
 }
 
-pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
-    if let Some(missing) = missing(env, host).await? {
-        return Err(missing.into());
-    }
-    make(env, host)
+/// Whether all of them are there.
+pub fn are_there(env: &Env, host: &Host) -> bool {
+    directories(env.app.name.as_str()).iter().all(|wanted| host.is_directory(&wanted.path))
 }
 
-/// The volumes that should be mounted and are not.
-pub async fn missing(env: &Env, host: &Host) -> Result<Option<VolumeMissing>> {
-    let storage = &env.appliance.storage;
-    let mut missing = Vec::new();
-    for (mount, label, ignored) in
-        [("/data", "ecs-data", storage.ignore_data), ("/volatile", "ecs-volatile", storage.ignore_volatile)]
-    {
-        if !ignored && !is_mounted(host, mount, label).await? {
-            missing.push((mount, label));
-        }
-    }
-    Ok(Some(VolumeMissing(missing)).filter(|missing| !missing.0.is_empty()))
-}
-
-fn make(env: &Env, host: &Host) -> Result<()> {
+/// Makes what is missing.
+pub fn make(env: &Env, host: &Host) -> Result<()> {
     let app = env.app.name.as_str();
     for wanted in directories(app) {
         let owner: Owner = wanted.owner.parse().context("the table of directories holds owners")?;
@@ -97,35 +81,6 @@ fn make(env: &Env, host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Volumes that should be mounted and are not. Nothing is created on the root disk in their place; whoever starts the app waits for them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumeMissing(Vec<(&'static str, &'static str)>);
-
-impl fmt::Display for VolumeMissing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (mount, label)) in self.0.iter().enumerate() {
-            let key = mount.trim_start_matches('/');
-            let sep = if index > 0 { "; " } else { "" };
-            write!(
-                f,
-                "{sep}no file system labelled '{label}' is mounted on {mount}; mount it, or set appliance.storage.ignore.{key}: true in \
-                 env.yml to keep {mount} on the root disk"
-            )?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for VolumeMissing {}
-
-/// Whether a file system of that label is mounted there.
-async fn is_mounted(host: &Host, mount: &str, label: &str) -> Result<bool> {
-    let look = Cmd::new("findmnt", ["--noheadings", "--output", "LABEL", "--mountpoint", mount]);
-    let mounted = host.try_ask(look).await?;
-    // Mounted twice, the last one counts.
-    Ok(mounted.code == Some(0) && mounted.stdout.lines().last().is_some_and(|line| line.trim() == label))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,18 +90,5 @@ mod tests {
         let paths: Vec<String> = directories("shop").into_iter().map(|wanted| wanted.path).collect();
         assert!(paths.contains(&"/data/shop-storage-vault".to_owned()));
         assert!(links("shop").contains(&("/app/shop-cache".into(), "/volatile/shop-cache".into())));
-    }
-
-    #[test]
-    fn every_missing_volume_is_named_with_the_key_that_does_without_it() {
-        let said = VolumeMissing(vec![("/data", "ecs-data"), ("/volatile", "ecs-volatile")]).to_string();
-        for part in [
-            "'ecs-data' is mounted on /data",
-            "ignore.data",
-            "'ecs-volatile' is mounted on /volatile",
-            "ignore.volatile",
-        ] {
-            assert!(said.contains(part), "{said}");
-        }
     }
 }

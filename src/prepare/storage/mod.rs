@@ -1,0 +1,195 @@
+//! Step storage: disks and volumes as `appliance.storage` asks for, then `/data` and `/volatile` with their directories.
+
+mod directories;
+mod grow;
+mod made;
+mod make;
+mod plan;
+mod seen;
+mod table;
+
+use crate::env::Env;
+use crate::env::layout::{Layout, Mount};
+use crate::host::{Cmd, Host};
+use crate::value::{AbsPath, FileSystemRef};
+use anyhow::{Context, Result, bail};
+use plan::Act;
+use std::fmt;
+use std::time::Duration;
+
+/// The most that is done in one run: every act that a layout can ask for, some of them again.
+const MOST_ACTS: usize = 1000;
+
+pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
+    if env.appliance.storage.grow_root {
+        grow::prepare(host).await?;
+    }
+    let missing = missing(env, host).await?;
+    if missing.is_some() || !directories::are_there(env, host) {
+        set_up(env, host).await?;
+    }
+    // In check mode nothing was mounted; what would be missing is told by what would be done.
+    if host.applies()
+        && missing.is_some()
+        && let Some(missing) = self::missing(env, host).await?
+    {
+        return Err(missing.into());
+    }
+    directories::make(env, host)
+}
+
+/// Does what the layout asks for, and mounts the volumes.
+async fn set_up(env: &Env, host: &Host) -> Result<()> {
+    let mut layout = env.appliance.storage.setup.clone().unwrap_or_default();
+    mount_volumes(&mut layout, env, host).await?;
+    host.ensure_packages(&tools(&layout)).await?;
+    for done in 0..MOST_ACTS {
+        let acts = decide(&layout, host).await?;
+        if done == 0 {
+            assert_keys(&acts, host).await?;
+        }
+        if !host.applies() {
+            for act in &acts {
+                make::make(act, host).await?;
+            }
+            return Ok(());
+        }
+        // After each act everything is looked at again: a run that goes on does what one that begins anew would.
+        let Some(act) = acts.first() else { return made::settle(host) };
+        make::make(act, host).await?;
+    }
+    bail!("the layout does not come to an end after {MOST_ACTS} changes")
+}
+
+async fn decide(layout: &Layout, host: &Host) -> Result<Vec<Act>> {
+    let seen = seen::look(layout, host).await.context("could not look at the disks")?;
+    plan::plan(layout, &seen).map_err(|problems| anyhow::anyhow!("{}", problems.join("\n")))
+}
+
+/// Volumes that are there by their label, but not mounted, are: also without a word about it in the layout.
+async fn mount_volumes(layout: &mut Layout, env: &Env, host: &Host) -> Result<()> {
+    let drives = host.drives().await?;
+    for (target, label, ignored) in volumes(env) {
+        let is_asked = layout.mounts.iter().any(|mount| mount.target.as_str() == target);
+        let is_made = layout.formats.iter().any(|format| plan::label(&format.options).as_deref() == Some(label));
+        if !ignored && !is_asked && (is_made || drives.iter().any(|drive| drive.label == label)) {
+            let target: AbsPath = target.parse().context("a volume's directory is a path")?;
+            let source = FileSystemRef::Label(label.to_owned());
+            layout.mounts.push(Mount { target, source, kind: None, options: Vec::new() });
+        }
+    }
+    Ok(())
+}
+
+/// The packages that hold the programs for a layout.
+fn tools(layout: &Layout) -> Vec<&'static str> {
+    let lvm = !(layout.physical.is_empty() && layout.groups.is_empty() && layout.volumes.is_empty());
+    let kinds: Vec<&str> = layout.formats.iter().map(|format| format.kind.name()).collect();
+    let all = [
+        ("fdisk", !layout.tables.is_empty()),
+        ("mdadm", !layout.raids.is_empty()),
+        ("cryptsetup-bin", !layout.crypts.is_empty()),
+        ("lvm2", lvm),
+        ("e2fsprogs", kinds.iter().any(|kind| kind.starts_with("ext"))),
+        ("xfsprogs", kinds.contains(&"xfs")),
+        ("btrfs-progs", kinds.contains(&"btrfs")),
+        ("dosfstools", kinds.contains(&"vfat")),
+    ];
+    all.into_iter().filter_map(|(package, needed)| needed.then_some(package)).collect()
+}
+
+/// How long a key may take to be derived.
+const DERIVING: Duration = Duration::from_secs(300);
+
+/// A key that does not open what is there is told before anything is written.
+async fn assert_keys(acts: &[Act], host: &Host) -> Result<()> {
+    let encrypts = |crypt: &crate::env::layout::Crypt| {
+        acts.iter().any(|act| matches!(act, Act::Encrypt(other) if other.device == crypt.device))
+    };
+    for act in acts {
+        let Act::Open(crypt) = act else { continue };
+        if let crate::env::layout::CryptKey::File(path) = &crypt.key
+            && !host.exists(path.as_str())
+        {
+            bail!("there is no key file {path} for {}; nothing was changed", crypt.device);
+        }
+        if encrypts(crypt) || !host.exists(crypt.device.as_str()) {
+            continue;
+        }
+        let (mut args, input) = make::key(crypt);
+        args.splice(0..0, ["open", "--type=luks", "--test-passphrase"].map(str::to_owned));
+        args.push(crypt.device.to_string());
+        let tried = host.try_ask(Cmd::new("cryptsetup", args).input(input).deadline(DERIVING)).await?;
+        match tried.code {
+            Some(0) => {}
+            // cryptsetup(8), "RETURN CODES": no permission, which means a wrong passphrase.
+            Some(2) => bail!("the key in appliance.storage.setup does not open {}; nothing was changed", crypt.device),
+            code => bail!("cryptsetup cannot use {} ({}): {}", crypt.device, code.unwrap_or(-1), tried.stderr.trim()),
+        }
+    }
+    Ok(())
+}
+
+/// The two volumes: where they are mounted, their labels, and whether they are done without.
+fn volumes(env: &Env) -> [(&'static str, &'static str, bool); 2] {
+    let storage = &env.appliance.storage;
+    [("/data", "ecs-data", storage.ignore_data), ("/volatile", "ecs-volatile", storage.ignore_volatile)]
+}
+
+/// The volumes that should be mounted and are not.
+pub async fn missing(env: &Env, host: &Host) -> Result<Option<VolumeMissing>> {
+    let mut missing = Vec::new();
+    for (mount, label, ignored) in volumes(env) {
+        if !ignored && !is_mounted(host, mount, label).await? {
+            missing.push((mount, label));
+        }
+    }
+    Ok(Some(VolumeMissing(missing)).filter(|missing| !missing.0.is_empty()))
+}
+
+/// Volumes that should be mounted and are not. Nothing is created on the root disk in their place; whoever starts the app waits for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeMissing(Vec<(&'static str, &'static str)>);
+
+impl fmt::Display for VolumeMissing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (mount, label)) in self.0.iter().enumerate() {
+            let key = mount.trim_start_matches('/');
+            let sep = if index > 0 { "; " } else { "" };
+            write!(
+                f,
+                "{sep}no file system labelled '{label}' is mounted on {mount}; mount it, or set appliance.storage.ignore.{key}: true in \
+                 env.yml to keep {mount} on the root disk"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for VolumeMissing {}
+
+/// Whether a file system of that label is mounted there.
+async fn is_mounted(host: &Host, mount: &str, label: &str) -> Result<bool> {
+    let look = Cmd::new("findmnt", ["--noheadings", "--output", "LABEL", "--mountpoint", mount]);
+    let mounted = host.try_ask(look).await?;
+    // Mounted twice, the last one counts.
+    Ok(mounted.code == Some(0) && mounted.stdout.lines().last().is_some_and(|line| line.trim() == label))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_missing_volume_is_named_with_the_key_that_does_without_it() {
+        let said = VolumeMissing(vec![("/data", "ecs-data"), ("/volatile", "ecs-volatile")]).to_string();
+        for part in [
+            "'ecs-data' is mounted on /data",
+            "ignore.data",
+            "'ecs-volatile' is mounted on /volatile",
+            "ignore.volatile",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+    }
+}
