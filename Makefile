@@ -3,7 +3,7 @@
 # What building and testing need from Debian, beside the Rust toolchain.
 PACKAGES = bash bsdextrautils ca-certificates chromium chromium-driver curl dash debian-archive-keyring bind9-dnsutils dosfstools dpkg-dev e2fsprogs \
   fonts-dejavu-core g++ gcc genisoimage gpg gpg-agent iproute2 libc6-dev mmdebstrap mount mtools nmap openssl poppler-utils procps python3-venv \
-  qemu-system-x86 systemd systemd-container util-linux wrk xfsprogs xorriso zbar-tools
+  qemu-system-x86 qemu-utils systemd systemd-container util-linux wrk xfsprogs xorriso zbar-tools
 CARGO_DENY_VERSION = 0.20.2
 GIXY_VERSION = 0.2.59
 CARGO_FUZZ_VERSION = 0.13.2

@@ -254,6 +254,7 @@ pub trait Docker: Send + Sync {
     fn create<'a>(&'a self, container: NewContainer) -> Pending<'a, Result<String>>;
     /// When a container was last started: RFC 3339, as Docker prints it.
     fn started_at<'a>(&'a self, id: &'a str) -> Pending<'a, Result<String>>;
+    /// Starts it; others go through [`Host::start_container`].
     fn start<'a>(&'a self, id: &'a str) -> Pending<'a, Result<()>>;
     /// Stops with a grace period, then kills. Stopped already is fine.
     fn stop<'a>(&'a self, id: &'a str, grace: Duration) -> Pending<'a, Result<()>>;
@@ -266,6 +267,8 @@ pub trait Docker: Send + Sync {
     fn anonymous_volumes<'a>(&'a self, id: &'a str) -> Pending<'a, Result<Vec<(String, String)>>>;
     /// Ids of the containers that run in a network, whoever made them.
     fn members<'a>(&'a self, network: &'a str) -> Pending<'a, Result<Vec<String>>>;
+    /// Whether a running container, whoever made it, publishes this port of the host.
+    fn publishes<'a>(&'a self, port: u16) -> Pending<'a, Result<bool>>;
     /// Starts a created container, waits for its end and reads its last lines.
     fn run_to_end<'a>(&'a self, id: &'a str, deadline: Duration) -> Pending<'a, Result<OneOff>>;
     /// An image's id, if it is there.

@@ -14,6 +14,7 @@ pub mod fake;
 mod files;
 pub mod http;
 mod journal;
+mod lost_port;
 pub mod notify;
 mod own;
 mod packages;
@@ -84,6 +85,7 @@ pub struct Host {
     journal: Arc<Journal>,
     /// Directories in which this process has looked for what killed ones left.
     swept: beside::Swept,
+    restarted: lost_port::Restarted,
 }
 
 impl Host {
@@ -99,7 +101,16 @@ impl Host {
     }
 
     pub fn new(root: PathBuf, mode: Mode, exec: Arc<dyn Exec>, units: Arc<dyn Units>, docker: Arc<dyn Docker>) -> Host {
-        Host { root, mode, exec, units, docker, journal: Arc::new(Journal::default()), swept: Default::default() }
+        Host {
+            root,
+            mode,
+            exec,
+            units,
+            docker,
+            journal: Arc::new(Journal::default()),
+            swept: Default::default(),
+            restarted: Default::default(),
+        }
     }
 
     /// The same machine with an empty journal, in another mode.

@@ -267,7 +267,7 @@ pub(super) async fn carry_out(service: &Service, action: &Action, pending: &Pend
             replace(service, container_id, pending.wanted(container)?, host).await?
         }
     };
-    docker.start(&id).await.with_context(|| format!("could not start the service {}", service.name))
+    host.start_container(&id).await.with_context(|| format!("could not start the service {}", service.name))
 }
 
 /// How a container is called until the one that it replaces is gone.

@@ -67,7 +67,7 @@ async fn one(
         host.note_container(&new.name, action.words());
         let name = new.name.clone();
         let id = host.docker().create(new).await?;
-        let started = host.docker().start(&id).await;
+        let started = host.start_container(&id).await;
         started.with_context(|| format!("could not start the service {}", service.name))?;
         names.push((container.clone(), name));
     }

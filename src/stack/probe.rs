@@ -135,7 +135,7 @@ pub async fn wait_until_good(gate: &Gate<'_>, host: &Host) -> Result<()> {
         })
     };
     for route in gate.beside.routes(gate.stack, gate.routes).iter().filter(|route| !by_hand(&route.service)) {
-        answers(route, gate.domain, started + deadline, host).await?;
+        answers(gate, route, started + deadline, host).await?;
     }
     let unchecked = |containers: &[Container]| containers.iter().any(|container| container.health.is_none());
     if gate.rigour == Rigour::New && unchecked(&host.docker().containers(project, Look::Close).await?) {
@@ -149,7 +149,8 @@ pub async fn wait_until_good(gate: &Gate<'_>, host: &Host) -> Result<()> {
     Ok(())
 }
 
-async fn answers(route: &Route, domain: &str, end: Instant, host: &Host) -> Result<()> {
+async fn answers(gate: &Gate<'_>, route: &Route, end: Instant, host: &Host) -> Result<()> {
+    let domain = gate.domain;
     loop {
         let answer = host.probe(route.upstream, &route.path, domain, REQUEST).await;
         match answer {
@@ -163,7 +164,10 @@ async fn answers(route: &Route, domain: &str, end: Instant, host: &Host) -> Resu
                 return Err(error)
                     .with_context(|| format!("the service {} does not answer {}", route.service, route.path));
             }
-            Err(_) => {}
+            // What has ended meanwhile, by a killed Docker too, never will.
+            Err(_) => {
+                gate.all_good(&host.docker().containers(gate.stack.project.as_str(), Look::Close).await?)?;
+            }
         }
         tokio::time::sleep(BETWEEN).await;
     }

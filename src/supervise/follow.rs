@@ -281,7 +281,7 @@ async fn restart(due: &Due, running: &Running, host: &Host) -> Result<bool> {
             Ok(()) => {}
         }
     }
-    match host.docker().start(&due.container.id).await {
+    match host.start_container(&due.container.id).await {
         Ok(()) => Ok(true),
         Err(error) if is_away(&error) => Err(error),
         Err(error) => {

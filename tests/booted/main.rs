@@ -22,6 +22,7 @@ mod history;
 mod images;
 mod load;
 mod logs;
+mod lost_port;
 mod options;
 mod own;
 mod packages;

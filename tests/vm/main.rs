@@ -4,6 +4,7 @@
 
 #[path = "../host/mod.rs"]
 mod host;
+mod storage;
 
 use host::{rootfs::run, vm};
 use std::path::Path;
@@ -48,8 +49,7 @@ fn drives_as_clouds_have_them_are_read() {
         ],
     );
 
-    let said = vm::boot(
-        Some(&here("env-cidata.iso")),
+    let said = vm::Vm::new().cdrom(&here("env-cidata.iso")).boot(
         &[&program, &here("fat.img"), &here("config.iso")],
         "set -e; A=$PWD/appliance
          cloud-init status --long > status || true; grep -A9 errors status || true; echo cloud-init: $(sed -n 1p status) $(hostname) $(cat /etc/seen)

@@ -150,6 +150,14 @@ impl Docker for Engine {
         })
     }
 
+    fn publishes<'a>(&'a self, port: u16) -> Pending<'a, Result<bool>> {
+        Box::pin(async move {
+            let all = self.call("list the containers", QUICK, |api| api.list_containers(None)).await?;
+            let mut ports = all.iter().flat_map(|container| container.ports.iter().flatten());
+            Ok(ports.any(|published| published.public_port == Some(port)))
+        })
+    }
+
     fn run_to_end<'a>(&'a self, id: &'a str, deadline: Duration) -> Pending<'a, Result<OneOff>> {
         Box::pin(self.wait_for_end(id, deadline))
     }

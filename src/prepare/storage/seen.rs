@@ -88,8 +88,12 @@ pub async fn look(layout: &Layout, host: &Host) -> Result<Seen> {
     let mut seen = Seen { making: super::made::read(host)?, drives: host.drives().await?, ..Seen::default() };
     for device in devices(layout) {
         let Some(real) = host.real_path(device.as_str()) else { continue };
-        seen.blocks.insert(device.clone(), block(&device, host).await?);
-        seen.real.insert(device, real);
+        let block = block(&device, host).await?;
+        // A RAID that was stopped leaves its name with nothing behind it.
+        if block.size.0 > 0 {
+            seen.blocks.insert(device.clone(), block);
+            seen.real.insert(device, real);
+        }
     }
     for raid in layout.raids.iter().filter(|raid| seen.blocks.contains_key(&raid.device)) {
         let detail = host.try_ask(Cmd::new("mdadm", ["--detail", "--export", raid.device.as_str()])).await?;
@@ -153,6 +157,9 @@ fn devices(layout: &Layout) -> BTreeSet<Device> {
 pub async fn block(device: &Device, host: &Host) -> Result<Block> {
     let size = host.ask(Cmd::new("blockdev", ["--getsize64", device.as_str()])).await?;
     let size = Size(size.stdout.trim().parse().with_context(|| format!("blockdev tells no size of {device}"))?);
+    if size.0 == 0 {
+        return Ok(Block { size, content: Content::Nothing, uuid: None });
+    }
     let probe = host.try_ask(Cmd::new("blkid", ["--probe", "--output", "export", device.as_str()])).await?;
     let field = |name: &str| probe.stdout.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     let owned = |name: &str| field(name).map(str::to_owned);

@@ -1,0 +1,108 @@
+//! The storage layout on real disks: made from nothing, killed before and after every single command, once more, refused, at the next boot.
+
+use crate::host::vm::Vm;
+use std::path::Path;
+
+/// Disks as large as the layout needs them; they are holes in files.
+const DISK: &str = "3G";
+
+const ENV: &str = r#"appliance:
+  domain: a.example.test
+  storage:
+    setup:
+      parted:
+        /dev/vdc: &disk
+          type: gpt
+          parts:
+            - {name: grub, start: 1024kiB, end: 2048KiB, flags: [bios_grub]}
+            - {name: mirror, start: 2MiB, end: 60%, flags: [raid]}
+            - {name: "own part", start: 60%, end: 100%}
+        /dev/vdd: *disk
+        /dev/disk/by-id/virtio-disk2:
+          type: mbr
+          parts:
+            - {start: 1MiB, end: 50%, flags: [boot]}
+            - {start: 50%, end: 100%, flags: [lvm]}
+      mdadm:
+        /dev/md0:
+          - level: 1
+          - devices: [/dev/vdc2, /dev/vdd2]
+      crypt:
+        /dev/md0: {password: "my useless pass'word", target: vault}
+      lvm:
+        pv: [/dev/mapper/vault]
+        vg:
+          vg-0: {devices: [/dev/mapper/vault]}
+        lv:
+          data: {vgname: vg-0, size: 400m}
+          images: {vgname: vg-0, size: 0.4g}
+          swap: {vgname: vg-0, size: 100%FREE}
+      format:
+        /dev/vg-0/data: {fstype: ext4, options: ["-L ecs-data", -m 0]}
+        /dev/mapper/vg--0-images: {fstype: xfs, options: -L images}
+        /dev/vg-0/swap: {fstype: swap}
+        /dev/vdc3: {fstype: ext4, options: -L ecs-volatile}
+        /dev/vdd3: {fstype: btrfs}
+        /dev/disk/by-id/virtio-disk2-part1: {fstype: vfat, options: -n EFI}
+      mount:
+        /data: {device: LABEL=ecs-data, fstype: ext4, opts: "noatime,nosuid"}
+        /srv/images: {device: /dev/vg-0/images, mkmnt: true}
+        "/srv/my files": {device: /dev/vdd3, fstype: btrfs}
+        /boot/efi: {device: LABEL=EFI}
+      swap: [/dev/vg-0/swap]
+app: {name: shop, git: {source: /srv/x.git}}
+"#;
+
+/// Runs the program until it gets through: each command that changes a disk is killed off once before it ran and once after it, by the
+/// wrappers that stand in its way.
+const KILLED: &str = r#"
+mkdir -p /run/acts
+cat > /run/wrapper <<'W'
+#!/bin/sh
+tool=$(basename "$0"); real=/usr/sbin/$tool; [ -x $real ] || real=/usr/bin/$tool
+case "$*" in *--json*|*--detail*|*--test-passphrase*|*--export*) exec $real "$@";; esac
+for last in "$@"; do :; done
+key=/run/acts/$tool.$(echo "$1 $last" | tr -c 'a-zA-Z0-9\n' _)
+times=$(cat $key 2>/dev/null || echo 0); echo $((times + 1)) > $key
+[ $times = 0 ] && { kill -9 $PPID; exit 9; }
+$real "$@"; code=$?
+[ $times = 1 ] && kill -9 $PPID
+exit $code
+W
+for tool in sfdisk mdadm cryptsetup pvcreate vgcreate lvcreate lvextend fsadm mkfs.ext4 mkfs.xfs mkfs.btrfs mkfs.vfat mkswap mount swapon wipefs; do
+  cp /run/wrapper /usr/local/sbin/$tool; chmod 755 /usr/local/sbin/$tool
+done
+runs=0
+until $A prepare --step storage > /run/said 2>&1; do
+  runs=$((runs + 1))
+  grep -q . /run/said && tail -n 3 /run/said
+  [ $runs -lt 200 ] || exit 1
+done
+rm /usr/local/sbin/*
+echo "killed runs: $runs of $(ls /run/acts | wc -l) commands"
+"#;
+
+const LOOK: &str = r#"
+lsblk --noheadings --raw --output NAME,TYPE,FSTYPE,LABEL,MOUNTPOINTS | grep -v -e ^vda -e ^vdb -e ^sr -e ^loop | sort -u
+findmnt --noheadings --output TARGET,OPTIONS /data | grep -o -e /data -e noatime -e nosuid
+"#;
+
+#[test]
+fn a_layout_is_made_from_nothing_whatever_is_killed_and_found_again() {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/quick/appliance");
+    let env = directory.path().join("env.yml");
+    std::fs::write(&env, ENV).expect("the file can be written");
+    let vm = Vm::new().disk(DISK).disk(DISK).disk(DISK);
+    let begin = "set -e; A=$PWD/appliance; mkdir -p /app /var/lib/appliance; cp env.yml /app/env.yml\n\
+                 id app >/dev/null 2>&1 || { useradd --create-home app; useradd --system postgres; }\n";
+    let script = format!(
+        "{begin}echo PLAN; $A plan --step storage || [ $? = 2 ]
+         [ ! -e /dev/vdc1 ]
+         echo MADE; {KILLED}{LOOK}
+         echo AGAIN; $A prepare --step storage
+         echo precious > /data/kept; echo cached > /volatile/kept; echo image > /srv/images/kept; sync"
+    );
+    let said = vm.boot(&[&program, &env], &script);
+    println!("{said}");
+}
