@@ -28,8 +28,7 @@ const KINDS: [(&str, Option<&str>); 8] = [
     ("btrfs", Some("rescue=nologreplay")),
 ];
 
-/// How long looking at all drives may take, and reading one.
-const LOOKING: Duration = Duration::from_secs(2);
+/// How long reading a drive may take.
 const READING: Duration = Duration::from_secs(5);
 
 impl Host {
@@ -37,9 +36,9 @@ impl Host {
     ///
     /// # Errors
     /// The drives could not be looked at in time.
-    pub async fn drives(&self) -> Result<Vec<Drive>> {
+    pub async fn drives(&self, deadline: Duration) -> Result<Vec<Drive>> {
         // Not from the cache: it may tell of drives that are gone.
-        let look = Cmd::new("blkid", ["-c", "/dev/null", "-o", "export"]).deadline(LOOKING);
+        let look = Cmd::new("blkid", ["-c", "/dev/null", "-o", "export"]).deadline(deadline);
         let output = self.try_ask(look).await?;
         match output.code {
             // 2: no drive, or none that this user may read.

@@ -24,6 +24,7 @@ mod private;
 mod systemd;
 pub mod terminal;
 mod together;
+mod tree;
 pub mod units;
 mod users;
 pub mod watch;
@@ -37,6 +38,7 @@ pub use own::Own;
 pub use packages::apt;
 pub use postgres::{Login, quote_identifier, quote_literal, scram_verifier};
 pub use private::PrivateDirectory;
+pub use tree::Extent as TreeExtent;
 pub use units::{Owed, UnitState, Units};
 
 use crate::value::Step;

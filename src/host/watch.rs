@@ -28,7 +28,7 @@ pub struct Watch {
 }
 
 impl Host {
-    /// Watches names in one directory, which must exist.
+    /// Watches names in one directory, which must exist; all of them if none is given.
     pub fn watch(&self, directory: &str, names: &[&str]) -> Result<Watch> {
         let inotify =
             Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).context("could not make an inotify")?;
@@ -64,7 +64,7 @@ impl Watch {
                     if events.iter().any(|event| event.mask.intersects(gone)) {
                         bail!("the directory that is watched was taken away or replaced");
                     }
-                    let ours = |name: &str| self.names.iter().any(|watched| watched == name);
+                    let ours = |name: &str| self.names.is_empty() || self.names.iter().any(|watched| watched == name);
                     // A queue that overflowed has no name; it counts, since anything may have changed.
                     if events.iter().any(|event| event.name.as_ref().is_none_or(|name| name.to_str().is_some_and(ours)))
                     {

@@ -13,7 +13,7 @@ mod storage;
 mod timer;
 pub mod tls;
 
-pub use storage::{VolumeMissing, missing as missing_volumes};
+pub use storage::{VolumeMissing, can_be_mounted, is_moving, missing as missing_volumes};
 
 use crate::env::Env;
 use crate::host::{Changed, Host};

@@ -31,19 +31,26 @@ const MAX_CONFIG: u64 = 1 << 20;
 const SYSCTL: &str = "/etc/sysctl.d/60-appliance.conf";
 const NONLOCAL_BIND: &str = "/proc/sys/net/ipv4/ip_nonlocal_bind";
 
-/// The cluster to use: of several, the one of the newest version.
-pub fn cluster(host: &Host) -> Result<Cluster> {
+/// The clusters of this host, the newest version last.
+pub fn clusters(host: &Host) -> Result<Vec<Cluster>> {
     let mut versions = host.names("/etc/postgresql")?;
     versions.sort_by_key(|version| version.parse::<u32>().unwrap_or(0));
-    for version in versions.into_iter().rev() {
-        for name in host.names(&format!("/etc/postgresql/{version}"))? {
+    let mut all = Vec::new();
+    for version in versions {
+        for name in host.names(&format!("/etc/postgresql/{version}"))?.into_iter().rev() {
             let path = format!("/etc/postgresql/{version}/{name}/postgresql.conf");
             if let Some(text) = host.read_text(&path, MAX_CONFIG)? {
-                return Ok(Cluster { port: port_of(&text), version, name });
+                all.push(Cluster { port: port_of(&text), version: version.clone(), name });
             }
         }
     }
-    bail!("there is no PostgreSQL cluster below /etc/postgresql; run: pg_createcluster VERSION main")
+    Ok(all)
+}
+
+/// The cluster to use: of several, the one of the newest version.
+pub fn cluster(host: &Host) -> Result<Cluster> {
+    let newest = clusters(host)?.pop();
+    newest.context("there is no PostgreSQL cluster below /etc/postgresql; run: pg_createcluster VERSION main")
 }
 
 fn port_of(config: &str) -> u16 {

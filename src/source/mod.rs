@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// The local env.yml.
 pub const LOCAL: &str = "/app/env.yml";
+/// How long looking at all drives may take.
+const LOOKING: Duration = Duration::from_secs(2);
 
 /// Where an env comes from (spec/product.md, "Words").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +92,7 @@ pub async fn find(host: &Host, env_yml: Option<&str>) -> Result<Search> {
         Some(bytes) => return check(host, Kind::File, LOCAL, bytes).await.map(found),
         None => note(LOCAL, "there is no such file".to_owned(), false),
     }
-    let drives = host.drives().await;
+    let drives = host.drives(LOOKING).await;
     for (kind, label, path) in
         [(Kind::Cidata, "cidata", "user-data"), (Kind::Config2, "config-2", "openstack/latest/user_data")]
     {

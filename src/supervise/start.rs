@@ -6,8 +6,8 @@ use super::releases::{self, Running};
 use crate::env::Env;
 use crate::error::Halt;
 use crate::host::docker::{Look, is_away};
-use crate::host::watch::Mounts;
-use crate::host::{Host, Own};
+use crate::host::watch::{Mounts, Watch};
+use crate::host::{Host, Own, UnitState};
 use crate::prepare::{self, VolumeMissing, Wanted, prepare};
 use crate::report::{page, sentry};
 use crate::source::Found;
@@ -57,10 +57,16 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
         .into());
     }
     loop {
-        wait_for_docker(host, board).await?;
         // Watched before it is looked at, so that nothing that is mounted in between is missed.
-        let mut mounts = host.watch_mounts()?;
-        match bring_up(&found, host, board, &lock).await {
+        let (mut mounts, mut devices) = (host.watch_mounts()?, host.watch("/dev", &[])?);
+        let up = match before_docker(&found, host, board).await {
+            Ok(()) => {
+                wait_for_docker(host, board).await?;
+                bring_up(&found, host, board, &lock).await
+            }
+            Err(error) => Err(error),
+        };
+        match up {
             // It went away in the middle: everything can be begun again once it is back.
             Err(error) if is_away(&error) => tracing::warn!("{error:#}; waiting for it"),
             Err(error) if error.is::<VolumeMissing>() => {
@@ -70,7 +76,7 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
                 board.event(Event::StartBegins(format!("waiting for a volume: {missing}")));
                 // However long that takes; whoever mends it may need other commands for that.
                 drop(lock);
-                wait_for_volumes(&mut mounts, env, host).await?;
+                wait_for_volumes(&mut mounts, &mut devices, env, host).await?;
                 return Err(Again.into());
             }
             Err(error) => return Err(error),
@@ -78,6 +84,28 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
         }
     }
 }
+
+/// What Docker itself needs: its volume, and that nothing is left half-moved.
+async fn before_docker(found: &Found, host: &Host, board: &Board) -> Result<()> {
+    let env = &found.env;
+    if prepare::is_moving(host) || prepare::missing_volumes(env, host).await?.is_some() {
+        board.show_page();
+        let wanted = Wanted { env, text: &found.bytes };
+        let prepared = prepare(wanted, host, Some(Step::Storage), &mut |step| board.step(step)).await;
+        board.steps_ended(prepared.is_ok());
+        prepared.map_err(|error| with_halt(error, "The host could not be prepared"))?;
+    }
+    // It was refused its start while its volume was missing.
+    if host.docker().ping().await.is_err_and(|error| is_away(&error))
+        && host.unit_state(DOCKER).await? == UnitState::Inactive
+        && let Err(error) = host.start_unit(DOCKER).await
+    {
+        tracing::warn!("{error:#}");
+    }
+    Ok(())
+}
+
+const DOCKER: &str = "docker.service";
 
 /// Reports once that a new version of the appliance did not come up, and says at every start that it is not the one that runs.
 fn tell_of_put_back(host: &Host) -> Result<()> {
@@ -133,19 +161,21 @@ impl std::fmt::Display for Again {
 impl std::error::Error for Again {}
 
 /// Waits until every volume is mounted. The host's boot is done meanwhile.
-async fn wait_for_volumes(mounts: &mut Mounts, env: &Env, host: &Host) -> Result<()> {
+async fn wait_for_volumes(mounts: &mut Mounts, devices: &mut Watch, env: &Env, host: &Host) -> Result<()> {
     crate::host::notify::ready();
     let between = crate::host::notify::watchdog_interval().map_or(BETWEEN_BEATS, |interval| interval / 2);
     let mut beats = tokio::time::interval(between);
     loop {
         tokio::select! {
-            changed = mounts.changed() => {
-                changed?;
-                if prepare::missing_volumes(env, host).await?.is_none() {
-                    return Ok(());
-                }
+            changed = mounts.changed() => changed?,
+            changed = devices.changed() => changed?,
+            _ = beats.tick() => {
+                crate::host::notify::watchdog();
+                continue;
             }
-            _ = beats.tick() => crate::host::notify::watchdog(),
+        }
+        if prepare::missing_volumes(env, host).await?.is_none() || prepare::can_be_mounted(env, host).await {
+            return Ok(());
         }
     }
 }

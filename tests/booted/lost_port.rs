@@ -12,9 +12,7 @@ const MOST_KILLS: usize = 5;
 fn ports_that_docker_holds_for_nobody_are_got_back() {
     let machine = Machine::boot("lost-port");
     let service = |number: usize| {
-        format!(
-            "  s{number}: {{image: stub:1, stop_grace_period: 1s, ports: ['127.0.0.1:810{number}:53/udp']}}\n"
-        )
+        format!("  s{number}: {{image: stub:1, stop_grace_period: 1s, ports: ['127.0.0.1:810{number}:53/udp']}}\n")
     };
     let compose = format!("services:\n{}", (0..SERVICES).map(service).collect::<String>());
     start_stack(&machine, "lost", &compose);

@@ -31,6 +31,7 @@ mod papers;
 mod prepare;
 mod reconcile;
 mod releases;
+mod relocation;
 mod secrets;
 mod sources;
 mod supervision;

@@ -13,11 +13,16 @@ pub struct Drive {
 impl Drive {
     /// A file system of that kind (ext4, xfs) and label; `fill` is a script that runs in its root.
     pub fn plug_in(machine: &Machine, kind: &str, label: &str, fill: &str) -> Drive {
+        // The smallest that mkfs.xfs makes.
+        Drive::of_size(machine, kind, label, "300M", fill)
+    }
+
+    /// The same, of a size that truncate(1) understands; a hole in a file.
+    pub fn of_size(machine: &Machine, kind: &str, label: &str, size: &str, fill: &str) -> Drive {
         let address = machine.address();
         let image = std::env::temp_dir().join(format!("appliance-drive-{address}-{label}-{kind}.img"));
         let path = image.display().to_string();
-        // The smallest that mkfs.xfs makes.
-        rootfs::run("truncate", &["--size=300M", &path]);
+        rootfs::run("truncate", &[&format!("--size={size}"), &path]);
         match kind {
             "ext4" => drop(rootfs::run("mkfs.ext4", &["-q", "-F", "-L", label, &path])),
             _ => drop(rootfs::run("mkfs.xfs", &["-q", "-f", "-L", label, &path])),

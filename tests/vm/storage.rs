@@ -75,7 +75,8 @@ done
 runs=0
 until $A prepare --step storage > /run/said 2>&1; do
   runs=$((runs + 1))
-  grep -q . /run/said && tail -n 3 /run/said
+  # What ends with an error and not by the wrappers is one.
+  grep error: /run/said && { cat /proc/mdstat; ls -l /dev/md*; mdadm --detail --export /dev/md0; lsblk; cat /var/lib/appliance/*.json; exit 1; }
   [ $runs -lt 200 ] || exit 1
 done
 rm /usr/local/sbin/*

@@ -362,14 +362,12 @@ async fn grow_file_system(device: &Device, host: &Host) -> Result<()> {
 
 /// Clears what carries the UUID that was announced; a RAID of it is stopped first.
 async fn wipe(device: &Device, host: &Host) -> Result<()> {
-    if let Some(making) = made::read(host)?
-        && host.exists(making.device.as_str())
-        && host
-            .try_ask(Cmd::new("mdadm", ["--detail", making.device.as_str()]))
-            .await
-            .is_ok_and(|told| told.code == Some(0))
-    {
-        host.ask(Cmd::new("mdadm", ["--stop", making.device.as_str()])).await?;
+    let name = host.real_path(device.as_str()).unwrap_or_default();
+    let name = name.rsplit('/').next().unwrap_or_default();
+    for holder in host.names(&format!("/sys/class/block/{name}/holders"))? {
+        if holder.starts_with("md") {
+            host.ask(Cmd::new("mdadm", ["--stop".to_owned(), format!("/dev/{holder}")])).await?;
+        }
     }
     host.ask(Cmd::new("wipefs", ["--all", "--quiet", device.as_str()]).deadline(MAKING)).await?;
     host.ask(Cmd::new("blockdev", ["--flushbufs", device.as_str()]).deadline(MAKING)).await.map(|_| ())

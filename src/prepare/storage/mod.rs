@@ -5,6 +5,7 @@ mod grow;
 mod made;
 mod make;
 mod plan;
+mod relocate;
 mod seen;
 mod table;
 
@@ -26,7 +27,11 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     }
     let missing = missing(env, host).await?;
     if missing.is_some() || !directories::are_there(env, host) {
-        set_up(env, host).await?;
+        match set_up(env, host).await {
+            Ok(()) => {}
+            // A disk that is not there may come.
+            Err(error) => return Err(with_volumes(error, missing)),
+        }
     }
     // In check mode nothing was mounted; what would be missing is told by what would be done.
     if host.applies()
@@ -35,7 +40,21 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     {
         return Err(missing.into());
     }
-    directories::make(env, host)
+    directories::make(env, host)?;
+    relocate::prepare(env, host).await
+}
+
+fn with_volumes(error: anyhow::Error, missing: Option<VolumeMissing>) -> anyhow::Error {
+    match (error.downcast_ref::<DeviceMissing>(), missing) {
+        (Some(devices), Some(missing)) => VolumeMissing { devices: devices.0.clone(), ..missing }.into(),
+        _ => error,
+    }
+}
+
+/// Whether a volume that is missing could be mounted now.
+pub async fn can_be_mounted(env: &Env, host: &Host) -> bool {
+    let look = host.in_mode(crate::host::Mode::Check);
+    set_up(env, &look).await.is_ok() && !look.journal().is_empty()
 }
 
 /// Does what the layout asks for, and mounts the volumes.
@@ -63,12 +82,15 @@ async fn set_up(env: &Env, host: &Host) -> Result<()> {
 
 async fn decide(layout: &Layout, host: &Host) -> Result<Vec<Act>> {
     let seen = seen::look(layout, host).await.context("could not look at the disks")?;
-    plan::plan(layout, &seen).map_err(|problems| anyhow::anyhow!("{}", problems.join("\n")))
+    plan::plan(layout, &seen).map_err(|problems| match problems.others.is_empty() {
+        true => DeviceMissing(problems.missing).into(),
+        false => anyhow::anyhow!("{}", [problems.others, problems.missing].concat().join("\n")),
+    })
 }
 
 /// Volumes that are there by their label, but not mounted, are: also without a word about it in the layout.
 async fn mount_volumes(layout: &mut Layout, env: &Env, host: &Host) -> Result<()> {
-    let drives = host.drives().await?;
+    let drives = host.drives(seen::LOOKING).await?;
     for (target, label, ignored) in volumes(env) {
         let is_asked = layout.mounts.iter().any(|mount| mount.target.as_str() == target);
         let is_made = layout.formats.iter().any(|format| plan::label(&format.options).as_deref() == Some(label));
@@ -136,6 +158,11 @@ fn volumes(env: &Env) -> [(&'static str, &'static str, bool); 2] {
     [("/data", "ecs-data", storage.ignore_data), ("/volatile", "ecs-volatile", storage.ignore_volatile)]
 }
 
+/// Whether a run was killed while something moved to a volume: Docker and PostgreSQL may be stopped for it.
+pub fn is_moving(host: &Host) -> bool {
+    relocate::is_under_way(host)
+}
+
 /// The volumes that should be mounted and are not.
 pub async fn missing(env: &Env, host: &Host) -> Result<Option<VolumeMissing>> {
     let mut missing = Vec::new();
@@ -144,16 +171,34 @@ pub async fn missing(env: &Env, host: &Host) -> Result<Option<VolumeMissing>> {
             missing.push((mount, label));
         }
     }
-    Ok(Some(VolumeMissing(missing)).filter(|missing| !missing.0.is_empty()))
+    let missing = VolumeMissing { volumes: missing, devices: Vec::new() };
+    Ok(Some(missing).filter(|missing| !missing.volumes.is_empty()))
 }
 
 /// Volumes that should be mounted and are not. Nothing is created on the root disk in their place; whoever starts the app waits for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumeMissing(Vec<(&'static str, &'static str)>);
+pub struct VolumeMissing {
+    /// Where they are mounted, and their labels.
+    volumes: Vec<(&'static str, &'static str)>,
+    /// Devices that the layout speaks of and that are not there, in words.
+    devices: Vec<String>,
+}
+
+/// Devices that a layout speaks of and that are not there, in words.
+#[derive(Debug)]
+struct DeviceMissing(Vec<String>);
+
+impl fmt::Display for DeviceMissing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for DeviceMissing {}
 
 impl fmt::Display for VolumeMissing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (mount, label)) in self.0.iter().enumerate() {
+        for (index, (mount, label)) in self.volumes.iter().enumerate() {
             let key = mount.trim_start_matches('/');
             let sep = if index > 0 { "; " } else { "" };
             write!(
@@ -161,6 +206,9 @@ impl fmt::Display for VolumeMissing {
                 "{sep}no file system labelled '{label}' is mounted on {mount}; mount it, or set appliance.storage.ignore.{key}: true in \
                  env.yml to keep {mount} on the root disk"
             )?;
+        }
+        for device in &self.devices {
+            write!(f, "; {device}")?;
         }
         Ok(())
     }
@@ -182,9 +230,14 @@ mod tests {
 
     #[test]
     fn every_missing_volume_is_named_with_the_key_that_does_without_it() {
-        let said = VolumeMissing(vec![("/data", "ecs-data"), ("/volatile", "ecs-volatile")]).to_string();
+        let said = VolumeMissing {
+            volumes: vec![("/data", "ecs-data"), ("/volatile", "ecs-volatile")],
+            devices: vec!["there is no /dev/vdb".into()],
+        }
+        .to_string();
         for part in [
             "'ecs-data' is mounted on /data",
+            "; there is no /dev/vdb",
             "ignore.data",
             "'ecs-volatile' is mounted on /volatile",
             "ignore.volatile",

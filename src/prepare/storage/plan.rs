@@ -68,8 +68,8 @@ const TOLERANCE: u64 = 2 << 20;
 ///
 /// # Errors
 /// Everything that is in the way, one line each.
-pub fn plan(layout: &Layout, seen: &Seen) -> Result<Vec<Act>, Vec<String>> {
-    let mut world = World { seen: seen.clone(), acts: Vec::new(), problems: Vec::new() };
+pub fn plan(layout: &Layout, seen: &Seen) -> Result<Vec<Act>, Problems> {
+    let mut world = World { seen: seen.clone(), acts: Vec::new(), problems: Problems::default() };
     world.wipe_what_was_being_made();
     layout.tables.iter().for_each(|table| world.table(table));
     layout.raids.iter().for_each(|raid| world.raid(raid));
@@ -78,14 +78,23 @@ pub fn plan(layout: &Layout, seen: &Seen) -> Result<Vec<Act>, Vec<String>> {
     layout.formats.iter().for_each(|format| world.format(format, layout));
     layout.mounts.iter().for_each(|mount| world.mount(mount, layout));
     layout.swaps.iter().for_each(|swap| world.swap(swap));
-    if world.problems.is_empty() { Ok(world.acts) } else { Err(world.problems) }
+    if world.problems == Problems::default() { Ok(world.acts) } else { Err(world.problems) }
+}
+
+/// What is in the way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Problems {
+    /// Devices that are not there: they may come.
+    pub missing: Vec<String>,
+    /// What only the operator can mend.
+    pub others: Vec<String>,
 }
 
 /// What is there, and would be after the acts so far.
 struct World {
     seen: Seen,
     acts: Vec<Act>,
-    problems: Vec<String>,
+    problems: Problems,
 }
 
 impl fmt::Display for Content {
@@ -114,8 +123,8 @@ fn spoken(kind: &str) -> String {
 
 impl World {
     fn problem(&mut self, text: String) {
-        if !self.problems.contains(&text) {
-            self.problems.push(text);
+        if !self.problems.others.contains(&text) {
+            self.problems.others.push(text);
         }
     }
 
@@ -129,7 +138,10 @@ impl World {
         match self.seen.blocks.get(device) {
             Some(block) => Some(block.content.clone()),
             None => {
-                self.problem(format!("there is no {device}, which is to be {wanted}"));
+                let text = format!("there is no {device}, which is to be {wanted}");
+                if !self.problems.missing.contains(&text) {
+                    self.problems.missing.push(text);
+                }
                 None
             }
         }
@@ -152,11 +164,10 @@ impl World {
             }
         }
         // A RAID that was assembled from members that are wiped goes with them.
-        if !self.acts.is_empty() {
+        let wipes = |device: &Device| self.acts.iter().any(|act| matches!(act, Act::Wipe(wiped) if wiped == device));
+        if !self.acts.is_empty() && !wipes(&making.device) {
             self.seen.raids.remove(&making.device);
-            if self.acts.iter().all(|act| !matches!(act, Act::Wipe(device) if *device == making.device)) {
-                self.seen.blocks.remove(&making.device);
-            }
+            self.seen.blocks.remove(&making.device);
         }
     }
 

@@ -49,7 +49,7 @@ fn acts(setup: &str, seen: &Seen) -> Vec<String> {
 fn problems(setup: &str, seen: &Seen) -> String {
     match plan(&layout(setup), seen) {
         Ok(acts) => panic!("no problem, but {acts:?}"),
-        Err(problems) => problems.join("\n"),
+        Err(problems) => [problems.others, problems.missing].concat().join("\n"),
     }
 }
 
@@ -216,6 +216,25 @@ fn what_a_killed_run_left_is_cleared_and_made_anew_by_its_uuid_alone() {
     let told = acts("format: {/dev/vdb: {fstype: ext4}}", &seen);
     assert_eq!(told, ["/dev/vdb: clear what an interrupted run left", "/dev/vdb: format as ext4"]);
     assert!(problems("format: {/dev/vdcc: {fstype: ext4}}", &seen).contains("carries a file system of the kind xfs"));
+}
+
+#[test]
+fn a_raid_goes_with_its_half_made_members_and_stays_under_what_is_half_made_on_it() {
+    let setup =
+        "mdadm: {/dev/md0: {level: 1, devices: [/dev/vdb, /dev/vdcc]}}, crypt: {/dev/md0: {password: x, target: v}}";
+    let member = || signature("linux_raid_member");
+    let mut seen =
+        seen(&[("/dev/vdb", 1, member()), ("/dev/vdcc", 1, member()), ("/dev/md0", 1, signature("crypto_LUKS"))]);
+    seen.raids.insert(device("/dev/md0"), "1".into());
+    for block in seen.blocks.values_mut() {
+        block.uuid = Some(if block.content == member() { "a".into() } else { "c".into() });
+    }
+    seen.making = Some(Made { device: device("/dev/md0"), uuid: "c".into() });
+    assert_eq!(acts(setup, &seen)[..2], ["/dev/md0: clear what an interrupted run left", "/dev/md0: encrypt (LUKS)"]);
+    seen.making = Some(Made { device: device("/dev/md0"), uuid: "a".into() });
+    let told = acts(setup, &seen);
+    assert_eq!(told[..2], ["/dev/vdb", "/dev/vdcc"].map(|path| format!("{path}: clear what an interrupted run left")));
+    assert_eq!(told[2], "/dev/md0: make a RAID 1 of /dev/vdb, /dev/vdcc");
 }
 
 #[test]

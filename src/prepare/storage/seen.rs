@@ -7,6 +7,7 @@ use crate::value::{Device, Size};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Everything that a plan needs to know.
 #[derive(Debug, Clone, Default)]
@@ -83,9 +84,12 @@ pub struct Volume {
     pub is_active: bool,
 }
 
+/// How long looking at every disk may take: one of them may be busy with putting a RAID in order.
+pub const LOOKING: Duration = Duration::from_secs(60);
+
 /// Looks at everything.
 pub async fn look(layout: &Layout, host: &Host) -> Result<Seen> {
-    let mut seen = Seen { making: super::made::read(host)?, drives: host.drives().await?, ..Seen::default() };
+    let mut seen = Seen { making: super::made::read(host)?, drives: host.drives(LOOKING).await?, ..Seen::default() };
     for device in devices(layout) {
         let Some(real) = host.real_path(device.as_str()) else { continue };
         let block = block(&device, host).await?;
@@ -95,10 +99,14 @@ pub async fn look(layout: &Layout, host: &Host) -> Result<Seen> {
             seen.real.insert(device, real);
         }
     }
-    for raid in layout.raids.iter().filter(|raid| seen.blocks.contains_key(&raid.device)) {
+    for raid in &layout.raids {
+        let Some(content) = seen.blocks.get(&raid.device).map(|block| block.content.clone()) else { continue };
         let detail = host.try_ask(Cmd::new("mdadm", ["--detail", "--export", raid.device.as_str()])).await?;
         if let Some(level) = detail.stdout.lines().find_map(|line| line.strip_prefix("MD_LEVEL=raid")) {
             seen.raids.insert(raid.device.clone(), level.to_owned());
+        } else if content == Content::Nothing {
+            // A name that nothing runs behind any more, or not yet.
+            seen.blocks.remove(&raid.device);
         }
     }
     if !(layout.physical.is_empty() && layout.groups.is_empty() && layout.volumes.is_empty()) {

@@ -1,0 +1,282 @@
+//! What other packages keep in their own places moves to the volumes: `/var/lib/postgresql`, `/var/lib/docker`. Whatever is killed in
+//! between, the data is whole in one of the two places, and the next run goes on; the original is removed only after the copy is
+//! verified.
+
+use crate::env::Env;
+use crate::host::{Changed, Cmd, Dir, File, Host, UnitState, What};
+use crate::prepare::postgres::{self, Cluster};
+use crate::value::Size;
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// Something that moves.
+struct Wanted {
+    from: &'static str,
+    to: &'static str,
+    /// Where the volume is mounted, and whether it must be.
+    volume: (&'static str, bool),
+    /// Stopped in this order, started in the other.
+    units: Vec<String>,
+    /// Units that must not run while the volume is missing.
+    guarded: &'static str,
+    /// Whether a directory looks like what is kept there, from the names in it.
+    is_kept_there: fn(&[String]) -> bool,
+}
+
+fn wanted(env: &Env, host: &Host) -> Result<[Wanted; 2]> {
+    let storage = &env.appliance.storage;
+    // The service of them all is done before they are.
+    let mut clusters: Vec<String> = postgres::clusters(host)?.iter().map(Cluster::unit).collect();
+    clusters.push("postgresql.service".to_owned());
+    Ok([
+        Wanted {
+            from: "/var/lib/postgresql",
+            to: "/data/postgresql",
+            volume: ("/data", !storage.ignore_data),
+            units: clusters,
+            guarded: "postgresql@.service",
+            // One directory for each major version.
+            is_kept_there: |names| names.iter().any(|name| name.parse::<f32>().is_ok()),
+        },
+        Wanted {
+            from: "/var/lib/docker",
+            to: "/volatile/docker",
+            volume: ("/volatile", !storage.ignore_volatile),
+            units: ["docker.socket", "docker.service"].map(str::to_owned).to_vec(),
+            guarded: "docker.service",
+            is_kept_there: |names| names.iter().any(|name| name == "image" || name == "containers"),
+        },
+    ])
+}
+
+/// How far a move has come, beyond what can be seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct State {
+    from: String,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Stage {
+    /// Units may have been stopped; the original counts.
+    Moving,
+    /// The copy is verified and counts.
+    Copied,
+}
+
+const FILE: &str = "/var/lib/appliance/relocation.json";
+const MAX: u64 = 1 << 16;
+/// What stays free on the volume, of every hundred.
+const SPARE: u64 = 5;
+
+fn state(host: &Host) -> Result<Option<State>> {
+    let Some(text) = host.read_text(FILE, MAX)? else { return Ok(None) };
+    serde_json::from_str(&text)
+        .map(Some)
+        .with_context(|| format!("{FILE} is not what the appliance has written; remove it"))
+}
+
+fn remember(from: &str, stage: Stage, host: &Host) -> Result<()> {
+    let state = State { from: from.to_owned(), stage };
+    let text = serde_json::to_string(&state).context("a path and a stage can be written")?;
+    host.put(FILE, text.as_bytes(), 0o600)
+}
+
+/// Whether a run was killed while something was on its way: services may be stopped for it.
+pub fn is_under_way(host: &Host) -> bool {
+    host.exists(FILE)
+}
+
+pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
+    let before = state(host)?;
+    for wanted in &wanted(env, host)? {
+        let stage = before.as_ref().filter(|state| state.from == wanted.from).map(|state| state.stage);
+        relocate(wanted, stage, host).await?;
+        guard(wanted, host).await?;
+    }
+    Ok(())
+}
+
+fn aside(from: &str) -> String {
+    format!("{from}.moved")
+}
+
+async fn relocate(wanted: &Wanted, stage: Option<Stage>, host: &Host) -> Result<()> {
+    let Wanted { from, to, .. } = wanted;
+    if host.link_target(from).is_some() {
+        // Also where it leads elsewhere: somebody has decided that.
+        return finish(wanted, stage, host).await;
+    }
+    let is_there = host.is_directory(from);
+    if !is_there && stage.is_none() && !host.is_directory(&aside(from)) {
+        return Ok(());
+    }
+    if is_there && host.try_ask(Cmd::new("mountpoint", ["--quiet", from])).await?.code == Some(0) {
+        tracing::debug!("{from} has a file system of its own and stays there");
+        return finish(wanted, stage, host).await;
+    }
+    let at_target = host.names(to)?;
+    let has_copy = stage == Some(Stage::Copied) || !is_there;
+    if !has_copy && !at_target.is_empty() {
+        return adopt(wanted, &at_target, host).await;
+    }
+    let extent = if has_copy { None } else { Some(host.extent(from).await?) };
+    let size = extent.map(|extent| format!(" ({})", Size(extent.bytes.max(1)))).unwrap_or_default();
+    // Refused before anything stops.
+    let is_same = host.room(from)?.map(|room| room.device) == host.room(to)?.map(|room| room.device);
+    if let Some(extent) = extent.filter(|_| !is_same) {
+        assert_room(wanted, extent, host).await?;
+    }
+    host.note_act(What::Directory, from, &format!("move to {to}{size}, with {} stopped", wanted.units.join(" and ")));
+    if !host.applies() {
+        return Ok(());
+    }
+    if !has_copy {
+        remember(from, Stage::Moving, host)?;
+    }
+    let moved = move_stopped(wanted, has_copy, extent, is_same, host).await;
+    if moved.is_err() {
+        // The original is where it was.
+        start(wanted, host).await?;
+        host.discard(FILE)?;
+    }
+    moved.with_context(|| format!("could not move {from} to {to}; it stays where it is"))?;
+    finish(wanted, Some(Stage::Copied), host).await
+}
+
+async fn move_stopped(
+    wanted: &Wanted,
+    has_copy: bool,
+    extent: Option<crate::host::TreeExtent>,
+    is_same: bool,
+    host: &Host,
+) -> Result<()> {
+    let Wanted { from, to, .. } = wanted;
+    for unit in &wanted.units {
+        if host.unit_state(unit).await? != UnitState::Missing {
+            host.stop_unit(unit).await?;
+        }
+    }
+    if let Some(extent) = extent.filter(|_| !has_copy) {
+        let mounts = host.read_text("/proc/self/mountinfo", 16 << 20)?.unwrap_or_default();
+        let below = format!("{from}/");
+        let mut targets = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        if let Some(busy) = targets.find(|target| target.starts_with(&below)) {
+            bail!("something is mounted on {busy}: a container may run without its daemon; stop it first");
+        }
+        if is_same && host.rename(from, to)? {
+            return host.ensure_link(from, to).map(drop);
+        }
+        let moving = format!("{to}.moving");
+        host.copy_tree(from, &moving, extent).await?;
+        if let Some(difference) = host.difference(from, &moving).await? {
+            bail!("the copy is not the same: {difference}");
+        }
+        remember(from, Stage::Copied, host)?;
+    }
+    let moving = format!("{to}.moving");
+    if host.exists(&moving) && !host.rename(&moving, to)? {
+        bail!("{moving} and {to} are on two file systems");
+    }
+    // From here on the copy counts. Where a directory cannot be renamed, what is in it goes first.
+    if host.is_directory(from) && !host.rename(from, &aside(from))? {
+        host.remove_tree(from).await?;
+    }
+    host.ensure_link(from, to).map(drop)
+}
+
+/// The volume has the data of another host already, like the one before this one: it counts, and what is here is put aside.
+async fn adopt(wanted: &Wanted, names: &[String], host: &Host) -> Result<()> {
+    let Wanted { from, to, .. } = wanted;
+    if !(wanted.is_kept_there)(names) {
+        bail!("{to} is not empty, but does not hold what belongs there; move away what is in it: {}", names.join(", "));
+    }
+    let here = host.names(from)?;
+    host.note_act(What::Directory, from, &format!("use what is on the volume ({to}); put aside what is here"));
+    if !host.applies() {
+        return Ok(());
+    }
+    remember(from, Stage::Moving, host)?;
+    for unit in &wanted.units {
+        if host.unit_state(unit).await? != UnitState::Missing {
+            host.stop_unit(unit).await?;
+        }
+    }
+    let kept = format!("{from}.before-{}", host.now().as_second());
+    if here.is_empty() || !host.rename(from, &kept)? {
+        start(wanted, host).await?;
+        bail!("{to} has data already, and {from} cannot be put aside; move it away");
+    }
+    tracing::warn!("{to} has data already and is used; what was in {from} is in {kept} now");
+    host.ensure_link(from, to)?;
+    finish(wanted, Some(Stage::Copied), host).await
+}
+
+async fn assert_room(wanted: &Wanted, extent: crate::host::TreeExtent, host: &Host) -> Result<()> {
+    let Wanted { from, to, .. } = wanted;
+    let free = host.room(to)?.map_or(0, |room| room.free);
+    let needed = extent.bytes + extent.bytes / 100 * SPARE;
+    if free < needed {
+        bail!(
+            "{from} takes {}, but {to} has {} free; nothing was stopped or moved",
+            Size(needed.max(1)),
+            Size(free.max(1))
+        );
+    }
+    let told = host.ask(Cmd::new("df", ["--output=itotal,iavail", *to])).await?;
+    let mut numbers = told.stdout.split_whitespace().filter_map(|word| word.parse::<u64>().ok());
+    // File systems without a fixed number of files tell 0.
+    if let (Some(1..), Some(left)) = (numbers.next(), numbers.next())
+        && left < extent.files
+    {
+        bail!("{from} has {} files, but {to} has room for {left}; nothing was stopped or moved", extent.files);
+    }
+    Ok(())
+}
+
+/// The link is there: what was stopped is started, and then what is not needed any more removed.
+async fn finish(wanted: &Wanted, stage: Option<Stage>, host: &Host) -> Result<()> {
+    if !host.applies() {
+        return Ok(());
+    }
+    if stage.is_some() {
+        start(wanted, host).await?;
+        host.discard(FILE)?;
+    }
+    for left in [aside(wanted.from), format!("{}.moving", wanted.to)] {
+        host.remove_tree(&left).await?;
+    }
+    Ok(())
+}
+
+async fn start(wanted: &Wanted, host: &Host) -> Result<()> {
+    for unit in wanted.units.iter().rev() {
+        if host.unit_state(unit).await? != UnitState::Missing {
+            host.start_unit(unit).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Without its volume the service must not begin anew on the root disk.
+async fn guard(wanted: &Wanted, host: &Host) -> Result<()> {
+    let (mount, is_needed) = wanted.volume;
+    let directory = format!("/etc/systemd/system/{}.d", wanted.guarded);
+    let file = format!("{directory}/appliance-volume.conf");
+    let is_link = host.link_target(wanted.from).as_deref() == Some(wanted.to);
+    let changed = if is_needed && is_link {
+        host.ensure_dir(&directory, &Dir::plain())?;
+        let text = format!(
+            "# Written by the appliance: what {} keeps lies on the volume.\n[Unit]\nRequiresMountsFor={mount}\nConditionPathIsMountPoint={mount}\n",
+            wanted.guarded
+        );
+        host.ensure_file(&file, &File::text(text))?
+    } else {
+        host.ensure_absent(&file)?
+    };
+    if changed == Changed::Yes && host.applies() {
+        host.reload_units().await?;
+    }
+    Ok(())
+}
