@@ -25,6 +25,8 @@ pub struct App {
     /// What must hold beside the default gate before a release is good.
     pub gate: Vec<Probe>,
     pub settings: Option<Secret>,
+    /// OpenPGP keys that the storage vault encrypts and signs with, in this order; none: there is no vault.
+    pub vault: Vec<Secret>,
 }
 
 #[derive(Debug, Clone)]
@@ -112,7 +114,7 @@ fn read_app(root: &Fields, fields: Fields, is_ecs: bool) -> Option<App> {
     let migrate = read_migrate(&fields, is_ecs);
     let settings = fields.secret("settings");
     let gate = gate::read(&fields);
-    read_ecs_own(&fields);
+    let vault = read_ecs_own(&fields);
     fields.finish(Unknown::Warn);
     let name = name?;
     Some(App {
@@ -124,6 +126,7 @@ fn read_app(root: &Fields, fields: Fields, is_ecs: bool) -> Option<App> {
         migrate,
         gate,
         settings,
+        vault,
         name,
     })
 }
@@ -228,12 +231,11 @@ fn read_migrate(app: &Fields, is_ecs: bool) -> Option<Migrate> {
     Some(Migrate { auto, service, command, when })
 }
 
-/// ECS's own keys: kept, and handed on as flat variables.
-fn read_ecs_own(fields: &Fields) {
+/// ECS's own keys: kept, and handed on as flat variables. Those of the vault are given back.
+fn read_ecs_own(fields: &Fields) -> Vec<Secret> {
     let switcher = fields.fields("userswitcher");
     switcher.boolean("enabled");
     switcher.text("parameter");
     switcher.finish(Unknown::Warn);
-    fields.secret("vault_encrypt");
-    fields.secret("vault_sign");
+    ["vault_encrypt", "vault_sign"].into_iter().filter_map(|key| fields.secret(key)).collect()
 }

@@ -12,6 +12,7 @@ mod ssh;
 mod storage;
 mod timer;
 pub mod tls;
+mod vault;
 
 pub use storage::{VolumeMissing, can_be_mounted, is_moving, missing as missing_volumes};
 
@@ -55,11 +56,13 @@ pub async fn prepare(
             Step::Ssh => ssh::prepare(env, host),
             Step::Page => page::prepare(host).await,
             Step::Storage => storage::prepare(env, host).await,
+            Step::Vault => vault::prepare(env, host).await,
             // Only now is there a place for it on a fresh host.
             Step::Files if !has_history => {
                 history::keep(host, wanted.text, &env.digest).and_then(|_| files::prepare(env, host))
             }
             Step::Files => files::prepare(env, host),
+            Step::Packages => packages(env, host).await,
             Step::Postgres => postgres::prepare(host).await,
             Step::Database => database::prepare(env, host).await,
             Step::Tls => tls::prepare(env, host).await.map(|changed| certificate = changed),
@@ -72,6 +75,12 @@ pub async fn prepare(
         nginx::reload(host).await?;
     }
     Ok(())
+}
+
+/// Step packages: `appliance.extra.packages`.
+async fn packages(env: &Env, host: &Host) -> Result<()> {
+    let names: Vec<&str> = env.appliance.extra_packages.iter().map(|name| name.as_str()).collect();
+    host.ensure_packages(&names).await.map(drop)
 }
 
 /// Lets the project's networks reach PostgreSQL, once they exist; until then the database step cannot know them.

@@ -13,7 +13,9 @@ pub enum Step {
     Ssh,
     Page,
     Storage,
+    Vault,
     Files,
+    Packages,
     Postgres,
     Database,
     Tls,
@@ -23,13 +25,15 @@ pub enum Step {
 
 impl Step {
     /// Every step, in the order in which they run.
-    pub const ALL: [Step; 11] = [
+    pub const ALL: [Step; 13] = [
         Step::Env,
         Step::Hostname,
         Step::Ssh,
         Step::Page,
         Step::Storage,
+        Step::Vault,
         Step::Files,
+        Step::Packages,
         Step::Postgres,
         Step::Database,
         Step::Tls,
@@ -44,7 +48,9 @@ impl Step {
             Step::Ssh => "ssh",
             Step::Page => "page",
             Step::Storage => "storage",
+            Step::Vault => "vault",
             Step::Files => "files",
+            Step::Packages => "packages",
             Step::Postgres => "postgres",
             Step::Database => "database",
             Step::Tls => "tls",
@@ -61,7 +67,9 @@ impl Step {
             Step::Ssh => "Access for the operator",
             Step::Page => "This page",
             Step::Storage => "Storage",
+            Step::Vault => "Keys of the vault",
             Step::Files => "Files",
+            Step::Packages => "Packages",
             Step::Postgres => "Database server",
             Step::Database => "Database",
             Step::Tls => "Certificate",

@@ -38,5 +38,6 @@ mod supervision;
 mod tls;
 mod trust;
 mod update;
+mod vault;
 mod volumes;
 mod wiring;

@@ -77,7 +77,7 @@ fn data_moves_to_its_volumes_whatever_is_killed() {
          systemctl start postgresql",
     );
     let mut killed = 0;
-    for tenths in 1..200 {
+    for tenths in (1..200).step_by(4) {
         let out =
             machine.sh(&format!("timeout -s KILL {}.{} appliance prepare --step storage", tenths / 10, tenths % 10));
         if out.code == 0 {
@@ -108,9 +108,10 @@ fn data_moves_to_its_volumes_whatever_is_killed() {
     machine.ok("rm -r /volatile/docker/odd");
     assert_eq!(prepare(&machine), "nothing to do\n");
     for unit in ["docker.service", "postgresql@15-main.service"] {
-        let conditions = machine.ok(&format!("systemctl show -p Conditions,RequiresMountsFor {unit}"));
-        assert!(conditions.contains("ConditionPathIsMountPoint"), "{unit}: {conditions}");
+        let unit_file = machine.ok(&format!("systemctl cat {unit}"));
+        assert!(unit_file.contains("ConditionPathIsMountPoint=/"), "{unit}: {unit_file}");
     }
+    machine.put("/data/etc/moved/docker-compose.yml", compose, 0o644);
     machine.ok("systemctl start appliance");
     wait_for_phase(&machine, "running");
 

@@ -15,7 +15,7 @@ TTYPath=/dev/ttyS0\nExecStart=/bin/sh -c 'mkdir -p /root/payload && tar -xf /dev
 echo VM-BEGIN; cd /root/payload && sh ./script 2>&1; echo VM-END $?; systemctl poweroff --force'\n\
 [Install]\nWantedBy=graphical.target\n";
 /// How long a run may take, in seconds: an emulated machine is slow.
-const RUN_S: u64 = 600;
+const RUN_S: u64 = 900;
 
 struct Image {
     disk: PathBuf,

@@ -53,8 +53,8 @@ const ENV: &str = r#"appliance:
 app: {name: shop, git: {source: /srv/x.git}}
 "#;
 
-/// Runs the program until it gets through: each command that changes a disk is killed off once before it ran and once after it, by the
-/// wrappers that stand in its way.
+/// Runs the program until it gets through. Wrappers stand in the way of every command that changes a disk: some of them, by the seed,
+/// end the program before the command runs or after it; all of them do both where `EVERY` is 1.
 const KILLED: &str = r#"
 mkdir -p /run/acts
 cat > /run/wrapper <<'W'
@@ -62,25 +62,33 @@ cat > /run/wrapper <<'W'
 tool=$(basename "$0"); real=/usr/sbin/$tool; [ -x $real ] || real=/usr/bin/$tool
 case "$*" in *--json*|*--detail*|*--test-passphrase*|*--export*) exec $real "$@";; esac
 for last in "$@"; do :; done
-key=/run/acts/$tool.$(echo "$1 $last" | tr -c 'a-zA-Z0-9\n' _)
-times=$(cat $key 2>/dev/null || echo 0); echo $((times + 1)) > $key
-[ $times = 0 ] && { kill -9 $PPID; exit 9; }
+key=$tool.$(echo "$1 $last" | tr -c 'a-zA-Z0-9\n' _)
+times=$(cat /run/acts/$key 2>/dev/null || echo 0); echo $((times + 1)) > /run/acts/$key
+hash=$(echo SEED $key | cksum | cut -d ' ' -f 1)
+before=no; after=no
+if [ EVERY = 1 ]; then
+  [ $times = 0 ] && before=yes; [ $times = 1 ] && after=yes
+elif [ $((hash % EVERY)) = 0 ] && [ $times = 0 ]; then
+  if [ $((hash / EVERY % 2)) = 0 ]; then before=yes; else after=yes; fi
+fi
+[ $before = yes ] && { echo "before $key" >> /run/killed; kill -9 $PPID; exit 9; }
 $real "$@"; code=$?
-[ $times = 1 ] && kill -9 $PPID
+[ $after = yes ] && { echo "after $key" >> /run/killed; kill -9 $PPID; }
 exit $code
 W
 for tool in sfdisk mdadm cryptsetup pvcreate vgcreate lvcreate lvextend fsadm mkfs.ext4 mkfs.xfs mkfs.btrfs mkfs.vfat mkswap mount swapon wipefs; do
   cp /run/wrapper /usr/local/sbin/$tool; chmod 755 /usr/local/sbin/$tool
 done
-runs=0
+: > /run/killed
+runs=1
 until $A prepare --step storage > /run/said 2>&1; do
   runs=$((runs + 1))
-  # What ends with an error and not by the wrappers is one.
-  grep error: /run/said && { cat /proc/mdstat; ls -l /dev/md*; mdadm --detail --export /dev/md0; lsblk; cat /var/lib/appliance/*.json; exit 1; }
+  # What ends with an error, and not by the wrappers, is one.
+  grep error: /run/said && { cat /proc/mdstat; lsblk; cat /var/lib/appliance/*.json; exit 1; }
   [ $runs -lt 200 ] || exit 1
 done
 rm /usr/local/sbin/*
-echo "killed runs: $runs of $(ls /run/acts | wc -l) commands"
+echo "runs: $runs, killed: $(tr '\n' ',' < /run/killed)"
 "#;
 
 const LOOK: &str = r#"
@@ -97,10 +105,14 @@ fn a_layout_is_made_from_nothing_whatever_is_killed_and_found_again() {
     let vm = Vm::new().disk(DISK).disk(DISK).disk(DISK);
     let begin = "set -e; A=$PWD/appliance; mkdir -p /app /var/lib/appliance; cp env.yml /app/env.yml\n\
                  id app >/dev/null 2>&1 || { useradd --create-home app; useradd --system postgres; }\n";
+    let soak = std::env::var_os("APPLIANCE_MATRIX").is_some();
+    let seed = std::env::var("APPLIANCE_SEED").unwrap_or_else(|_| std::process::id().to_string());
+    println!("APPLIANCE_SEED={seed}");
+    let killed = KILLED.replace("SEED", &seed).replace("EVERY", if soak { "1" } else { "5" });
     let script = format!(
         "{begin}echo PLAN; $A plan --step storage || [ $? = 2 ]
          [ ! -e /dev/vdc1 ]
-         echo MADE; {KILLED}{LOOK}
+         echo MADE; {killed}{LOOK}
          echo AGAIN; $A prepare --step storage
          echo precious > /data/kept; echo cached > /volatile/kept; echo image > /srv/images/kept; sync"
     );

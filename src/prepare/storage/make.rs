@@ -187,7 +187,8 @@ async fn carry_out(act: &Act, host: &Host) -> Result<()> {
         Act::ExtendGroup { name, device } => run("vgextend", &[name.as_str(), device.as_str()]).await,
         Act::CreateVolume(volume) => {
             let (option, size) = match volume.size {
-                VolumeSize::Bytes(size) => ("--size", format!("{}b", size.0)),
+                // In whole sectors; LVM rounds up to its extents.
+                VolumeSize::Bytes(size) => ("--size", format!("{}b", size.0.next_multiple_of(512))),
                 VolumeSize::OfFree(percent) => ("--extents", format!("{percent}%FREE")),
                 VolumeSize::OfGroup(percent) => ("--extents", format!("{percent}%VG")),
             };

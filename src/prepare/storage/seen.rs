@@ -163,8 +163,12 @@ fn devices(layout: &Layout) -> BTreeSet<Device> {
 
 /// What one device carries, read from the device itself, past every cache.
 pub async fn block(device: &Device, host: &Host) -> Result<Block> {
-    let size = host.ask(Cmd::new("blockdev", ["--getsize64", device.as_str()])).await?;
-    let size = Size(size.stdout.trim().parse().with_context(|| format!("blockdev tells no size of {device}"))?);
+    let real = host.real_path(device.as_str()).unwrap_or_default();
+    let name = real.rsplit('/').next().unwrap_or_default();
+    // In sectors of 512 bytes, whatever the device's own are.
+    let sectors = host.read_text(&format!("/sys/class/block/{name}/size"), 64)?;
+    let sectors = sectors.and_then(|text| text.trim().parse::<u64>().ok());
+    let size = Size(sectors.with_context(|| format!("{device} is no block device"))? * 512);
     if size.0 == 0 {
         return Ok(Block { size, content: Content::Nothing, uuid: None });
     }
