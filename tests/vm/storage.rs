@@ -118,4 +118,55 @@ fn a_layout_is_made_from_nothing_whatever_is_killed_and_found_again() {
     );
     let said = vm.boot(&[&program, &env], &script);
     println!("{said}");
+    let (plan, rest) = said.split_once("MADE\n").expect("the plan comes first");
+    for part in [
+        "/dev/vdc  partition as gpt: 1 'grub' 1 MiB to 2 MiB; 2 'mirror' 2 MiB to 1.7 GiB; 3 'own part' 1.7 GiB to 2.9 GiB",
+        "/dev/md0  make a RAID 1 of /dev/vdc2, /dev/vdd2",
+        "/dev/md0  encrypt (LUKS)",
+        "vg-0/swap  make a volume of 100% of what is free",
+        "/dev/vg-0/data  format as ext4 (-L ecs-data -m 0)",
+        "/data  mount LABEL=ecs-data",
+    ] {
+        let squeezed = plan.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(squeezed.contains(&part.replace("  ", " ")), "{part}: {plan}");
+    }
+    assert!(!said.contains("useless"), "the password shows: {said}");
+    for part in [
+        "vg--0-data lvm ext4 ecs-data /data\n",
+        "vg--0-images lvm xfs images /srv/images\n",
+        "vg--0-swap lvm swap  [SWAP]\n",
+        "vdc3 part ext4 ecs-volatile /volatile\n",
+        "vdd3 part btrfs  /srv/my\\x20files\n",
+        "vde1 part vfat EFI /boot/efi\n",
+        "vault crypt LVM2_member  \n",
+        "/data\nnoatime\n",
+        "AGAIN\nnothing to do\n",
+    ] {
+        assert!(rest.contains(part), "{part:?} is not in: {rest}");
+    }
+
+    // The next boot: what is not encrypted is there by itself, the rest with the appliance. Then what must be refused.
+    let script = format!(
+        "{begin}findmnt --noheadings --output SOURCE /volatile; ! findmnt /data
+         echo WRONG; sed -i 's/my useless/your useless/' /app/env.yml; ! $A prepare --step storage
+         cp env.yml /app/env.yml; $A prepare --step storage; cat /data/kept /volatile/kept /srv/images/kept
+         echo GROWN; sed -i 's/size: 400m/size: 480m, expand: true/; s/100%FREE/10%VG/' /app/env.yml; swapoff -a; lvremove -qq --yes vg-0/swap
+         umount /volatile; $A prepare --step storage | tr -s ' '; df --output=size -m /data | tail -1; cat /data/kept
+         echo REFUSED; umount /volatile; sed -i 's/fstype: btrfs}}/fstype: xfs}}/; s/end: 60%/end: 50%/' /app/env.yml; ! $A prepare --step storage; findmnt --noheadings --output TARGET /data"
+    );
+    let said = vm.boot(&[&program, &env], &script);
+    println!("{said}");
+    for part in [
+        "/dev/vdc3\n",
+        "the key in appliance.storage.setup does not open /dev/md0; nothing was changed",
+        "precious\ncached\nimage\n",
+        "grow from 400 MiB to 480 MiB, its file system too",
+        "partition 2 of /dev/vdc is there already",
+        "/dev/vdd3 carries a file system of the kind btrfs",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+    let grown = said.split_once("GROWN\n").and_then(|(_, rest)| rest.split_once("precious")).expect("it has grown").0;
+    let size: u32 = grown.lines().last().and_then(|line| line.trim().parse().ok()).expect("df tells a size");
+    assert!(size > 430, "the file system has {size} MB");
 }

@@ -90,6 +90,9 @@ pub const LOOKING: Duration = Duration::from_secs(60);
 /// Looks at everything.
 pub async fn look(layout: &Layout, host: &Host) -> Result<Seen> {
     let mut seen = Seen { making: super::made::read(host)?, drives: host.drives(LOOKING).await?, ..Seen::default() };
+    for drive in &mut seen.drives {
+        drive.device = host.real_path(&drive.device).unwrap_or_else(|| drive.device.clone());
+    }
     for device in devices(layout) {
         let Some(real) = host.real_path(device.as_str()) else { continue };
         let block = block(&device, host).await?;
