@@ -90,6 +90,7 @@ async fn before_docker(found: &Found, host: &Host, board: &Board) -> Result<()> 
     let env = &found.env;
     if prepare::is_moving(host) || prepare::missing_volumes(env, host).await?.is_some() {
         board.show_page();
+        prepare::page::prepare(host).await?;
         let wanted = Wanted { env, text: &found.bytes };
         let prepared = prepare(wanted, host, Some(Step::Storage), &mut |step| board.step(step)).await;
         board.steps_ended(prepared.is_ok());

@@ -83,11 +83,11 @@ fn the_page_tells_what_goes_on_and_follows_it() {
         "{spoken:?}"
     );
     assert_eq!(browser.run("return document.querySelectorAll('ol li.running').length"), 1);
-    assert_eq!(browser.run("return document.querySelectorAll('ol li').length"), 12);
+    assert_eq!(browser.run("return document.querySelectorAll('ol li').length"), 14);
     let (_, body) = curl(&machine, &["-H", "Accept: application/json", &url.replace("https", "http")]);
     let told: serde_json::Value = serde_json::from_str(&body).unwrap_or_else(|_| panic!("not JSON: {body}"));
     assert_eq!((told["phase"].as_str(), told["look_again_s"].as_u64()), (Some("preparing"), Some(5)), "{body}");
-    assert_eq!(told["steps"][6], serde_json::json!({ "title": "Database server", "state": "running" }), "{body}");
+    assert_eq!(told["steps"][8], serde_json::json!({ "title": "Database server", "state": "running" }), "{body}");
     assert!(told["since"].is_string(), "{body}");
     machine.ok("kill -CONT $(systemctl show -p MainPID --value appliance-supervisor)");
     wait_for_phase(&machine, "running");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// Waits until the appliance waits for the volume, and looks at what it did meanwhile.
 fn waits(machine: &Machine) {
-    wait_for("the wait", Duration::from_secs(60), || {
+    wait_for("the wait", Duration::from_secs(120), || {
         let said = machine.sh("appliance status --json").all();
         match said.contains("waiting for a volume: no file system labelled 'ecs-data' is mounted on /data") {
             true => Ok(()),
@@ -31,7 +31,8 @@ fn the_app_waits_for_its_volume_and_starts_by_itself() {
     let drive = Drive::plug_in(&machine, "ext4", "ecs-data", &fill);
     let device = drive.device().to_owned();
     put_stack(&machine, "vol", compose);
-    machine.ok("rm -rf /data");
+    // The disk itself comes later.
+    machine.ok(&format!("rm -rf /data; rm {device}"));
     let env = machine.get("/app/env.yml").replace("data: yes", "data: no");
     machine.put("/app/env.yml", env, 0o600);
     machine.ok("systemctl start --no-block appliance");
@@ -41,8 +42,12 @@ fn the_app_waits_for_its_volume_and_starts_by_itself() {
     waits(&machine);
     machine.ok("umount /data");
 
-    machine.ok(&format!("mount {device} /data"));
+    // Once it is there it is found by its label, and mounted.
+    let plug_in = format!("mknod {device} b 7 {}", device.trim_start_matches("/dev/loop"));
+    machine.ok(&plug_in);
     wait_for_phase(&machine, "running");
+    assert_eq!(machine.ok("findmnt --noheadings --output SOURCE /data").trim(), device);
+    assert!(machine.get("/etc/fstab").contains(" /data auto defaults,nofail,"), "{}", machine.get("/etc/fstab"));
     machine.ok("docker exec vol_a_1 /bin/sh -c 'echo precious > /kept/word'");
     let id = machine.ok("docker inspect -f '{{.Id}}' vol_a_1");
 
@@ -50,13 +55,18 @@ fn the_app_waits_for_its_volume_and_starts_by_itself() {
     machine.power_off();
     machine.start();
     waits(&machine);
-    machine.ok(&format!(
-        "test -e {device} || mknod {device} b 7 {}; mount {device} /data",
-        device.trim_start_matches("/dev/loop")
-    ));
+    // However long that takes: beyond the time after which a supervisor that hangs would be ended.
+    let pid = machine.ok("systemctl show -p MainPID appliance-supervisor");
+    let begun = std::time::Instant::now();
+    wait_for("more than a watchdog's minute", Duration::from_secs(90), || {
+        if begun.elapsed() > Duration::from_secs(75) { Ok(()) } else { Err(format!("{:?}", begun.elapsed())) }
+    });
+    waits(&machine);
+    assert_eq!(machine.ok("systemctl show -p MainPID appliance-supervisor"), pid);
+    machine.ok(&plug_in);
     wait_for_phase(&machine, "running");
     assert_eq!(machine.ok("docker inspect -f '{{.Id}}' vol_a_1"), id);
     assert_eq!(machine.ok("docker exec vol_a_1 /bin/busybox cat /kept/word"), "precious\n");
-    machine.ok("systemctl stop appliance; umount /data");
+    machine.ok("systemctl stop appliance 'postgresql@*' postgresql; umount /data");
     drive.unplug(&machine);
 }

@@ -120,7 +120,7 @@ fn a_layout_is_made_from_nothing_whatever_is_killed_and_found_again() {
     println!("{said}");
     let (plan, rest) = said.split_once("MADE\n").expect("the plan comes first");
     for part in [
-        "/dev/vdc  partition as gpt: 1 'grub' 1 MiB to 2 MiB; 2 'mirror' 2 MiB to 1.7 GiB; 3 'own part' 1.7 GiB to 2.9 GiB",
+        "/dev/vdc  partition as gpt: 1 'grub' 1 MiB to 2 MiB; 2 'mirror' 2 MiB to 1.7 GiB; 3 'own part' 1.8 GiB to 2.9 GiB",
         "/dev/md0  make a RAID 1 of /dev/vdc2, /dev/vdd2",
         "/dev/md0  encrypt (LUKS)",
         "vg-0/swap  make a volume of 100% of what is free",

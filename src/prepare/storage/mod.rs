@@ -18,8 +18,8 @@ use plan::Act;
 use std::fmt;
 use std::time::Duration;
 
-/// The most that is done in one run: every act that a layout can ask for, some of them again.
-const MOST_ACTS: usize = 1000;
+/// How often the disks are looked at: once, once more for each kind of thing that is opened, and with room for what was half-made.
+const MOST_ROUNDS: usize = 10;
 
 pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     if env.appliance.storage.grow_root {
@@ -62,22 +62,24 @@ async fn set_up(env: &Env, host: &Host) -> Result<()> {
     let mut layout = env.appliance.storage.setup.clone().unwrap_or_default();
     mount_volumes(&mut layout, env, host).await?;
     host.ensure_packages(&tools(&layout)).await?;
-    for done in 0..MOST_ACTS {
+    for round in 0..MOST_ROUNDS {
         let acts = decide(&layout, host).await?;
-        if done == 0 {
+        if round == 0 {
             assert_keys(&acts, host).await?;
         }
+        if acts.is_empty() {
+            return if host.applies() { made::settle(host) } else { Ok(()) };
+        }
+        // Each looks once more at what it writes on.
+        for act in &acts {
+            make::make(act, host).await?;
+        }
         if !host.applies() {
-            for act in &acts {
-                make::make(act, host).await?;
-            }
             return Ok(());
         }
-        // After each act everything is looked at again: a run that goes on does what one that begins anew would.
-        let Some(act) = acts.first() else { return made::settle(host) };
-        make::make(act, host).await?;
+        // What was opened shows what lies in it, and what else is to be done.
     }
-    bail!("the layout does not come to an end after {MOST_ACTS} changes")
+    bail!("the layout does not come to an end after {MOST_ROUNDS} looks at the disks")
 }
 
 async fn decide(layout: &Layout, host: &Host) -> Result<Vec<Act>> {
