@@ -176,9 +176,9 @@ mod tests {
             status.steps[at].state = state;
         }
         let view = View::of(&status);
-        assert_eq!((view.done, view.steps.len()), (2, 12));
+        assert_eq!((view.done, view.steps.len()), (2, 14));
         let html = render(&view).expect("the page renders");
-        assert!(html.contains("2 of 12 done") && html.contains("class=\"running\""), "{html}");
+        assert!(html.contains("2 of 14 done") && html.contains("class=\"running\""), "{html}");
         let json: serde_json::Value = serde_json::from_str(&render_json(&view).expect("it renders")).expect("JSON");
         assert_eq!(json["steps"][2]["state"], "running");
         assert_eq!(json["phase"], "preparing");

@@ -139,7 +139,7 @@ fn a_layout_is_made_from_nothing_whatever_is_killed_and_found_again() {
         "vdd3 part btrfs  /srv/my\\x20files\n",
         "vde1 part vfat EFI /boot/efi\n",
         "vault crypt LVM2_member  \n",
-        "/data\nnoatime\n",
+        "/data\nnosuid\nnoatime\n",
         "AGAIN\nnothing to do\n",
     ] {
         assert!(rest.contains(part), "{part:?} is not in: {rest}");

@@ -2,7 +2,7 @@ use super::*;
 use crate::env::Env;
 use crate::host::Drive;
 use crate::prepare::storage::made::Made;
-use crate::prepare::storage::seen::Volume as SeenVolume;
+use crate::prepare::storage::seen::{Group, Volume as SeenVolume};
 
 /// The layout of a text.
 fn layout(setup: &str) -> Layout {
