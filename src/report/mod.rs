@@ -1,4 +1,5 @@
-//! Telling people: the status page for visitors, Sentry for the operator.
+//! Telling people: the status page for visitors, Sentry for the operator, metrics for whoever watches.
 
+pub mod metrics;
 pub mod page;
 pub mod sentry;

@@ -9,7 +9,7 @@ use super::{News, Told, dump, gate, image, room, switch, undo};
 use crate::env::Env;
 use crate::error::Halt;
 use crate::host::Host;
-use crate::report::sentry;
+use crate::report::{metrics, sentry};
 use crate::stack::actions::Occasion;
 use crate::stack::beside;
 use crate::stack::manner::Beside;
@@ -56,6 +56,13 @@ impl Run<'_> {
         self.write()?;
         self.told(stage);
         Ok(())
+    }
+
+    /// Metrics that cannot be written keep no update from its way.
+    fn measure(&self) {
+        if let Err(error) = metrics::write(&self.env.app.name, &self.ledger, self.host) {
+            tracing::warn!("{error:#}");
+        }
     }
 
     fn told(&mut self, stage: Stage) {
@@ -124,6 +131,7 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
     let clock = Clock { stage: Stage::Fetch, since: Instant::now(), took_ms: BTreeMap::new() };
     let mut run = Run { env, host, news, ledger, clock, back: wish.back };
     host.put("/app/etc/tags/update_last_call", format!("{}\n", host.now().as_second()).as_bytes(), 0o644)?;
+    run.measure();
 
     run.begin(Stage::Fetch, None, Touched::No)?;
     let directory = stack::checkout(env);
@@ -325,6 +333,7 @@ async fn finish(run: &mut Run<'_>, release: &Release) -> Result<()> {
     run.write()?;
     let now = format!("{}\n", run.host.now().as_second());
     run.host.put(&format!("/app/etc/tags/{}_last_update", run.env.app.name), now.as_bytes(), 0o644)?;
+    run.measure();
     if let Err(error) = dump::forget_failed(run.env, run.host).await {
         tracing::warn!("{error:#}");
     }

@@ -154,6 +154,10 @@ fn one_update_at_a_time_by_hand_by_the_timer_or_not_at_all() {
     assert_eq!(version(&machine), "two");
     assert_eq!(machine.get("/app/etc/tags/last_running_g").len(), 40);
     assert!(machine.get("/app/etc/tags/update_last_call").trim().parse::<i64>().is_ok());
+    let metrics = machine.get("/var/lib/prometheus/node-exporter/appliance.prom");
+    for name in ["update_last_call", "g_last_update", "g_version{git_rev=\""] {
+        assert!(metrics.contains(&format!("\n{name}")), "{name}: {metrics}");
+    }
     assert!(machine.get("/app/etc/tags/g_last_update").trim().parse::<i64>().is_ok());
 
     // Two at once, a prepare and a restart among them: one after the other, and nothing is broken.

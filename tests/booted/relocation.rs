@@ -48,6 +48,9 @@ fn data_moves_to_its_volumes_whatever_is_killed() {
     let compose = "services:\n  a: {image: stub:1, stop_grace_period: 1s}\n";
     put_stack(&machine, "moved", compose);
     machine.ok("rm -rf /data /volatile");
+    // A host that was never prepared has a plan too.
+    let planned = machine.sh("appliance plan --step storage");
+    assert!(planned.code == 2 && planned.stdout.contains("move to /data/postgresql ("), "{}", planned.all());
     let env = machine.get("/app/env.yml").replace("data: yes", "data: no").replace("volatile: yes", "volatile: no");
     machine.put("/app/env.yml", &env, 0o600);
     for drive in [&data, &volatile] {

@@ -238,7 +238,14 @@ async fn carry_out(act: &Act, host: &Host) -> Result<()> {
             Fstab::of(&uuid, mount).ensure(host).await?;
             let options = Fstab::options(mount);
             let kind = mount.kind.map_or("auto", FsKind::name);
-            run("mount", &["-t", kind, "-o", &options, device.as_str(), mount.target.as_str()]).await
+            let target = mount.target.as_str();
+            let real = host.real_path(device.as_str());
+            let done = run("mount", &["-t", kind, "-o", &options, device.as_str(), target]).await;
+            // systemd does it as well, as soon as it sees the device.
+            match done {
+                Err(_) if seen::mounted(host, target).await? == real => Ok(()),
+                other => other,
+            }
         }
         Act::Swap(device) => {
             let uuid = seen::block(device, host).await?.uuid;

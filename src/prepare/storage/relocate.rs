@@ -215,7 +215,8 @@ async fn adopt(wanted: &Wanted, names: &[String], host: &Host) -> Result<()> {
 
 async fn assert_room(wanted: &Wanted, extent: crate::host::TreeExtent, host: &Host) -> Result<()> {
     let Wanted { from, to, .. } = wanted;
-    let free = host.room(to)?.map_or(0, |room| room.free);
+    // A plan for a host that was never prepared: there is no such place yet.
+    let Some(free) = host.room(to)?.map(|room| room.free) else { return Ok(()) };
     let needed = extent.bytes + extent.bytes / 100 * SPARE;
     if free < needed {
         bail!(

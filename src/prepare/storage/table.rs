@@ -60,8 +60,13 @@ impl Fstab {
         if theirs.lines().any(|line| !line.trim_start().starts_with('#') && is_same(line)) {
             return text.to_owned();
         }
-        let kept = block.lines().filter(|line| !is_same(line)).map(|line| format!("{line}\n"));
-        replace_block(text, BLOCK, &(kept.collect::<String>() + &self.line()))
+        // In its place: the order of lines is nobody's wish.
+        let mut own = Some(self.line());
+        let mut lines = String::new();
+        for line in block.lines() {
+            lines.push_str(&if is_same(line) { own.take().unwrap_or_default() } else { format!("{line}\n") });
+        }
+        replace_block(text, BLOCK, &(lines + &own.unwrap_or_default()))
     }
 
     /// Brings the line about, and that a disk which comes after the boot is mounted when it does.
@@ -116,6 +121,7 @@ mod tests {
         assert_eq!(line("1", "/data").merged_into(&once), once);
         let second = line("2", "/a b").merged_into(&once);
         assert!(second.contains(ours) && second.contains("UUID=2 /a\\040b ext4"), "{second}");
+        assert_eq!(line("1", "/data").merged_into(&second), second);
         let moved = line("3", "/data").merged_into(&second);
         assert!(!moved.contains("UUID=1") && moved.contains("UUID=3 /data") && moved.contains("UUID=2"), "{moved}");
     }

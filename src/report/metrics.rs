@@ -1,0 +1,58 @@
+//! Metrics of updates under their old names, as a file that Debian's node exporter hands on (its textfile collector). Asking for them is
+//! not here.
+
+use crate::host::Host;
+use crate::state::Ledger;
+use crate::value::AppName;
+use anyhow::Result;
+
+/// Where Debian's `prometheus-node-exporter` looks for such files.
+const FILE: &str = "/var/lib/prometheus/node-exporter/appliance.prom";
+const MAX: u64 = 1 << 10;
+
+/// Writes what the tags and the ledger say now.
+pub fn write(app: &AppName, ledger: &Ledger, host: &Host) -> Result<()> {
+    let seconds = |tag: &str| -> Result<Option<i64>> {
+        let text = host.read_text(&format!("/app/etc/tags/{tag}"), MAX)?;
+        Ok(text.and_then(|text| text.trim().parse().ok()))
+    };
+    let commit = ledger.current.as_ref().map(|release| release.commit.as_str());
+    let text = render(app, seconds("update_last_call")?, seconds(&format!("{app}_last_update"))?, commit);
+    host.put(FILE, text.as_bytes(), 0o644)
+}
+
+fn render(app: &AppName, last_call: Option<i64>, last_update: Option<i64>, commit: Option<&str>) -> String {
+    // A metric's name knows no dash.
+    let app = app.as_str().replace('-', "_");
+    let mut text = String::new();
+    let mut metric = |name: &str, kind: &str, help: &str, sample: Option<String>| {
+        if let Some(sample) = sample {
+            text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{sample}\n"));
+        }
+    };
+    let seconds = |value: Option<i64>| value.map(|value| format!(" {value}"));
+    metric("update_last_call", "counter", "timestamp-epoch-seconds of the last update run", seconds(last_call));
+    let updated = format!("{app}_last_update");
+    metric(&updated, "counter", &format!("timestamp-epoch-seconds of the last update to {app}"), seconds(last_update));
+    // A commit is hexadecimal digits.
+    let version = format!("{app}_version");
+    metric(&version, "gauge", &version, commit.map(|commit| format!("{{git_rev=\"{commit}\"}} 1")));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let app: AppName = "my-shop".parse().expect("it is a name");
+        assert_eq!(render(&app, None, None, None), "");
+        let text = render(&app, Some(7), Some(8), Some("c0ffee"));
+        assert!(text.contains("# TYPE update_last_call counter\nupdate_last_call 7\n"), "{text}");
+        assert!(
+            text.contains("\nmy_shop_last_update 8\n") && text.ends_with("my_shop_version{git_rev=\"c0ffee\"} 1\n"),
+            "{text}"
+        );
+    }
+}
