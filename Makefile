@@ -66,9 +66,11 @@ lint: tools
 test: tools target/deb/appliance-test.deb
 	@sh tests/run.sh $(TOOLS)/bin
 
-# What `make test` only takes a sample of: updates that are cut off in every stage, in every way.
+# What `make test` only takes a sample of: updates that are cut off in every stage, in every way; a layout of disks that is cut off
+# before and after every command.
 soak: tools target/deb/appliance-test.deb
 	APPLIANCE_MATRIX=all cargo test --locked --test booted -- --nocapture cut_off
+	APPLIANCE_MATRIX=all cargo test --locked --test vm -- --nocapture a_layout
 
 bench: packages target/deb/appliance.deb
 	@APPLIANCE_DEB=$(CURDIR)/target/deb/appliance.deb cargo run --quiet --locked --example bench
