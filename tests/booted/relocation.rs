@@ -118,6 +118,22 @@ fn data_moves_to_its_volumes_whatever_is_killed() {
     machine.ok("systemctl start appliance");
     wait_for_phase(&machine, "running");
 
+    // What lies on the root disk under a running app, as an earlier version left it, moves only once the app is stopped.
+    machine.ok(
+        "set -e; systemctl stop 'postgresql@*' postgresql; rm /var/lib/postgresql; cp -a /data/postgresql /var/lib/postgresql
+         rm -rf /data/postgresql/*; systemctl start postgresql",
+    );
+    let running = "docker inspect -f '{{.Id}} {{.State.StartedAt}}' $(docker ps -q); systemctl show -p MainPID postgresql@15-main docker";
+    let before = machine.ok(running);
+    let said = prepare(&machine);
+    assert!(!said.contains("move to"), "{said}");
+    assert_eq!(machine.ok(running), before);
+    machine.ok("systemctl stop appliance");
+    assert!(prepare(&machine).contains("move to /data/postgresql ("));
+    assert_eq!(rows(&machine), rows_before);
+    machine.ok("systemctl start appliance");
+    wait_for_phase(&machine, "running");
+
     // Another host comes to volumes that have data already: theirs counts, its own is put aside.
     machine.ok("set -e; systemctl stop appliance; systemctl stop 'postgresql@*' postgresql; rm /var/lib/postgresql
          install -d -o postgres -g postgres /var/lib/postgresql/15; echo fresh > /var/lib/postgresql/15/fresh");

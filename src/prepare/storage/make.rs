@@ -107,10 +107,14 @@ async fn carry_out(act: &Act, host: &Host) -> Result<()> {
         Act::Partition { disk, kind, parts } => {
             let label = if *kind == TableKind::Gpt { "gpt" } else { "dos" };
             made_by(disk, host, |uuid| {
-                let id = if *kind == TableKind::Gpt { uuid.to_owned() } else { format!("0x{}", &uuid[..8]) };
+                let (id, carried) = match kind {
+                    TableKind::Gpt => (uuid.to_owned(), uuid),
+                    // Eight digits; blkid tells them without the prefix.
+                    TableKind::Mbr => (format!("0x{}", &uuid[..8]), &uuid[..8]),
+                };
                 let text = format!("label: {label}\nlabel-id: {id}\n{}", script(*kind, parts));
                 (
-                    id,
+                    carried.to_owned(),
                     Cmd::new("sfdisk", ["--quiet", "--wipe", "never", "--wipe-partitions", "never", disk.as_str()])
                         .input(text),
                 )

@@ -3,6 +3,7 @@
 //! verified.
 
 use crate::env::Env;
+use crate::host::docker::{Container, Look};
 use crate::host::{Changed, Cmd, Dir, File, Host, UnitState, What};
 use crate::prepare::postgres::{self, Cluster};
 use crate::value::Size;
@@ -90,12 +91,24 @@ pub fn is_under_way(host: &Host) -> bool {
 
 pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     let before = state(host)?;
+    let runs = app_runs(env, host).await;
     for wanted in &wanted(env, host)? {
         let stage = before.as_ref().filter(|state| state.from == wanted.from).map(|state| state.stage);
+        if runs && stage.is_none() && host.link_target(wanted.from).is_none() {
+            // A supervisor that is replaced touches no container; the next start of the app finds none.
+            tracing::info!("{} stays where it is while the app runs", wanted.from);
+            continue;
+        }
         relocate(wanted, stage, host).await?;
         guard(wanted, host).await?;
     }
     Ok(())
+}
+
+/// Whether a container of the app runs; a Docker that does not answer runs none that could be hurt.
+async fn app_runs(env: &Env, host: &Host) -> bool {
+    let containers = host.docker().containers(env.app.name.as_str(), Look::Quick).await;
+    containers.is_ok_and(|all| all.iter().any(Container::is_running))
 }
 
 fn aside(from: &str) -> String {
