@@ -8,6 +8,7 @@ mod exec;
 mod host;
 pub mod logging;
 mod logs;
+mod postgres;
 mod ps;
 mod render;
 mod selfdoc;
@@ -78,6 +79,9 @@ enum Command {
     /// Dump the app's database, or make it anew
     #[command(subcommand)]
     Database(database::DatabaseCommand),
+    /// Go to a newer major version of PostgreSQL, and back
+    #[command(subcommand)]
+    Postgres(postgres::PostgresCommand),
     /// Leave the failed state, after saying what failed
     #[command(after_help = "Example:\n  appliance recover --start")]
     Recover(host::RecoverArguments),
@@ -148,6 +152,7 @@ pub async fn execute(arguments: Arguments) -> u8 {
         Command::Rollback(arguments) => update::rollback(arguments).await,
         Command::Releases(json) => update::releases(json.json),
         Command::Database(command) => database::database(command).await,
+        Command::Postgres(command) => postgres::postgres(command).await,
         Command::Recover(recover) => host::recover(recover).await,
         Command::Env(command) => env::env(command).await,
         Command::Cert(command) => cert::cert(command).await,

@@ -63,7 +63,7 @@ pub async fn prepare(
             }
             Step::Files => files::prepare(env, host),
             Step::Packages => packages(env, host).await,
-            Step::Postgres => postgres::prepare(host).await,
+            Step::Postgres => postgres::prepare(env, host).await,
             Step::Database => database::prepare(env, host).await,
             Step::Tls => tls::prepare(env, host).await.map(|changed| certificate = changed),
             Step::Timer => timer::prepare(env, host).await,
@@ -81,6 +81,14 @@ pub async fn prepare(
 async fn packages(env: &Env, host: &Host) -> Result<()> {
     let names: Vec<&str> = env.appliance.extra_packages.iter().map(|name| name.as_str()).collect();
     host.ensure_packages(&names).await.map(drop)
+}
+
+/// The steps postgres and database, for whoever has changed something about the cluster: also what a killed one had begun is ended.
+pub async fn database_again(env: &Env, host: &Host) -> Result<()> {
+    host.begin(Step::Postgres);
+    postgres::prepare(env, host).await.context("the step postgres failed")?;
+    host.begin(Step::Database);
+    database::prepare(env, host).await.context("the step database failed")
 }
 
 /// Lets the project's networks reach PostgreSQL, once they exist; until then the database step cannot know them.

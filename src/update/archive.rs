@@ -2,7 +2,7 @@
 //! in it is looked at before anything stops. Dumps of our own making are `dump.rs`'s.
 
 use crate::host::{Cmd, Host, What};
-use crate::prepare::postgres::{self, Cluster};
+use crate::prepare::postgres;
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
 
@@ -88,13 +88,8 @@ async fn look(path: &str, host: &Host) -> Result<(String, Vec<String>)> {
         bail!("it is no dump in pg_dump's custom format (pg_dump --format=custom, or that packed by gzip)");
     }
     let cluster = postgres::cluster(host)?;
-    let listed = host.ask(Cmd::new(&program(&cluster, "pg_restore"), ["--list", path])).await?;
+    let listed = host.ask(Cmd::new(&cluster.program("pg_restore"), ["--list", path])).await?;
     Ok(chosen(&listed.stdout))
-}
-
-/// The cluster's own program.
-pub fn program(cluster: &Cluster, name: &str) -> String {
-    format!("/usr/lib/postgresql/{}/bin/{name}", cluster.version)
 }
 
 /// What is put back, and the extensions that are made before.

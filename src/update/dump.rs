@@ -1,6 +1,6 @@
 //! The database's way back: a dump before a migration, and putting it back by way of a new database that is swapped in.
 
-use super::archive::{self, Anew, Archive};
+use super::archive::{Anew, Archive};
 use crate::env::Env;
 use crate::host::{Cmd, Host, Login, What, quote_identifier, quote_literal};
 use crate::prepare::postgres::{self, Cluster};
@@ -204,7 +204,7 @@ fn beside(name: &DatabaseName, suffix: &str) -> Result<String> {
 
 fn client<const N: usize>(cluster: &Cluster, program: &str, args: [&str; N]) -> Cmd {
     // The cluster's own: an older one refuses, a newer one may write what the old one cannot read.
-    Cmd::new(&archive::program(cluster, program), args)
+    Cmd::new(&cluster.program(program), args)
         .env("PGHOST", "/var/run/postgresql")
         .env("PGPORT", cluster.port.to_string())
         .env("PGUSER", "postgres")

@@ -4,7 +4,7 @@
 //! `run.rs` is the order of an update's stages, `decide.rs` whether there is anything to do, `room.rs` whether there is room for it,
 //! `release.rs` makes a release (`git.rs`, `local.rs`, `trust.rs` and `image.rs` are its parts), `dump.rs` (with `archive.rs` for somebody else's) is the database's way back, `gate.rs`
 //! asks whether a release is good, `switch.rs` sends visitors over, `undo.rs` goes back and finishes what a killed update left, `rollback.rs` is going back by hand, `packages.rs`
-//! the host's own packages.
+//! the host's own packages, `major.rs` another major version of PostgreSQL.
 
 pub mod archive;
 mod decide;
@@ -13,6 +13,7 @@ mod gate;
 mod git;
 mod image;
 mod local;
+mod major;
 mod packages;
 mod release;
 mod rollback;
@@ -26,6 +27,7 @@ pub use archive::Anew;
 pub use decide::{Waiting, Wish};
 pub use gate::probes;
 pub use image::clean_up;
+pub use major::{back, clusters, forget, kept, upgrade, upgrade_waiting};
 pub use packages::{Upgrade, Upgraded, upgrade_all, waiting as waiting_packages};
 pub use release::{Built, first, migrate, references, restore, restore_checkout};
 pub use rollback::{Back, rollback};

@@ -1,8 +1,8 @@
 //! The host's own packages: what waits, and upgrading it. Where Docker or PostgreSQL is among them, the app is stopped for that and
 //! started again, with the status page meanwhile.
 
-use super::undo::{self, undo};
 use super::{News, Told};
+use super::{major, undo};
 use crate::env::Env;
 use crate::host::{Cmd, Host, Own, UnitState, What, apt};
 use crate::stack::{self, stop};
@@ -182,7 +182,7 @@ async fn finish(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> 
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    undo(env, ledger, host, news, None).await
+    major::come_up(env, ledger, host, news).await
 }
 
 #[cfg(test)]

@@ -43,16 +43,21 @@ const COMMAND_S: u64 = 180;
 impl Machine {
     /// A fresh host with the appliance installed from its package.
     pub fn boot(name: &str) -> Machine {
-        Machine::boot_on(name, None)
+        Machine::boot_on(name, None, rootfs::parts)
+    }
+
+    /// The same with Debian 13, beside whose PostgreSQL 17 there is still the 15 of Debian 12.
+    pub fn boot_trixie(name: &str) -> Machine {
+        Machine::boot_on(name, None, rootfs::trixie_parts)
     }
 
     /// The same on a disk of its own, of so many MB, that can become full.
     pub fn boot_small(name: &str, megabytes: u32) -> Machine {
-        Machine::boot_on(name, Some(megabytes))
+        Machine::boot_on(name, Some(megabytes), rootfs::parts)
     }
 
-    fn boot_on(name: &str, megabytes: Option<u32>) -> Machine {
-        let parts = rootfs::parts();
+    fn boot_on(name: &str, megabytes: Option<u32>, parts: fn() -> rootfs::Parts) -> Machine {
+        let parts = parts();
         let (network, claim) = claim_network();
         let base = PathBuf::from(format!("/var/tmp/appliance-test/{name}-{network}"));
         remove(&base);

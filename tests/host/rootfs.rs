@@ -9,12 +9,15 @@ use std::process::Command;
 /// Debian's packages of a host.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,iproute2,kmod,docker.io,postgresql,nginx-light,ca-certificates,\
 iptables,openssl,git,openssh-client,curl,procps,adduser,strace,locales,busybox-static,inotify-tools,\
-gpg,gpg-agent,xorriso,python3-yaml,jq,faketime,bsdextrautils,openssh-server";
+gpg,gpg-agent,nftables,xorriso,python3-yaml,jq,faketime,bsdextrautils,openssh-server";
 /// Peers that Debian 12 has too old: an ACME server with renewal information, a second one of another make, and the client that
 /// issued before us; and a registry, whose package would start it. Each runs on any Debian as it is unpacked.
 const NEWER: &str = "pebble caddy dehydrated docker-registry";
 const NEWER_SUITE: &str = "trixie";
 const NEWER_SCRIPT: &str = include_str!("../newer.sh");
+/// What a Debian 13 has beside: Docker's client in a package of its own, and, as after an upgrade of the distribution, the PostgreSQL of
+/// Debian 12.
+const TRIXIE: &str = "docker-cli,postgresql-15";
 /// The demo app's base image.
 const APP_PACKAGES: &str = "redis-server,memcached,python3-django,gunicorn,python3-celery,python3-redis,\
 python3-psycopg2,python3-pymemcache";
@@ -62,9 +65,31 @@ pub fn parts() -> Parts {
     let cache = cache();
     let rootfs_hash = part_hash(&[PACKAGES, CGROUPS_UNIT, NEWER, NEWER_SUITE, NEWER_SCRIPT, "bookworm 3"]);
     let rootfs = cache.join(format!("rootfs-{rootfs_hash}"));
-    build_part(&rootfs, make_rootfs);
+    build_part(&rootfs, |target| {
+        make_rootfs(target, PACKAGES, "bookworm", &[]);
+        let target = target.display().to_string();
+        let mut newer = vec![concat!(env!("CARGO_MANIFEST_DIR"), "/tests/newer.sh"), NEWER_SUITE, &target];
+        newer.extend(NEWER.split(' '));
+        run("sh", &newer);
+    });
     let docker = cache.join(format!("docker-{}", part_hash(&[&rootfs_hash, APP_PACKAGES, STUB, "5"])));
     build_part(&docker, |target| make_docker(target, &rootfs));
+    Parts { rootfs, docker }
+}
+
+/// The same with Debian 13, with the same images.
+pub fn trixie_parts() -> Parts {
+    let Parts { docker, .. } = parts();
+    let _lock = lock_cache();
+    let rootfs = cache().join(format!("trixie-{}", part_hash(&[PACKAGES, TRIXIE, CGROUPS_UNIT, "1"])));
+    build_part(&rootfs, |target| {
+        let mirror = run(
+            "sh",
+            &["-c", "apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' | grep -v security | head -n 1"],
+        );
+        let sources = ["trixie", "bookworm"].map(|suite| format!("deb {} {suite} main", mirror.trim()));
+        make_rootfs(target, &format!("{PACKAGES},{TRIXIE}"), "trixie", &[&sources[0], &sources[1]]);
+    });
     Parts { rootfs, docker }
 }
 
@@ -90,34 +115,19 @@ pub fn run(program: &str, args: &[&str]) -> String {
     stdout
 }
 
-pub(super) fn mmdebstrap(variant: &str, packages: &str, target: &str) {
+pub(super) fn mmdebstrap(variant: &str, packages: &str, suite: &str, target: &str, sources: &[&str]) {
     let variant = format!("--variant={variant}");
     let include = format!("--include={packages}");
     let slim = ["man/*", "doc/*", "locale/*"].map(|what| format!("--dpkgopt=path-exclude=/usr/share/{what}"));
     let clean = "--customize-hook=rm -rf \"$1\"/var/cache/apt/* \"$1\"/var/lib/apt/lists/*";
-    run(
-        "mmdebstrap",
-        &[
-            "--aptopt=APT::Install-Recommends \"false\"",
-            &variant,
-            &include,
-            &slim[0],
-            &slim[1],
-            &slim[2],
-            clean,
-            "bookworm",
-            target,
-        ],
-    );
+    let apt = "--aptopt=APT::Install-Recommends \"false\"";
+    let mut args = vec![apt, &variant, &include, &slim[0], &slim[1], &slim[2], clean, suite, target];
+    args.extend(sources);
+    run("mmdebstrap", &args);
 }
 
-fn make_rootfs(target: &Path) {
-    mmdebstrap("minbase", PACKAGES, &target.display().to_string());
-    let mut newer = vec![concat!(env!("CARGO_MANIFEST_DIR"), "/tests/newer.sh"), NEWER_SUITE];
-    let target_text = target.display().to_string();
-    newer.push(&target_text);
-    newer.extend(NEWER.split(' '));
-    run("sh", &newer);
+fn make_rootfs(target: &Path, packages: &str, suite: &str, sources: &[&str]) {
+    mmdebstrap("minbase", packages, suite, &target.display().to_string(), sources);
     let unit = target.join("etc/systemd/system/test-cgroups.service");
     fs::write(&unit, CGROUPS_UNIT).expect("the unit can be written");
     let wants = target.join("etc/systemd/system/sysinit.target.wants");
@@ -141,7 +151,7 @@ fn make_rootfs(target: &Path) {
 
 fn make_docker(target: &Path, rootfs: &Path) {
     let tar = target.with_extension("app.tar");
-    mmdebstrap("essential", APP_PACKAGES, &tar.display().to_string());
+    mmdebstrap("essential", APP_PACKAGES, "bookworm", &tar.display().to_string(), &[]);
     fs::create_dir_all(target).expect("the directory can be made");
     let machine = super::Machine::boot_bare("seed", rootfs, target);
     machine.wait_for_unit("docker.service");

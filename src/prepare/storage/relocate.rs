@@ -27,7 +27,10 @@ struct Wanted {
 fn wanted(env: &Env, host: &Host) -> Result<[Wanted; 2]> {
     let storage = &env.appliance.storage;
     // The service of them all is done before they are.
-    let mut clusters: Vec<String> = postgres::clusters(host)?.iter().map(Cluster::unit).collect();
+    // One that is kept from before an upgrade does not run, and must not.
+    let kept = postgres::record::read(host)?.kept;
+    let runs = |cluster: &&Cluster| kept.as_ref() != Some(&cluster.id);
+    let mut clusters: Vec<String> = postgres::clusters(host)?.iter().filter(runs).map(Cluster::unit).collect();
     clusters.push("postgresql.service".to_owned());
     Ok([
         Wanted {

@@ -1,0 +1,187 @@
+//! Another major version of PostgreSQL, on a Debian 13 that was a Debian 12: gone to, come back from, whatever is killed; the old data is
+//! kept until somebody says otherwise.
+
+use crate::host::apps::*;
+use crate::host::{Machine, wait_for};
+use std::time::Duration;
+
+/// What a plain copy could lose.
+const CONTENTS: &str = r#"
+CREATE ROLE reader LOGIN PASSWORD 'secret of reader';
+CREATE DATABASE "od d""ity" OWNER reader;
+\connect "od d""ity"
+CREATE TABLE "T a" (n bigserial PRIMARY KEY, t text UNIQUE, parent bigint REFERENCES "T a");
+INSERT INTO "T a" (t, parent) SELECT md5(n::text), nullif(n / 2, 0) FROM generate_series(1, 20000) n;
+CREATE MATERIALIZED VIEW seen AS SELECT count(*) FROM "T a";
+CREATE MATERIALIZED VIEW seen_again AS SELECT count * 2 AS twice FROM seen;
+CREATE MATERIALIZED VIEW "Never" AS SELECT 1 WITH NO DATA;
+CREATE VIEW half AS SELECT * FROM "T a" WHERE n % 2 = 0;
+CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql AS 'SELECT 2 * $1';
+CREATE TABLE parted (n int) PARTITION BY RANGE (n);
+CREATE TABLE low PARTITION OF parted FOR VALUES FROM (0) TO (100);
+INSERT INTO parted SELECT generate_series(0, 99);
+CREATE INDEX by_half ON "T a" (twice(n::int));
+SELECT lo_from_bytea(0, 'large');
+GRANT SELECT ON seen TO app;
+"#;
+
+fn in_use(machine: &Machine) -> String {
+    machine.ok("appliance postgres show --json | jq -r '.in_use + \" \" + (.kept // \"none\")'").trim().to_owned()
+}
+
+/// What is in it, beside the notes.
+fn contents(machine: &Machine) -> String {
+    let sql = r#"SELECT count(*), md5(string_agg(t, ',' ORDER BY n)), (SELECT * FROM seen), (SELECT * FROM seen_again), (SELECT count(*) FROM parted), twice(4),
+                 (SELECT last_value FROM "T a_n_seq"), convert_from((SELECT lo_get(oid) FROM pg_largeobject_metadata LIMIT 1), 'UTF8') FROM "T a""#;
+    machine.put("/root/look.sql", sql, 0o644);
+    machine.ok("psql -U postgres -At -d 'od d\"ity' -f /root/look.sql")
+}
+
+fn wait_for_notes(machine: &Machine, expected: &[&str]) {
+    wait_for("the notes", UP, || {
+        let (code, body) = get(machine, "/notes");
+        let value: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+        let seen: Vec<&str> =
+            value["notes"].as_array().into_iter().flatten().filter_map(|note| note.as_str()).collect();
+        if code == 200 && seen == expected { Ok(()) } else { Err(format!("{code} {body:.300}")) }
+    });
+}
+
+fn settle(machine: &Machine) {
+    wait_for("nothing on its way", UP, || {
+        let releases = machine.ok("appliance releases --json");
+        let value: serde_json::Value = serde_json::from_str(&releases).unwrap_or_default();
+        if value["in_flight"].is_null() { Ok(()) } else { Err(releases) }
+    });
+    wait_for_phase(machine, "running");
+}
+
+#[test]
+fn another_major_version_is_gone_to_and_come_back_from() {
+    let machine = Machine::boot_trixie("major");
+    // On an upgraded host the old one was first.
+    machine
+        .ok("set -e; pg_dropcluster --stop 17 main; pg_lsclusters -h | grep -q . || pg_createcluster --start 15 main");
+    start_notes(&machine, "v1");
+    wait_for_phase(&machine, "running");
+    keep_note(&machine, "on 15");
+    machine.put("/root/contents.sql", CONTENTS, 0o644);
+    machine.ok("psql -U postgres -q -v ON_ERROR_STOP=1 -f /root/contents.sql");
+    let before = contents(&machine);
+    assert_eq!(in_use(&machine), "15/main none");
+
+    // The distribution brings a newer one, which is empty: nobody moves there by themselves.
+    machine.ok("pg_createcluster --start 17 main");
+    machine.ok("systemctl restart appliance-supervisor");
+    wait_for_phase(&machine, "running");
+    assert_eq!((in_use(&machine), machine.sh("appliance plan").code), ("15/main none".to_owned(), 0));
+    let out = machine.sh("appliance postgres upgrade");
+    assert!(out.code == 1 && out.stderr.contains("nothing was done. With --yes it is"), "{}", out.all());
+    // Somebody's own data is not written over.
+    machine.ok("runuser -u postgres -- psql -p 5433 -qc 'CREATE TABLE theirs (n int)'");
+    let out = machine.sh("appliance postgres upgrade --yes");
+    assert!(out.code == 1 && out.stderr.contains("17/main is there already and is not empty"), "{}", out.all());
+    machine.ok("runuser -u postgres -- psql -p 5433 -qc 'DROP TABLE theirs'");
+
+    // A copy that lost something is not gone to.
+    let hook =
+        "#!/bin/sh\n[ \"$4\" != finish ] || psql -p 5432 -qd 'od d\"ity' -c 'DELETE FROM \"T a\" WHERE n = 20000'\n";
+    machine.put("/etc/postgresql-common/pg_upgradecluster.d/loser", hook, 0o755);
+    let out = machine.sh("appliance postgres upgrade --yes");
+    assert!(
+        out.code == 1 && out.stderr.contains("the copy is not the same: - od d\"ity: table public.\"T a\": 20000 rows"),
+        "{}",
+        out.all()
+    );
+    machine.ok("rm /etc/postgresql-common/pg_upgradecluster.d/loser");
+    assert_eq!(in_use(&machine), "15/main none");
+    wait_for_notes(&machine, &["on 15"]);
+    machine.ok("test ! -e /var/lib/postgresql/17/main && test ! -e /etc/postgresql/17/main");
+
+    // Killed at any moment: the old one is in use again, or the new one is. By the watcher, or by the next boot.
+    let seed = std::env::var("APPLIANCE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(std::process::id);
+    println!("APPLIANCE_SEED={seed}");
+    let soak = std::env::var_os("APPLIANCE_MATRIX").is_some();
+    let rounds = if soak { 12 } else { 3 };
+    let mut cut = seed;
+    for round in 1..=rounds {
+        cut = cut.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let seconds = 2.0 + f64::from(cut >> 16) / 65536.0 * 18.0;
+        if round % 3 == 0 {
+            let mut child = machine.spawn("appliance postgres upgrade --yes");
+            std::thread::sleep(Duration::from_secs_f64(seconds));
+            machine.power_cut();
+            drop(child.wait());
+            machine.start();
+        } else {
+            let out = machine.sh(&format!("timeout -s KILL {seconds:.2} appliance postgres upgrade --yes"));
+            println!("killed after {seconds:.2} s: {}", out.all());
+            assert!([0, 137].contains(&out.code), "{}", out.all());
+        }
+        settle(&machine);
+        wait_for_notes(&machine, &["on 15"]);
+        assert_eq!(contents(&machine), before);
+        if in_use(&machine) == "17/main 15/main" {
+            println!("it got through");
+            machine.ok("appliance postgres back --yes && appliance postgres forget --yes");
+        }
+        assert_eq!(in_use(&machine), "15/main none");
+    }
+
+    // An app that does not come up on it, which takes its time, goes back.
+    if soak {
+        let hook = "#!/bin/sh\n[ \"$4\" != finish ] || psql -p 5432 -qc 'ALTER DATABASE notes CONNECTION LIMIT 0'\n";
+        machine.put("/etc/postgresql-common/pg_upgradecluster.d/closer", hook, 0o755);
+        let out = machine.sh_for(1800, "appliance postgres upgrade --yes");
+        assert!(
+            out.code == 1 && out.stderr.contains("the app did not come up on 17/main, so 15/main is in use again"),
+            "{}",
+            out.all()
+        );
+        machine.ok("rm /etc/postgresql-common/pg_upgradecluster.d/closer");
+        wait_for_notes(&machine, &["on 15"]);
+        assert_eq!(in_use(&machine), "15/main none");
+    }
+
+    let said = machine.sh("appliance postgres upgrade --yes");
+    assert!(said.code == 0 && said.stdout.contains("17/main is in use now; 15/main is kept"), "{}", said.all());
+    assert_eq!(in_use(&machine), "17/main 15/main");
+    wait_for_notes(&machine, &["on 15"]);
+    assert_eq!(contents(&machine), before);
+    keep_note(&machine, "on 17");
+    let sql = "SELECT current_setting('server_version_num')::int / 10000, current_setting('port'), current_setting('listen_addresses')";
+    assert_eq!(machine.ok(&format!("psql -U postgres -Atc \"{sql}\"")), "17|5432|localhost,172.17.0.1\n");
+    machine.ok("PGPASSWORD='secret of reader' psql -h 127.0.0.1 -U reader -d 'od d\"ity' -Atc 'SELECT 1'");
+    assert_eq!(machine.ok("appliance prepare"), "nothing to do\n");
+    assert_eq!(
+        machine.ok("appliance postgres upgrade --yes"),
+        "nothing to do: the newest PostgreSQL that is installed is in use\n"
+    );
+    machine.reboot();
+    wait_for_phase(&machine, "running");
+    wait_for_notes(&machine, &["on 15", "on 17"]);
+    assert_eq!(machine.ok("pg_lsclusters -h | awk '{print $1, $3, $4}'"), "15 5433 down\n17 5432 online\n");
+
+    // Back, forth, and for good.
+    machine.ok("appliance postgres back --yes");
+    assert_eq!(in_use(&machine), "15/main 17/main");
+    wait_for_notes(&machine, &["on 15"]);
+    let out = machine.sh("appliance postgres upgrade --yes");
+    assert!(out.code == 1 && out.stderr.contains("17/main is kept, since it was gone back from"), "{}", out.all());
+    let out = machine.sh("timeout -s KILL 3 appliance postgres back --yes");
+    assert!([0, 137].contains(&out.code), "{}", out.all());
+    settle(&machine);
+    if in_use(&machine) == "15/main 17/main" {
+        machine.ok("appliance postgres back --yes");
+    }
+    assert_eq!(in_use(&machine), "17/main 15/main");
+    wait_for_notes(&machine, &["on 15", "on 17"]);
+    assert_eq!(machine.ok("appliance postgres forget --yes"), "15/main is gone\n");
+    assert_eq!(machine.ok("pg_lsclusters -h | awk '{print $1, $3, $4}'"), "17 5432 online\n");
+    assert_eq!(machine.ok("appliance postgres forget --yes"), "nothing to do: no other cluster is kept\n");
+    wait_for_notes(&machine, &["on 15", "on 17"]);
+    let dumped = machine.ok(
+        "appliance database dump /root/on17.pgdump && pg_restore -l /root/on17.pgdump | grep -m 1 'database version'",
+    );
+    assert!(dumped.contains("database version: 17."), "{dumped}");
+}
