@@ -25,11 +25,11 @@ struct Image {
 
 fn image() -> Image {
     let _lock = lock_cache();
-    let directory = cache().join(format!("vm-{}", part_hash(&[PACKAGES, UNIT, "2"])));
+    let directory = cache().join(format!("vm-{}", part_hash(&[PACKAGES, UNIT, "3"])));
     build_part(&directory, |target| {
         let tree = target.join("tree");
         fs::create_dir_all(target).expect("the directory can be made");
-        mmdebstrap("minbase", PACKAGES, &tree.display().to_string());
+        mmdebstrap("minbase", PACKAGES, "bookworm", &tree.display().to_string(), &[]);
         fs::write(tree.join("etc/fstab"), "LABEL=vm-root / ext4 rw 0 1\n").expect("fstab can be written");
         fs::write(tree.join("etc/systemd/system/payload.service"), UNIT).expect("the unit can be written");
         let wants = tree.join("etc/systemd/system/graphical.target.wants");
@@ -42,7 +42,10 @@ fn image() -> Image {
         }
         let disk = target.join("disk.raw").display().to_string();
         run("truncate", &["--size=3G", &disk]);
-        run("mkfs.ext4", &["-q", "-F", "-L", "vm-root", "-d", &tree.display().to_string(), &disk]);
+        // A partition, so that it can grow; behind it there is room for the GPT's copy.
+        run("sh", &["-ec", &format!("echo 'start=2048, size=6287360' | sfdisk --quiet --label gpt '{disk}'")]);
+        let tree_text = tree.display().to_string();
+        run("mkfs.ext4", &["-q", "-F", "-L", "vm-root", "-E", "offset=1048576", "-d", &tree_text, &disk, "3070M"]);
         fs::remove_dir_all(&tree).expect("the tree can be removed");
     });
     Image { disk: directory.join("disk.raw"), kernel: directory.join("vmlinuz"), initrd: directory.join("initrd") }

@@ -170,3 +170,63 @@ fn a_layout_is_made_from_nothing_whatever_is_killed_and_found_again() {
     let size: u32 = grown.lines().last().and_then(|line| line.trim().parse().ok()).expect("df tells a size");
     assert!(size > 430, "the file system has {size} MB");
 }
+
+const GROWN: &str = r#"
+cat > /run/wrapper <<'W'
+#!/bin/sh
+tool=$(basename "$0"); real=/usr/sbin/$tool; [ -x $real ] || real=/usr/bin/$tool; [ $tool != systemd-growfs ] || real=/run/growfs
+times=$(cat /run/times-$tool 2>/dev/null || echo 0); echo $((times + 1)) > /run/times-$tool
+[ $times = 0 ] && { echo "before $tool" >> /run/killed; kill -9 $PPID; exit 9; }
+$real "$@"; code=$?
+[ $times = 1 ] && { echo "after $tool" >> /run/killed; kill -9 $PPID; }
+exit $code
+W
+chmod 755 /run/wrapper; mount -o remount,exec /run
+for tool in sfdisk partx; do cp /run/wrapper /usr/local/sbin/$tool; done
+cp /lib/systemd/systemd-growfs /run/growfs; mount --bind /run/wrapper /lib/systemd/systemd-growfs
+: > /run/killed
+runs=1
+until $A prepare --step storage > /run/said 2>&1; do
+  runs=$((runs + 1))
+  grep error: /run/said && { lsblk; cat /var/lib/appliance/*.json; exit 1; }
+  [ $runs -lt 20 ] || exit 1
+done
+umount /lib/systemd/systemd-growfs; rm /usr/local/sbin/*
+echo "killed: $(tr '\n' ',' < /run/killed)"
+"#;
+
+#[test]
+fn the_root_grows_with_its_disk_whatever_is_killed() {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/quick/appliance");
+    let env = directory.path().join("env.yml");
+    let text = "appliance:\n  domain: a.example.test\n  storage: {grow_root: true, ignore: {data: true, volatile: true}}\n\
+                app: {name: shop, git: {source: /srv/x.git}}\n";
+    std::fs::write(&env, text).expect("the file can be written");
+    let vm = Vm::new();
+    vm.grow_root("5G");
+    let begin = "set -e; A=$PWD/appliance; mkdir -p /app /var/lib/appliance; cp env.yml /app/env.yml\n\
+                 id app >/dev/null 2>&1 || { useradd --create-home app; useradd --system postgres; }\n";
+    let size = "df --output=size --block-size=1M / | tail -n 1";
+    let script = format!(
+        "{begin}cp /lib/systemd/systemd-growfs /var/tmp/; sha256sum /var/tmp/systemd-growfs
+         echo BEFORE $({size}); $A plan --step storage || [ $? = 2 ]
+         echo PLANNED $({size}); {GROWN}
+         echo AFTER $({size}); sha256sum /var/tmp/systemd-growfs; sfdisk --verify /dev/vda; $A prepare --step storage"
+    );
+    let said = vm.boot(&[&program, &env], &script);
+    println!("{said}");
+    let number = |word: &str| -> u64 {
+        let line = said.lines().find_map(|line| line.strip_prefix(word));
+        line.and_then(|number| number.trim().parse().ok()).unwrap_or_else(|| panic!("no {word} in {said}"))
+    };
+    assert!(said.contains("/dev/vda1") && said.contains("grow by 1.9 GiB"), "{said}");
+    assert!(number("BEFORE") < 3100 && number("PLANNED") == number("BEFORE"), "{said}");
+    assert!(number("AFTER") > 4700, "{said}");
+    let killed =
+        "killed: before sfdisk,after sfdisk,before partx,after partx,before systemd-growfs,after systemd-growfs,";
+    for part in killed.trim_start_matches("killed: ").split_terminator(',') {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(said.contains("No errors detected") && said.ends_with("nothing to do\n"), "{said}");
+}
