@@ -1,15 +1,15 @@
 # make demo | make test | make soak | make bench | make fuzz | make deb. Each installs by itself what it needs, and says so.
 
 # What building and testing need from Debian, beside the Rust toolchain.
-PACKAGES = bash bsdextrautils ca-certificates chromium chromium-driver curl dash debian-archive-keyring bind9-dnsutils dosfstools dpkg-dev e2fsprogs \
-  fonts-dejavu-core g++ gcc genisoimage gpg gpg-agent iproute2 libc6-dev mmdebstrap mount mtools nmap openssl poppler-utils procps python3-venv \
-  qemu-system-x86 qemu-utils systemd systemd-container util-linux wrk xfsprogs xorriso zbar-tools
+PACKAGES = bash bsdextrautils ca-certificates chromium chromium-driver curl dash debian-archive-keyring bind9-dnsutils dosfstools dpkg-dev e2fsprogs fdisk \
+  fonts-dejavu-core g++ gcc genisoimage gpg gpg-agent iproute2 libc6-dev lintian mmdebstrap mount mtools nmap openssl poppler-utils procps python3-venv \
+  qemu-system-x86 qemu-utils systemd systemd-container util-linux vagrant wrk xfsprogs xorriso zbar-tools
 CARGO_DENY_VERSION = 0.20.2
 GIXY_VERSION = 0.2.59
 CARGO_FUZZ_VERSION = 0.13.2
 TOOLS = $(CURDIR)/target/tools
 SOURCES = $(shell find src -type f) Cargo.toml Cargo.lock
-PACKAGING = $(shell find units appliance-image/deb appliance-image/ecs env-template -type f)
+PACKAGING = $(shell find units appliance-image/deb appliance-image/ecs env-template docs -type f) README.md
 
 .PHONY: help demo demo-stop test soak bench fuzz deb packages tools lint clean-cache
 help:

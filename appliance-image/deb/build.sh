@@ -33,14 +33,25 @@ install -d -m 0755 "$root/usr/share/man/man1" "$root/usr/share/bash-completion/c
 "$binary" completions zsh >"$root/usr/share/zsh/vendor-completions/_appliance"
 "$binary" completions fish >"$root/usr/share/fish/vendor_completions.d/appliance.fish"
 install -D -m 0644 "$top/LICENSE-MIT" "$root/usr/share/doc/appliance/copyright"
+# The documents of this very version.
+install -m 0644 "$top/README.md" "$root/usr/share/doc/appliance/README.md"
+install -d -m 0755 "$root/usr/share/doc/appliance/docs"
+install -m 0644 "$top"/docs/*.md "$root/usr/share/doc/appliance/docs/"
+gzip -9n <"$here/changelog" >"$root/usr/share/doc/appliance/changelog.gz"
+install -D -m 0644 "$here/lintian-overrides" "$root/usr/share/lintian/overrides/appliance"
 
 install -d -m 0755 "$root/DEBIAN"
+# By which dpkg --verify knows what was changed.
+(cd "$root" && find usr lib -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum >DEBIAN/md5sums)
 sed -e "s/@VERSION@/$version/" -e "s/@ARCHITECTURE@/$(dpkg --print-architecture)/" \
     -e "s/@SIZE@/$(du -sk "$root/usr" | cut -f1)/" "$here/control.in" >"$root/DEBIAN/control"
 for script in postinst prerm postrm; do
     install -m 0755 "$here/$script" "$root/DEBIAN/$script"
 done
 mkdir -p "$(dirname "$output")"
+# The same files make the same package, byte by byte.
+SOURCE_DATE_EPOCH=$(dpkg-parsechangelog -l "$here/changelog" -S Timestamp)
+export SOURCE_DATE_EPOCH
 # Beside it first: one that was cut off must not look like a package that is done.
 dpkg-deb --root-owner-group --build "$root" "$output.new" >/dev/null
 mv "$output.new" "$output"

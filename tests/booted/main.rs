@@ -26,6 +26,7 @@ mod lost_port;
 mod major;
 mod options;
 mod own;
+mod package;
 mod packages;
 mod page;
 mod papers;

@@ -2,17 +2,7 @@
 
 use crate::host::Machine;
 use crate::host::apps::*;
-use crate::host::drive::Drive;
-
-/// `/var/lib` on a file system that is no overlay, as on a real host: Docker and PostgreSQL live there as directories.
-fn settle(machine: &Machine, device: &str) {
-    machine.ok(&format!(
-        "set -e; systemctl stop docker.socket docker.service postgresql.service
-         mount {device} /mnt; cp -a /var/lib/. /mnt/; umount /mnt; umount /var/lib/docker
-         mount {device} /var/lib; systemctl start postgresql.service docker.service
-         ! mountpoint -q /var/lib/docker; docker info -f '{{{{.Driver}}}}' | grep -q overlay2"
-    ));
-}
+use crate::host::drive::{Drive, put_lib_on};
 
 fn rows(machine: &Machine) -> String {
     machine.ok("runuser -u postgres -- psql -At -d precious -c 'SELECT count(*), sum(n), md5(string_agg(t, $$$$ ORDER BY n)) FROM r'")
@@ -32,7 +22,7 @@ fn data_moves_to_its_volumes_whatever_is_killed() {
     let lib = Drive::of_size(&machine, "ext4", "lib", "3G", "true");
     let data = Drive::of_size(&machine, "ext4", "ecs-data", "800M", "true");
     let volatile = Drive::of_size(&machine, "ext4", "ecs-volatile", "3G", "true");
-    settle(&machine, lib.device());
+    put_lib_on(&machine, lib.device());
     machine.ok(
         "runuser -u postgres -- psql -qc 'CREATE DATABASE precious'
          runuser -u postgres -- psql -qd precious -c \"CREATE TABLE r AS SELECT n, md5(n::text) t FROM generate_series(1, 200000) n\"",
