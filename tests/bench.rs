@@ -132,42 +132,46 @@ fn updates() -> Vec<(&'static str, String, &'static str)> {
 /// Steps with nothing to do, and moving PostgreSQL's directory to a volume, beside a plain copy of the same.
 fn storage() -> Vec<(&'static str, String, &'static str)> {
     let machine = Machine::boot("bench-storage");
-    let lib = host::drive::Drive::of_size(&machine, "ext4", "lib", "4G", "true");
-    let data = host::drive::Drive::of_size(&machine, "ext4", "ecs-data", "6G", "true");
+    let drive = |label| host::drive::Drive::of_size(&machine, "ext4", label, "6G", "true");
+    let (lib, data, volatile) = (drive("lib"), drive("ecs-data"), drive("ecs-volatile"));
     host::drive::put_lib_on(&machine, lib.device());
     apps::put_stack(&machine, "moved", "services:\n  a: {image: stub:1, stop_grace_period: 1s}\n");
-    machine.ok("rm -rf /data; appliance prepare");
+    let env = machine.get("/app/env.yml").replace("{volatile: yes, data: yes}", "{volatile: no, data: no}");
+    machine.put("/app/env.yml", env, 0o600);
+    // Large files and small ones, as a cluster has them.
+    machine.ok(&format!(
+        "set -e; mkdir /var/lib/postgresql/filling; cd /var/lib/postgresql/filling
+         for n in $(seq 100); do head -c 10000000 /dev/urandom > large$n; done
+         for n in $(seq 3000); do head -c 8192 /dev/urandom > small$n; done
+         chown -R postgres: .; rm -rf /data /volatile; mkdir /data /volatile; mount {} /data; mount {} /volatile",
+        data.device(),
+        volatile.device()
+    ));
+    let bytes = number(&machine.ok("du -sbc /var/lib/postgresql /var/lib/docker | tail -n 1 | cut -f1")) / 1e6;
+    let cold = "sync; echo 3 > /proc/sys/vm/drop_caches; ";
+    let mut copies = Vec::new();
+    for _ in 0..3 {
+        machine.ok(cold);
+        let copy = "cp -a /var/lib/postgresql /data/copy && cp -a /var/lib/docker /volatile/copy && sync";
+        copies.push(milliseconds(&machine, copy));
+        machine.ok("rm -rf /data/copy /volatile/copy");
+    }
+    machine.ok(cold);
+    let moved = milliseconds(&machine, "appliance prepare --step storage");
+    machine.ok("test -L /var/lib/postgresql && test -L /var/lib/docker && test -e /data/postgresql/filling/small3000");
+    machine.ok("appliance prepare");
     let step = |name: &str| {
         let command = format!("appliance prepare --step {name}");
         sorted((0..20).map(|_| milliseconds(&machine, &command)).collect())
     };
     let (storing, postgres) = (step("storage"), step("postgres"));
-    // Large files and small ones, as a cluster has them.
-    machine.ok("set -e; mkdir /var/lib/postgresql/filling; cd /var/lib/postgresql/filling
-         for n in $(seq 100); do head -c 10000000 /dev/urandom > large$n; done
-         for n in $(seq 3000); do head -c 8192 /dev/urandom > small$n; done
-         chown -R postgres: .; sync");
-    let bytes = number(&machine.ok("du -sb /var/lib/postgresql | cut -f1")) / 1e6;
-    let cold = "sync; echo 3 > /proc/sys/vm/drop_caches; ";
-    machine.ok(&format!("mkdir -p /data && mount {} /data", data.device()));
-    let mut copies = Vec::new();
-    for _ in 0..3 {
-        machine.ok(cold);
-        copies.push(milliseconds(&machine, "cp -a /var/lib/postgresql /data/copy && sync"));
-        machine.ok("rm -rf /data/copy");
-    }
-    let env = machine.get("/app/env.yml").replace("data: yes", "data: no");
-    machine.put("/app/env.yml", env, 0o600);
-    machine.ok(cold);
-    let moved = milliseconds(&machine, "appliance prepare --step storage");
-    machine.ok("test -L /var/lib/postgresql && test -e /data/postgresql/filling/small3000");
     let copies = sorted(copies);
     let speed = |ms: f64| format!("{:.1} s, {:.0} MB/s", ms / 1000.0, bytes / ms * 1000.0);
     vec![
         ("no-op step storage, 20 runs", spread(&storing), "the whole command"),
         ("no-op step postgres, 20 runs", spread(&postgres), "the whole command"),
         ("  together", format!("{:.0} ms", median(&storing) + median(&postgres)), "aim: under 50 ms"),
-        ("moving PostgreSQL's directory", speed(moved), "it is stopped, copied, compared, started"),
+        ("moving PostgreSQL's and Docker's directories", speed(moved), "stopped, copied, compared, started"),
         ("  cp -a and sync, 3 runs", speed(median(&copies)), "same files and disks, same run"),
         ("  ratio of the speeds", format!("{:.2}", median(&copies) / moved), "aim: at least 0.8"),
     ]
