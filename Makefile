@@ -1,4 +1,4 @@
-# make demo | make test | make soak | make bench | make fuzz | make deb. Each installs by itself what it needs, and says so.
+# make demo | make test | make soak | make bench | make fuzz | make deb | make image. Each installs by itself what it needs, and says so.
 
 # What building and testing need from Debian, beside the Rust toolchain.
 PACKAGES = bash bsdextrautils ca-certificates chromium chromium-driver curl dash debian-archive-keyring bind9-dnsutils dosfstools dpkg-dev e2fsprogs fdisk \
@@ -11,7 +11,7 @@ TOOLS = $(CURDIR)/target/tools
 SOURCES = $(shell find src -type f) Cargo.toml Cargo.lock
 PACKAGING = $(shell find units appliance-image/deb appliance-image/ecs env-template docs -type f) README.md
 
-.PHONY: help demo demo-stop test soak bench fuzz deb packages tools lint clean-cache
+.PHONY: help demo demo-stop test soak bench fuzz deb image packages tools lint clean-cache
 help:
 	@sed -n '1p' Makefile
 
@@ -52,6 +52,13 @@ target/deb/appliance-test.deb: $(SOURCES) $(PACKAGING)
 	cargo build --profile quick --locked
 	sh appliance-image/deb/build.sh target/quick/appliance $@
 
+# A disk image that boots, by BIOS and UEFI: raw and qcow2. make image SUITE=trixie makes one of Debian 13.
+SUITE = bookworm
+IMAGING = $(shell find appliance-image/disk -type f)
+image: packages target/image/appliance-$(SUITE).qcow2
+target/image/appliance-$(SUITE).qcow2: target/deb/appliance.deb $(IMAGING)
+	@if [ "$$(id -u)" = 0 ]; then as=; else as=sudo; fi; $$as sh appliance-image/disk/build.sh target/deb/appliance.deb target/image $(SUITE)
+
 demo: packages target/deb/appliance-test.deb
 	@cargo run --quiet --locked --example demo
 
@@ -67,10 +74,11 @@ test: tools target/deb/appliance-test.deb
 	@sh tests/run.sh $(TOOLS)/bin
 
 # What `make test` only takes a sample of: updates that are cut off in every stage, in every way; a layout of disks that is cut off
-# before and after every command; an upgrade of PostgreSQL that is killed, and one that the app does not come up on.
-soak: tools target/deb/appliance-test.deb
+# before and after every command; an upgrade of PostgreSQL that is killed, and one that the app does not come up on; the
+# disk image from nothing, and power cuts while it is used.
+soak: tools target/deb/appliance-test.deb target/image/appliance-bookworm.qcow2
 	APPLIANCE_MATRIX=all cargo test --locked --test booted -- --nocapture cut_off another_major
-	APPLIANCE_MATRIX=all cargo test --locked --test vm -- --nocapture a_layout
+	APPLIANCE_MATRIX=all cargo test --locked --test vm -- --nocapture a_layout the_image
 
 bench: packages target/deb/appliance.deb
 	@APPLIANCE_DEB=$(CURDIR)/target/deb/appliance.deb cargo run --quiet --locked --example bench

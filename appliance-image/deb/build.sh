@@ -21,6 +21,7 @@ for unit in appliance.service appliance-supervisor.service appliance-put-back.se
 done
 install -D -m 0644 "$top/units/docker-logs.conf" "$root/lib/systemd/system/docker.service.d/50-appliance.conf"
 install -D -m 0644 "$top/units/postgresql.conf" "$root/lib/systemd/system/postgresql@.service.d/50-appliance.conf"
+install -D -m 0644 "$top/units/nftables.conf" "$root/lib/systemd/system/nftables.service.d/50-appliance.conf"
 install -d -m 0755 "$root/var/lib/appliance/acme"
 for template in app ecs; do
     install -D -m 0644 "$top/env-template/$template.yml" "$root/usr/share/appliance/env-template/$template.yml"

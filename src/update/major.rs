@@ -65,6 +65,15 @@ pub async fn upgrade_waiting(host: &Host) -> Result<Option<(Cluster, Id)>> {
             bail!("{to} is there already and is not empty; nothing is done over it. Look at it: pg_lsclusters");
         }
     }
+    let is_configured = postgres::clusters(host)?.iter().any(|known| known.id == to);
+    let taken = [host.names(&to.data())?, host.names(&to.configuration())?].concat();
+    if !is_configured && !taken.is_empty() {
+        bail!(
+            "there is something in {} or {} that is no cluster; move it away. Nothing was done",
+            to.data(),
+            to.configuration()
+        );
+    }
     if let Some(elsewhere) = census::tablespaces(&from, host).await?.first() {
         bail!(
             "{} has data outside of its directory, in the tablespace {elsewhere}; that is not copied, so nothing was done",
@@ -105,17 +114,16 @@ pub async fn upgrade(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Res
             Err(worse) => error.context(format!("the app does not come up again: {worse:#}")),
         });
     }
-    match come_up(env, &mut ledger, host, news).await {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            news.doing("the app does not come up on it; going back");
-            let mut ledger = stop_app(env, host, news).await?;
-            change::swap(host).await?;
-            come_up(env, &mut ledger, host, news).await?;
-            change::drop(&to, host).await?;
-            Err(error.context(format!("the app did not come up on {to}, so {} is in use again", from.id)))
-        }
-    }
+    let Err(error) = come_up(env, &mut ledger, host, news).await else { return change::settle(host) };
+    news.doing("the app does not come up on it; going back");
+    let mut ledger = stop_app(env, host, news).await?;
+    change::swap(host).await?;
+    come_up(env, &mut ledger, host, news).await?;
+    // The app may have written there meanwhile, if only by itself.
+    Err(error.context(format!(
+        "the app did not come up on {to}, so {} is in use again; {to} is kept, and appliance postgres forget removes it",
+        from.id
+    )))
 }
 
 async fn copy(from: &Cluster, to: &Id, host: &Host, news: News<'_>) -> Result<()> {
@@ -131,7 +139,7 @@ async fn copy(from: &Cluster, to: &Id, host: &Host, news: News<'_>) -> Result<()
     if let Err(error) = is_same(&before, to, host).await {
         return Err(change::undo_copy(error, host).await);
     }
-    change::settle_copy(&from.id, to, host)
+    change::try_out(from, to, host)
 }
 
 async fn is_same(before: &census::Census, to: &Id, host: &Host) -> Result<()> {
@@ -148,7 +156,11 @@ async fn is_same(before: &census::Census, to: &Id, host: &Host) -> Result<()> {
 /// Goes to the cluster that is kept; what was written since it was left is in the other one, which is kept instead.
 pub async fn back(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Result<()> {
     let alone = Lock::take_update(host, "postgres back", PATIENCE).await?;
-    undo::recover(env, host, &alone, news).await?;
+    // An app that does not come up on the one in use is a reason to go back, and not one against it.
+    let stage = Ledger::read_for(host, &env.app.name)?.in_flight.map(|flight| flight.stage);
+    if stage != Some(Stage::Packages) {
+        undo::recover(env, host, &alone, news).await?;
+    }
     if record::read(host)?.kept.as_ref() != Some(agreed) {
         bail!("{agreed} is not kept any more; nothing was done");
     }

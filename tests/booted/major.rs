@@ -140,8 +140,17 @@ fn another_major_version_is_gone_to_and_come_back_from() {
         );
         machine.ok("rm /etc/postgresql-common/pg_upgradecluster.d/closer");
         wait_for_notes(&machine, &["on 15"]);
-        assert_eq!(in_use(&machine), "15/main none");
+        assert_eq!(in_use(&machine), "15/main 17/main");
+        machine.ok("appliance postgres forget --yes");
     }
+    // Data that no configuration knows of is not written over, nor taken away.
+    machine.ok(
+        "install -d -o postgres -g postgres /var/lib/postgresql/17/main && touch /var/lib/postgresql/17/main/precious",
+    );
+    let out = machine.sh("appliance postgres upgrade --yes");
+    assert!(out.code == 1 && out.stderr.contains("that is no cluster; move it away"), "{}", out.all());
+    machine.ok("rm /var/lib/postgresql/17/main/precious && rmdir /var/lib/postgresql/17/main");
+    machine.put("/etc/postgresql/15/main/conf.d/own.conf", "log_min_duration_statement = 4321\n", 0o644);
 
     let said = machine.sh("appliance postgres upgrade --yes");
     assert!(said.code == 0 && said.stdout.contains("17/main is in use now; 15/main is kept"), "{}", said.all());
@@ -151,6 +160,11 @@ fn another_major_version_is_gone_to_and_come_back_from() {
     keep_note(&machine, "on 17");
     let sql = "SELECT current_setting('server_version_num')::int / 10000, current_setting('port'), current_setting('listen_addresses')";
     assert_eq!(machine.ok(&format!("psql -U postgres -Atc \"{sql}\"")), "17|5432|localhost,172.17.0.1\n");
+    assert_eq!(
+        machine.ok("psql -U postgres -Atc 'SHOW log_min_duration_statement'"),
+        "4321ms\n",
+        "the operator's own setting"
+    );
     machine.ok("PGPASSWORD='secret of reader' psql -h 127.0.0.1 -U reader -d 'od d\"ity' -Atc 'SELECT 1'");
     assert_eq!(machine.ok("appliance prepare"), "nothing to do\n");
     assert_eq!(
@@ -161,6 +175,13 @@ fn another_major_version_is_gone_to_and_come_back_from() {
     wait_for_phase(&machine, "running");
     wait_for_notes(&machine, &["on 15", "on 17"]);
     assert_eq!(machine.ok("pg_lsclusters -h | awk '{print $1, $3, $4}'"), "15 5433 down\n17 5432 online\n");
+
+    // One that cannot run any more is not gone back to.
+    machine.ok("mv /var/lib/postgresql/15/main /var/lib/postgresql/15/away");
+    let out = machine.sh("appliance postgres back --yes");
+    assert!(out.code == 1 && out.stderr.contains("15/main cannot run"), "{}", out.all());
+    wait_for_notes(&machine, &["on 15", "on 17"]);
+    machine.ok("mv /var/lib/postgresql/15/away /var/lib/postgresql/15/main");
 
     // Back, forth, and for good.
     machine.ok("appliance postgres back --yes");

@@ -82,6 +82,12 @@ fn a_cluster_is_made_started_taken_over_and_told_no_more_than_it_must() {
     assert_ne!(times(&machine).0, before.0, "only a restart brings it into force");
     assert_ne!(psql(&machine, "SHOW max_connections"), "7");
 
+    // A cluster of other defaults, that does not read what lies in conf.d.
+    machine.ok("set -e; cd /etc/postgresql/15/main; sed -i '/^include_dir/d' postgresql.conf; rm -rf conf.d; systemctl restart postgresql@15-main");
+    assert_eq!(psql(&machine, "SHOW listen_addresses"), "localhost");
+    machine.ok("appliance prepare --step postgres");
+    assert_eq!(psql(&machine, "SHOW listen_addresses"), "localhost,172.17.0.1");
+
     // Data without its configuration, as on a new root beside an old volume.
     machine.ok(
         "systemctl stop postgresql@15-main && mv /etc/postgresql/15 /root/configuration && systemctl daemon-reload",
@@ -148,8 +154,18 @@ fn only_the_host_and_the_apps_networks_reach_the_database() {
     assert!(plan.code == 2 && plan.stdout.contains("appliance-filter.service"), "{}", plan.all());
     machine.ok("appliance prepare --step postgres");
     assert!(!outsider_gets_in(&machine));
-    machine.ok("systemctl start nftables && systemctl restart nftables");
-    assert!(!outsider_gets_in(&machine), "Debian's own rules begin with emptying everything");
+    for verb in ["start", "restart"] {
+        machine.ok(&format!("systemctl {verb} nftables"));
+        wait_for(
+            "the filter after Debian's own rules, which begin with emptying everything",
+            Duration::from_secs(20),
+            || {
+                let out = machine.sh("nft list chain inet appliance postgres");
+                if out.code == 0 { Ok(()) } else { Err(out.all()) }
+            },
+        );
+        assert!(!outsider_gets_in(&machine));
+    }
     machine.ok("systemctl reload nftables");
     assert!(!outsider_gets_in(&machine));
     machine.ok("nft list table ip filter >/dev/null || true");

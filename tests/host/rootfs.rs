@@ -51,7 +51,7 @@ pub(super) fn part_hash(recipe: &[&str]) -> String {
 }
 
 /// One process at a time builds; the others wait until this is dropped.
-pub(super) fn lock_cache() -> File {
+pub fn lock_cache() -> File {
     let cache = cache();
     fs::create_dir_all(&cache).expect("the cache directory can be made");
     let lock = File::create(cache.join("lock")).expect("the cache's lock can be made");
@@ -94,7 +94,7 @@ pub fn trixie_parts() -> Parts {
 }
 
 /// Builds beside and renames, so that a half-built part is never used.
-pub(super) fn build_part(target: &Path, make: impl FnOnce(&Path)) {
+pub fn build_part(target: &Path, make: impl FnOnce(&Path)) {
     if target.exists() {
         return;
     }
@@ -115,7 +115,7 @@ pub fn run(program: &str, args: &[&str]) -> String {
     stdout
 }
 
-pub(super) fn mmdebstrap(variant: &str, packages: &str, suite: &str, target: &str, sources: &[&str]) {
+pub fn mmdebstrap(variant: &str, packages: &str, suite: &str, target: &str, sources: &[&str]) {
     let variant = format!("--variant={variant}");
     let include = format!("--include={packages}");
     let slim = ["man/*", "doc/*", "locale/*"].map(|what| format!("--dpkgopt=path-exclude=/usr/share/{what}"));

@@ -4,6 +4,7 @@
 
 #[path = "../host/mod.rs"]
 mod host;
+mod image;
 mod storage;
 
 use host::{rootfs::run, vm};

@@ -7,33 +7,57 @@ use crate::host::{Changed, Cmd, File, Host, UnitState, What};
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
 
+const MAX_CONFIG: u64 = 1 << 20;
+
 /// How long making an empty cluster may take.
 const CREATING: Duration = Duration::from_secs(600);
 /// How long removing one may take.
 const DROPPING: Duration = Duration::from_secs(1800);
 /// How long copying one into another may take.
 const COPYING: Duration = Duration::from_secs(24 * 3600);
-/// What copies, so that it ends with its unit, whoever began it.
-const COPIER: &str = "appliance-postgres-upgrade";
+/// The unit in which Debian's tools work on clusters: what a killed run had begun ends with it.
+const WORKER: &str = "appliance-postgres";
 
 /// Undoes or finishes what a killed run had begun.
 pub async fn finish(host: &Host) -> Result<()> {
     let mut record = record::read(host)?;
-    match record.change.clone() {
-        None => return Ok(()),
-        Some(_) if !host.applies() => return Ok(()),
-        Some(Change::Create { id }) => wipe(&id, host).await?,
-        Some(Change::Adopt { id }) => {
-            host.remove_tree(&id.configuration()).await?;
-            host.remove_tree(&beside(&id)).await?;
+    let Some(change) = record.change.clone() else { return Ok(()) };
+    // The app is still being tried by this very process.
+    if !host.applies() || matches!(change, Change::Trial { pid, .. } if pid == std::process::id()) {
+        return Ok(());
+    }
+    let worker = format!("{WORKER}.service");
+    if host.unit_state(&worker).await? != UnitState::Missing {
+        host.stop_unit(&worker).await?;
+    }
+    match change {
+        // One that has run since is somebody's by now.
+        Change::Create { id } if host.exists(&format!("{}/postmaster.opts", id.data())) => {}
+        Change::Create { id } | Change::Drop { id } => wipe(&id, host).await?,
+        Change::Adopt { id } => {
+            let config =
+                host.read_text(&format!("{}/postgresql.conf", id.configuration()), MAX_CONFIG)?.unwrap_or_default();
+            // One that knows of the data is done, whoever has made it.
+            if !config.contains(&format!("data_directory = '{}'", id.data())) {
+                host.remove_tree(&id.configuration()).await?;
+            }
+            host.remove_tree(&empty(&id)).await?;
         }
-        Some(Change::Drop { id }) => wipe(&id, host).await?,
-        Some(Change::Copy { to, port }) => {
+        Change::Copy { to, port } => {
             let from = record.in_use.clone().context("an upgrade is under way, but of no cluster")?;
             tracing::warn!("an upgrade of PostgreSQL was cut off; {from} is brought back");
-            give_up(&from, &to, port, host).await?;
+            wipe(&to, host).await?;
+            // It may run with nobody let in, beside its unit.
+            stop(&from, host).await?;
+            put_in_place(&from, None, port, host).await?;
         }
-        Some(Change::Swap { to, port }) => {
+        Change::Trial { from, port, .. } => {
+            let to = record.in_use.clone().context("an upgrade is being tried, but of no cluster")?;
+            tracing::warn!("the app had not come up on {to} yet; {from} is brought back, and {to} is kept");
+            put_in_place(&from, Some(&to), port, host).await?;
+            record = Record { in_use: Some(from), kept: Some(to), change: None };
+        }
+        Change::Swap { to, port } => {
             let from = record.in_use.clone().context("a swap is under way, but of no cluster")?;
             put_in_place(&to, Some(&from), port, host).await?;
             record = Record { in_use: Some(to), kept: Some(from), change: None };
@@ -43,21 +67,47 @@ pub async fn finish(host: &Host) -> Result<()> {
     record::write(&record, host)
 }
 
+/// One of Debian's tools, in the unit; what it says is in the journal.
+fn worker<'a>(program: &'a str, args: &[&'a str]) -> Cmd {
+    let unit = format!("--unit={WORKER}");
+    let run =
+        ["--quiet", "--wait", "--collect", &unit, "--property=TimeoutStopSec=20", "--setenv=LC_ALL=C.UTF-8", program];
+    Cmd::new("systemd-run", [&run, args].concat())
+}
+
 /// A new cluster, or a configuration for data that is there.
+///
+/// # Errors
+/// Debian's tool fails, which the journal of the unit tells; or there is something in the place.
 pub async fn make(change: Change, host: &Host) -> Result<()> {
-    record::write(&Record { change: Some(change.clone()), ..record::read(host)? }, host)?;
-    let id = match change {
-        Change::Create { id } => {
-            let cmd = Cmd::new("pg_createcluster", ["--no-status", &id.version, &id.name]).deadline(CREATING);
-            host.act(What::Database, &id.to_string(), "create an empty cluster", cmd).await?;
-            id
-        }
-        Change::Adopt { id } => {
-            adopt(&id, host).await.with_context(|| format!("could not take over {}", id.data()))?;
-            id
-        }
-        _ => bail!("only a cluster that is not there can be made"),
+    let (Change::Create { id } | Change::Adopt { id }) = change.clone() else {
+        bail!("only a cluster that is not there can be made");
     };
+    // What is there may not be taken away if this is cut off.
+    let mut taken = host.names(&id.configuration())?;
+    if matches!(change, Change::Create { .. }) {
+        taken.extend(host.names(&id.data())?);
+    }
+    if !taken.is_empty() {
+        bail!(
+            "{} and {} should be empty, but there is {}; move it away",
+            id.data(),
+            id.configuration(),
+            taken.join(", ")
+        );
+    }
+    record::write(&Record { change: Some(change.clone()), ..record::read(host)? }, host)?;
+    let made = match change {
+        Change::Adopt { .. } => adopt(&id, host).await,
+        _ => {
+            let cmd = worker("/usr/bin/pg_createcluster", &["--no-status", &id.version, &id.name]).deadline(CREATING);
+            host.act(What::Database, &id.to_string(), "create an empty cluster", cmd).await.map(|_| ())
+        }
+    };
+    if let Err(error) = made {
+        finish(host).await?;
+        return Err(error.context(format!("could not make the cluster {id}; see: journalctl -u {WORKER}")));
+    }
     host.reload_units().await?;
     record::write(&Record { in_use: Some(id), change: None, ..record::read(host)? }, host)
 }
@@ -65,9 +115,9 @@ pub async fn make(change: Change, host: &Host) -> Result<()> {
 /// Debian's tool makes a configuration only together with data, or out of one that lies in the data: so it makes an empty cluster, whose
 /// configuration is then told of the data that is there.
 async fn adopt(id: &Id, host: &Host) -> Result<()> {
-    let empty = beside(id);
+    let empty = empty(id);
     let args = ["--no-status", "--datadir", &empty, &id.version, &id.name];
-    let cmd = Cmd::new("pg_createcluster", args).deadline(CREATING);
+    let cmd = worker("/usr/bin/pg_createcluster", &args).deadline(CREATING);
     host.act(What::Database, &id.to_string(), "take over the data that is there", cmd).await?;
     if !host.applies() {
         return Ok(());
@@ -78,38 +128,46 @@ async fn adopt(id: &Id, host: &Host) -> Result<()> {
 }
 
 /// Where a cluster's empty data lies that is needed for a moment.
-fn beside(id: &Id) -> String {
-    format!("{}.appliance-empty", id.data())
+fn empty(id: &Id) -> String {
+    format!("{}{}", id.data(), cluster::EMPTY)
 }
 
 /// Copies the cluster in use into a new one of another version, which then has its port and its configuration. The old one is stopped and
 /// kept. On an error the old one is in use as before.
 pub async fn copy(from: &Cluster, to: &Id, host: &Host) -> Result<()> {
+    if !host.names(&to.data())?.is_empty() || !host.names(&to.configuration())?.is_empty() {
+        bail!("{} or {} is not empty; nothing is done over it", to.data(), to.configuration());
+    }
     let record = record::read(host)?;
     let change = Change::Copy { to: to.clone(), port: from.port };
     record::write(&Record { change: Some(change), ..record }, host)?;
     // By dump: a newer distribution sorts text in another order, and indexes are built anew by it.
-    let args = [
-        "--quiet",
-        "--wait",
-        "--collect",
-        &format!("--unit={COPIER}"),
-        "--property=TimeoutStopSec=20",
-        "--setenv=LC_ALL=C.UTF-8",
-        "/usr/bin/pg_upgradecluster",
-        "--method=dump",
-        "-v",
-        &to.version,
-        &from.id.version,
-        &from.id.name,
-    ];
-    let cmd = Cmd::new("systemd-run", args).deadline(COPYING);
+    let args = ["--method=dump", "-v", &to.version, &from.id.version, &from.id.name];
+    let cmd = worker("/usr/bin/pg_upgradecluster", &args).deadline(COPYING);
     let copied = host.act(What::Database, &from.id.to_string(), &format!("copy into {to}"), cmd).await;
-    if let Err(error) = copied {
-        let error = error.context(format!("could not copy {} into {to}; see: journalctl -u {COPIER}", from.id));
-        return Err(undo_copy(error, host).await);
+    let configured = match copied {
+        Ok(_) => take_settings(&from.id, to, host).await,
+        Err(error) => Err(error),
+    };
+    match configured {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let error = error.context(format!("could not copy {} into {to}; see: journalctl -u {WORKER}", from.id));
+            Err(undo_copy(error, host).await)
+        }
     }
-    Ok(())
+}
+
+/// Settings of the operator's own: Debian's tool does not copy what lies in conf.d.
+async fn take_settings(from: &Id, to: &Id, host: &Host) -> Result<()> {
+    let directory = |id: &Id| format!("{}/conf.d", id.configuration());
+    let mut changed = Changed::No;
+    for name in host.names(&directory(from))?.iter().filter(|name| name.ends_with(".conf")) {
+        let text = host.read_text(&format!("{}/{name}", directory(from)), MAX_CONFIG)?.unwrap_or_default();
+        changed = changed.or(host.ensure_file(&format!("{}/{name}", directory(to)), &File::text(text).mode(0o644))?);
+    }
+    // One that the new version does not take keeps it from starting, and that is an error here.
+    if changed.yes() { host.restart_unit(&to.unit()).await } else { Ok(()) }
 }
 
 /// The copy is no good: the old cluster is in use again, and the new one goes.
@@ -120,22 +178,40 @@ pub async fn undo_copy(error: anyhow::Error, host: &Host) -> anyhow::Error {
     }
 }
 
-/// The copy is good, and counts from here on.
-pub fn settle_copy(from: &Id, to: &Id, host: &Host) -> Result<()> {
-    record::write(&Record { in_use: Some(to.clone()), kept: Some(from.clone()), change: None }, host)
+/// The copy is good: the app is tried on it. Killed before [`settle`], the one before is brought back.
+pub fn try_out(from: &Cluster, to: &Id, host: &Host) -> Result<()> {
+    let change = Change::Trial { from: from.id.clone(), port: from.port, pid: std::process::id() };
+    record::write(&Record { in_use: Some(to.clone()), kept: Some(from.id.clone()), change: Some(change) }, host)
+}
+
+/// The app is good on what is in use now.
+pub fn settle(host: &Host) -> Result<()> {
+    record::write(&Record { change: None, ..record::read(host)? }, host)
 }
 
 /// Puts the cluster that was kept in the place of the one in use, which is kept instead.
+///
+/// # Errors
+/// The one that was kept cannot run; nothing was done then.
 pub async fn swap(host: &Host) -> Result<()> {
     let record = record::read(host)?;
     let (Some(from), Some(to)) = (&record.in_use, &record.kept) else {
         bail!("no other PostgreSQL cluster is kept");
     };
-    let port = cluster::clusters(host)?.into_iter().find(|known| known.id == *from).map(|known| known.port);
-    let port = port.with_context(|| format!("the cluster {from} is not there"))?;
-    let change = Change::Swap { to: to.clone(), port };
+    let has_data = cluster::clusters(host)?.iter().any(|known| known.id == *to && known.has_data);
+    if !has_data || !cluster::installed(host)?.contains(&to.version) {
+        bail!(
+            "{to} cannot run: its data or its PostgreSQL is not there any more; appliance postgres forget forgets it"
+        );
+    }
+    let change = Change::Swap { to: to.clone(), port: port_of(from, host)? };
     record::write(&Record { change: Some(change), ..record.clone() }, host)?;
     finish(host).await
+}
+
+fn port_of(id: &Id, host: &Host) -> Result<u16> {
+    let port = cluster::clusters(host)?.into_iter().find(|known| known.id == *id).map(|known| known.port);
+    port.with_context(|| format!("the cluster {id} is not there"))
 }
 
 /// Removes a cluster with its data.
@@ -147,17 +223,6 @@ pub async fn drop(id: &Id, host: &Host) -> Result<()> {
     let kept = record.kept.clone().filter(|kept| kept != id);
     record::write(&Record { change: Some(Change::Drop { id: id.clone() }), kept, ..record }, host)?;
     finish(host).await
-}
-
-async fn give_up(from: &Id, to: &Id, port: u16, host: &Host) -> Result<()> {
-    let copier = format!("{COPIER}.service");
-    if host.unit_state(&copier).await? != UnitState::Missing {
-        host.stop_unit(&copier).await?;
-    }
-    wipe(to, host).await?;
-    // It may run with nobody let in, beside its unit.
-    stop(from, host).await?;
-    put_in_place(from, None, port, host).await
 }
 
 /// The one cluster runs, on this port, also after a boot; the other one does not.

@@ -61,6 +61,10 @@ pub struct Cluster {
     pub port: u16,
     /// Whether its data is where its configuration says.
     pub has_data: bool,
+    /// Whether it is kept from starting at boot, as one that was upgraded from is.
+    pub is_manual: bool,
+    /// Whether it has the appliance's settings.
+    pub is_ours: bool,
 }
 
 impl Cluster {
@@ -94,7 +98,11 @@ pub fn clusters(host: &Host) -> Result<Vec<Cluster>> {
         if let Some(text) = host.read_text(&format!("{}/postgresql.conf", id.configuration()), MAX_CONFIG)? {
             let data = setting(&text, "data_directory").unwrap_or_else(|| id.data());
             let port = setting(&text, "port").and_then(|port| port.parse().ok()).unwrap_or(5432);
-            all.push(Cluster { has_data: host.exists(&format!("{data}/PG_VERSION")), port, id });
+            let start = host.read_text(&format!("{}/start.conf", id.configuration()), MAX_CONFIG)?.unwrap_or_default();
+            let is_manual = start.lines().any(|line| ["manual", "disabled"].contains(&line.trim()));
+            let is_ours = host.exists(&format!("{}/conf.d/appliance.conf", id.configuration()));
+            let has_data = host.exists(&format!("{data}/PG_VERSION"));
+            all.push(Cluster { has_data, port, id, is_manual, is_ours });
         }
     }
     Ok(all)
@@ -111,6 +119,9 @@ fn ids(directory: &str, host: &Host) -> Result<Vec<Id>> {
     Ok(all)
 }
 
+/// How the empty data is called that taking over needs for a moment, behind the cluster's name.
+pub const EMPTY: &str = ".appliance-empty";
+
 /// What Debian calls the first cluster of a version.
 pub const MAIN: &str = "main";
 
@@ -122,16 +133,16 @@ pub fn installed(host: &Host) -> Result<Vec<String>> {
     Ok(versions)
 }
 
-/// The last uncommented setting of postgresql.conf, without its quotes.
+/// The last uncommented setting of postgresql.conf, without its quotes: `name = 'value'`, where the sign may be missing.
 fn setting(config: &str, name: &str) -> Option<String> {
     config.lines().rev().find_map(|line| {
-        let (key, value) = line.split_once('=')?;
-        let value = value.trim();
+        let (key, value) = line.trim_start().split_once(|c: char| c == '=' || c.is_whitespace())?;
+        let value = value.trim_start_matches(|c: char| c == '=' || c.is_whitespace()).trim_end();
         let value = match value.strip_prefix('\'') {
             Some(quoted) => quoted.split('\'').next().unwrap_or(quoted),
             None => value.split('#').next().unwrap_or(value).trim(),
         };
-        (key.trim() == name).then(|| value.to_owned())
+        key.eq_ignore_ascii_case(name).then(|| value.to_owned())
     })
 }
 
@@ -160,7 +171,9 @@ pub fn look(recorded: Option<Id>, host: &Host) -> Result<Found> {
     let clusters = clusters(host)?;
     let configured: BTreeSet<&Id> = clusters.iter().map(|cluster| &cluster.id).collect();
     let mut orphans = ids(DATA, host)?;
-    orphans.retain(|id| !configured.contains(id) && host.exists(&format!("{}/PG_VERSION", id.data())));
+    orphans.retain(|id| {
+        !configured.contains(id) && !id.name.ends_with(EMPTY) && host.exists(&format!("{}/PG_VERSION", id.data()))
+    });
     Ok(Found { orphans, installed: installed(host)?, recorded, clusters })
 }
 
@@ -169,27 +182,30 @@ pub fn look(recorded: Option<Id>, host: &Host) -> Result<Found> {
 /// # Errors
 /// Data that should be there is not, or its PostgreSQL is not installed.
 pub fn choose(found: &Found) -> Result<Choice> {
-    let with_data = || found.clusters.iter().filter(|cluster| cluster.has_data);
-    if let Some(recorded) = &found.recorded
-        && let Some(cluster) = found.clusters.iter().find(|cluster| cluster.id == *recorded)
-    {
-        return if cluster.has_data { Ok(Choice::Use(cluster.clone())) } else { Err(without_data(cluster)) };
-    }
-    // Debian gives the port to the first one that is made; a second one comes with a newer version, and is empty.
-    let first = with_data().find(|cluster| cluster.port == 5432).or_else(|| with_data().next());
-    if let Some(cluster) = first {
-        return Ok(Choice::Use(cluster.clone()));
-    }
-    if let Some(orphan) = found.orphans.last() {
-        if !found.installed.contains(&orphan.version) {
-            bail!(
-                "{} holds the data of a PostgreSQL {version}, which is not installed; run: apt install postgresql-{version}, and then: \
-                 appliance postgres upgrade",
-                orphan.data(),
-                version = orphan.version
-            );
+    if let Some(recorded) = &found.recorded {
+        if let Some(cluster) = found.clusters.iter().find(|cluster| cluster.id == *recorded) {
+            return if cluster.has_data { Ok(Choice::Use(cluster.clone())) } else { Err(without_data(cluster)) };
         }
-        return Ok(Choice::Adopt(orphan.clone()));
+        if found.orphans.contains(recorded) {
+            return adopt(recorded, found);
+        }
+    }
+    // The ones that run; of these, one that has the appliance's settings. Else Debian gives the port to the first one that is made, while a
+    // second one comes with a newer version, and is empty.
+    let usable = || found.clusters.iter().filter(|cluster| cluster.has_data && !cluster.is_manual);
+    let ours = usable().rfind(|cluster| cluster.is_ours).or_else(|| usable().find(|cluster| cluster.port == 5432));
+    let chosen = ours.or_else(|| usable().next()).or_else(|| found.clusters.iter().find(|cluster| cluster.has_data));
+    // Of two copies of one version, Debian's own name.
+    let orphan = found.orphans.iter().max_by_key(|id| (id.number(), id.name == MAIN));
+    match (chosen, orphan) {
+        (Some(cluster), Some(orphan)) if orphan.number() > cluster.id.number() => bail!(
+            "{} holds the data of a newer PostgreSQL than {} that is configured; which of them counts? Move the other one away",
+            orphan.data(),
+            cluster.id
+        ),
+        (Some(cluster), _) => return Ok(Choice::Use(cluster.clone())),
+        (None, Some(orphan)) => return adopt(orphan, found),
+        (None, None) => {}
     }
     if let Some(cluster) = found.clusters.last() {
         return Err(without_data(cluster));
@@ -198,13 +214,23 @@ pub fn choose(found: &Found) -> Result<Choice> {
     Ok(Choice::Create(Id { version: newest.clone(), name: MAIN.to_owned() }))
 }
 
+fn adopt(orphan: &Id, found: &Found) -> Result<Choice> {
+    if !found.installed.contains(&orphan.version) {
+        bail!(
+            "{} holds the data of a PostgreSQL {version}, which is not installed; run: apt install postgresql-{version}",
+            orphan.data(),
+            version = orphan.version
+        );
+    }
+    Ok(Choice::Adopt(orphan.clone()))
+}
+
 fn without_data(cluster: &Cluster) -> anyhow::Error {
-    let Id { version, name } = &cluster.id;
     anyhow::anyhow!(
-        "the PostgreSQL cluster {} has lost its data: there is no {}; put it back, or, to begin with an empty one: pg_dropcluster {version} \
-         {name} && pg_createcluster {version} {name}",
+        "the PostgreSQL cluster {} has lost its data: it is not where {}/postgresql.conf says; put it back, for nothing is made anew in its \
+         place. How to begin with an empty one is in /usr/share/doc/appliance/docs/postgresql.md",
         cluster.id,
-        cluster.id.data()
+        cluster.id.configuration()
     )
 }
 
@@ -217,7 +243,7 @@ mod tests {
     }
 
     fn one(version: &str, port: u16, has_data: bool) -> Cluster {
-        Cluster { id: id(version), port, has_data }
+        Cluster { id: id(version), port, has_data, is_manual: false, is_ours: false }
     }
 
     #[test]
@@ -237,6 +263,23 @@ mod tests {
         // Neither on the usual port.
         let moved = vec![one("15", 5440, true), one("17", 5433, true)];
         assert_eq!(choose(&found(moved, &[], None)).expect("one"), Choice::Use(one("15", 5440, true)));
+        // Without the record, what runs with the appliance's settings; not what is kept beside it, on whatever port.
+        let ours = |cluster: Cluster| Cluster { is_ours: true, ..cluster };
+        let kept = Cluster { is_manual: true, ..ours(one("15", 5432, true)) };
+        let swapped = vec![kept, ours(one("17", 5433, true))];
+        assert_eq!(choose(&found(swapped.clone(), &[], None)).expect("one"), Choice::Use(swapped[1].clone()));
+        // The record counts, also where only its configuration is lost.
+        assert_eq!(choose(&found(swapped[..1].to_vec(), &["17"], Some("17"))).expect("one"), Choice::Adopt(id("17")));
+        assert!(
+            choose(&found(vec![one("15", 5432, true)], &["17"], None))
+                .expect_err("newer")
+                .to_string()
+                .contains("newer")
+        );
+        // Of two copies, the one with Debian's name.
+        let mut copies = found(Vec::new(), &["15"], None);
+        copies.orphans.push(Id { version: "15".into(), name: "main.bak".into() });
+        assert_eq!(choose(&copies).expect("one"), Choice::Adopt(id("15")));
         // A disk from another host: its data counts, not the new host's configuration.
         assert_eq!(choose(&found(vec![one("17", 5432, false)], &["15"], None)).expect("one"), Choice::Adopt(id("15")));
         assert_eq!(choose(&found(Vec::new(), &[], None)).expect("one"), Choice::Create(id("17")));
@@ -248,7 +291,7 @@ mod tests {
             fails(&found(vec![one("15", 5432, false), one("17", 5433, true)], &[], Some("15")))
                 .contains("lost its data")
         );
-        assert!(fails(&found(vec![one("15", 5432, false)], &[], None)).contains("pg_createcluster 15 main"));
+        assert!(fails(&found(vec![one("15", 5432, false)], &[], None)).contains("lost its data"));
         assert!(fails(&found(Vec::new(), &["16"], None)).contains("apt install postgresql-16"));
         let nothing = Found::default();
         assert!(fails(&nothing).contains("apt install postgresql"));
@@ -258,6 +301,7 @@ mod tests {
     fn settings_and_names_are_read_and_nothing_else_counts() {
         assert_eq!(setting("port = 5433 # x\n", "port").as_deref(), Some("5433"));
         assert_eq!(setting("#port = 1\n", "port"), None);
+        assert_eq!(setting("Data_Directory '/srv/pg'\n", "data_directory").as_deref(), Some("/srv/pg"));
         assert_eq!(setting("data_directory = '/srv/x y'\t# use\n", "data_directory").as_deref(), Some("/srv/x y"));
         assert_eq!(setting("port = 1\nport = 2\n", "port").as_deref(), Some("2"));
         assert!(Id::checked("15", "main").is_some() && Id::checked("9.6", "a-b").is_some());

@@ -15,7 +15,8 @@ pub use cluster::{Cluster, Id, MAIN, clusters, installed};
 pub use filter::ensure as ensure_filter;
 
 use crate::env::Env;
-use crate::host::{Cmd, File, Host, Owed, UnitState, What, replace_block};
+use crate::host::{Cmd, Dir, File, Host, Owed, UnitState, What, replace_block};
+use crate::value::Owner;
 use anyhow::{Context, Result, bail};
 use cluster::Choice;
 
@@ -104,7 +105,9 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     let tuned = tuning::tuning(mem_mb, tuning::cores(&cpuinfo), bridge);
     let before = host.read_text(&path, MAX_CONFIG)?.unwrap_or_default();
     let owes = if tuning::needs_restart(&before, &tuned) { Owed::Restart } else { Owed::Reload };
+    let included = ensure_included(&cluster, host).await?;
     let mut would_owe = host.ensure_file_of(&unit, owes, &path, &File::text(tuned).mode(0o644))?.yes().then_some(owes);
+    would_owe = would_owe.max(included);
     for (file, edit) in [
         ("pg_ident.conf", &(|text: &str| replace_block(text, "appliance", IDENT_BLOCK)) as &dyn Fn(&str) -> String),
         ("pg_hba.conf", &with_ident_map),
@@ -116,6 +119,23 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     }
     // In check mode nothing is remembered, so what would be owed follows from what would change.
     tell(&cluster, host.owed(&unit)?.max(would_owe), host).await
+}
+
+/// A cluster that was made long ago, or by other defaults, does not read what lies in conf.d.
+async fn ensure_included(cluster: &Cluster, host: &Host) -> Result<Option<Owed>> {
+    let path = cluster.config("postgresql.conf");
+    let text = host.read_text(&path, MAX_CONFIG)?.with_context(|| format!("{path} is missing"))?;
+    let postgres: Owner = "postgres".parse().context("a user name is an owner")?;
+    host.ensure_dir(&cluster.config("conf.d"), &Dir::plain().mode(0o755).owner(&postgres))?;
+    if text.lines().any(|line| line.trim_start().starts_with("include_dir") && line.contains("'conf.d'")) {
+        return Ok(None);
+    }
+    if host.applies() {
+        host.owe(&cluster.unit(), Owed::Restart)?;
+    }
+    let wanted = File::text(format!("{}\ninclude_dir 'conf.d'\n", text.trim_end()));
+    host.ensure_file(&path, &wanted)?;
+    Ok(Some(Owed::Restart))
 }
 
 /// The networks from which PostgreSQL is reached: the bridge's, and those of the app's project.

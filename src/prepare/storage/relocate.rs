@@ -93,6 +93,8 @@ pub fn is_under_way(host: &Host) -> bool {
 }
 
 pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
+    // What a killed run had begun about a cluster goes on working in the place that is to move.
+    postgres::change::finish(host).await?;
     let before = state(host)?;
     let runs = app_runs(env, host).await;
     for wanted in &wanted(env, host)? {
