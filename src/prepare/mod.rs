@@ -83,10 +83,10 @@ async fn packages(env: &Env, host: &Host) -> Result<()> {
     host.ensure_packages(&names).await.map(drop)
 }
 
-/// The steps postgres and database, for whoever has changed something about the cluster: also what a killed one had begun is ended.
+/// The steps postgres and database, for whoever is changing something about the cluster.
 pub async fn database_again(env: &Env, host: &Host) -> Result<()> {
     host.begin(Step::Postgres);
-    postgres::prepare(env, host).await.context("the step postgres failed")?;
+    postgres::bring_up(env, host).await.context("the step postgres failed")?;
     host.begin(Step::Database);
     database::prepare(env, host).await.context("the step database failed")
 }

@@ -4,7 +4,6 @@
 use super::{News, Told, undo};
 use crate::env::Env;
 use crate::host::Host;
-use crate::prepare;
 use crate::prepare::postgres::{self, Cluster, Id, census, change, record};
 use crate::stack::{self, stop};
 use crate::state::{InFlight, Ledger, Lock};
@@ -109,16 +108,16 @@ pub async fn upgrade(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Res
     let _lock = Lock::take(host, "postgres upgrade", PATIENCE).await?;
     let mut ledger = stop_app(env, host, news).await?;
     if let Err(error) = copy(&from, &to, host, news).await {
-        return Err(match come_up(env, &mut ledger, host, news).await {
+        return Err(match undo::come_up(env, &mut ledger, host, news).await {
             Ok(()) => error,
             Err(worse) => error.context(format!("the app does not come up again: {worse:#}")),
         });
     }
-    let Err(error) = come_up(env, &mut ledger, host, news).await else { return change::settle(host) };
+    let Err(error) = undo::come_up(env, &mut ledger, host, news).await else { return change::settle(host) };
     news.doing("the app does not come up on it; going back");
     let mut ledger = stop_app(env, host, news).await?;
     change::swap(host).await?;
-    come_up(env, &mut ledger, host, news).await?;
+    undo::come_up(env, &mut ledger, host, news).await?;
     // The app may have written there meanwhile, if only by itself.
     Err(error.context(format!(
         "the app did not come up on {to}, so {} is in use again; {to} is kept, and appliance postgres forget removes it",
@@ -168,7 +167,7 @@ pub async fn back(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Result
     let mut ledger = stop_app(env, host, news).await?;
     news.doing(&format!("going to {agreed}"));
     let swapped = change::swap(host).await;
-    come_up(env, &mut ledger, host, news).await?;
+    undo::come_up(env, &mut ledger, host, news).await?;
     swapped
 }
 
@@ -202,10 +201,4 @@ async fn stop_app(env: &Env, host: &Host, news: News<'_>) -> Result<Ledger> {
     let stack = stack::load(env, host)?;
     stop::stop(Some(&stack), env.app.name.as_str(), host).await?;
     Ok(ledger)
-}
-
-/// The app runs again, on the cluster that is in use now.
-pub(super) async fn come_up(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> Result<()> {
-    prepare::database_again(env, host).await?;
-    undo::undo(env, ledger, host, news, None).await
 }

@@ -1,10 +1,11 @@
 //! The host's own packages: what waits, and upgrading it. Where Docker or PostgreSQL is among them, the app is stopped for that and
 //! started again, with the status page meanwhile.
 
+use super::undo;
 use super::{News, Told};
-use super::{major, undo};
 use crate::env::Env;
 use crate::host::{Cmd, Host, Own, UnitState, What, apt};
+use crate::prepare::postgres::change;
 use crate::stack::{self, stop};
 use crate::state::{InFlight, Ledger, Lock};
 use crate::value::Stage;
@@ -182,7 +183,9 @@ async fn finish(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> 
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    major::come_up(env, ledger, host, news).await
+    // Of a killed upgrade of PostgreSQL there may be something to end.
+    change::finish(host).await?;
+    undo::come_up(env, ledger, host, news).await
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use super::{News, Told, dump, image, packages, release, switch};
 use crate::env::Env;
 use crate::host::{Host, UnitState};
-use crate::prepare::nginx;
+use crate::prepare::{self, nginx};
 use crate::stack::actions::Occasion;
 use crate::stack::beside;
 use crate::stack::manner::Beside;
@@ -77,6 +77,12 @@ pub async fn recover_locked(env: &Env, host: &Host, _lock: &Lock, news: News<'_>
         tracing::warn!("{error:#}");
     }
     Ok(true)
+}
+
+/// The app runs again after it was stopped for something about the host; its database is as the host has it now.
+pub async fn come_up(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> Result<()> {
+    prepare::database_again(env, host).await?;
+    undo(env, ledger, host, news, None).await
 }
 
 /// Brings back the current release of the ledger, database included if it was touched. Run again, it goes on. With a reason, the

@@ -128,6 +128,19 @@ fn another_major_version_is_gone_to_and_come_back_from() {
         assert_eq!(in_use(&machine), "15/main none");
     }
 
+    // Killed while the app is tried on it: back to the old one, and the new one is kept, since the app may have written there.
+    let mut child = machine.spawn("appliance postgres upgrade --yes");
+    wait_for("the trial", UP, || {
+        let record = machine.get("/var/lib/appliance/postgres.json");
+        if record.contains("trial") { Ok(()) } else { Err(record) }
+    });
+    machine.ok("pkill -KILL -f 'appliance postgres upgrad[e]'");
+    drop(child.wait());
+    settle(&machine);
+    wait_for_notes(&machine, &["on 15"]);
+    assert_eq!(in_use(&machine), "15/main 17/main");
+    machine.ok("appliance postgres forget --yes");
+
     // An app that does not come up on it, which takes its time, goes back.
     if soak {
         let hook = "#!/bin/sh\n[ \"$4\" != finish ] || psql -p 5432 -qc 'ALTER DATABASE notes CONNECTION LIMIT 0'\n";
@@ -175,6 +188,12 @@ fn another_major_version_is_gone_to_and_come_back_from() {
     wait_for_phase(&machine, "running");
     wait_for_notes(&machine, &["on 15", "on 17"]);
     assert_eq!(machine.ok("pg_lsclusters -h | awk '{print $1, $3, $4}'"), "15 5433 down\n17 5432 online\n");
+
+    // Cut off once the app was good and in use: nobody goes back behind that.
+    machine.ok("jq -c '.change = {trial: {from: .kept, port: 5432}}' /var/lib/appliance/postgres.json > /root/r && cat /root/r > /var/lib/appliance/postgres.json");
+    machine.ok("appliance prepare --step postgres");
+    assert_eq!(in_use(&machine), "17/main 15/main");
+    machine.ok("jq -e '.change == null' /var/lib/appliance/postgres.json");
 
     // One that cannot run any more is not gone back to.
     machine.ok("mv /var/lib/postgresql/15/main /var/lib/postgresql/15/away");

@@ -4,6 +4,7 @@
 use super::cluster::{self, Cluster, Id};
 use super::record::{self, Change, Record};
 use crate::host::{Changed, Cmd, File, Host, UnitState, What};
+use crate::state::Ledger;
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
 
@@ -18,14 +19,10 @@ const COPYING: Duration = Duration::from_secs(24 * 3600);
 /// The unit in which Debian's tools work on clusters: what a killed run had begun ends with it.
 const WORKER: &str = "appliance-postgres";
 
-/// Undoes or finishes what a killed run had begun.
+/// Undoes or finishes what a killed run had begun. Not for whoever is at it: a trial that goes on would be ended by it.
 pub async fn finish(host: &Host) -> Result<()> {
     let mut record = record::read(host)?;
-    let Some(change) = record.change.clone() else { return Ok(()) };
-    // The app is still being tried by this very process.
-    if !host.applies() || matches!(change, Change::Trial { pid, .. } if pid == std::process::id()) {
-        return Ok(());
-    }
+    let Some(change) = record.change.clone().filter(|_| host.applies()) else { return Ok(()) };
     let worker = format!("{WORKER}.service");
     if host.unit_state(&worker).await? != UnitState::Missing {
         host.stop_unit(&worker).await?;
@@ -51,7 +48,9 @@ pub async fn finish(host: &Host) -> Result<()> {
             stop(&from, host).await?;
             put_in_place(&from, None, port, host).await?;
         }
-        Change::Trial { from, port, .. } => {
+        // The app was good on it, and may have been used since.
+        Change::Trial { .. } if Ledger::read(host)?.in_flight.is_none() => {}
+        Change::Trial { from, port } => {
             let to = record.in_use.clone().context("an upgrade is being tried, but of no cluster")?;
             tracing::warn!("the app had not come up on {to} yet; {from} is brought back, and {to} is kept");
             put_in_place(&from, Some(&to), port, host).await?;
@@ -178,9 +177,9 @@ pub async fn undo_copy(error: anyhow::Error, host: &Host) -> anyhow::Error {
     }
 }
 
-/// The copy is good: the app is tried on it. Killed before [`settle`], the one before is brought back.
+/// The copy is good: the app is tried on it.
 pub fn try_out(from: &Cluster, to: &Id, host: &Host) -> Result<()> {
-    let change = Change::Trial { from: from.id.clone(), port: from.port, pid: std::process::id() };
+    let change = Change::Trial { from: from.id.clone(), port: from.port };
     record::write(&Record { in_use: Some(to.clone()), kept: Some(from.id.clone()), change: Some(change) }, host)
 }
 

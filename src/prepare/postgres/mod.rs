@@ -46,7 +46,6 @@ fn choice(host: &Host) -> Result<Choice> {
 
 /// The cluster, made if there is none. `None`: in check mode there would be one.
 async fn ensure_cluster(host: &Host) -> Result<Option<Cluster>> {
-    change::finish(host).await?;
     let change = match choice(host)? {
         Choice::Use(cluster) => {
             let record = record::read(host)?;
@@ -84,6 +83,12 @@ fn with_ident_map(hba: &str) -> String {
 const IDENT_BLOCK: &str = "appliance root postgres\nappliance postgres postgres\n";
 
 pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
+    change::finish(host).await?;
+    bring_up(env, host).await
+}
+
+/// [`prepare`], by whoever is changing something about the cluster.
+pub async fn bring_up(env: &Env, host: &Host) -> Result<()> {
     let Some(cluster) = ensure_cluster(host).await? else { return Ok(()) };
     let bridge = host.docker().bridge().await?.gateway;
     let meminfo = host.read_text("/proc/meminfo", MAX_CONFIG)?.unwrap_or_default();

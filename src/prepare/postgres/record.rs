@@ -26,8 +26,9 @@ pub enum Change {
     Adopt { id: Id },
     /// The data of the one in use is copied into a new one. Undone: the new one goes.
     Copy { to: Id, port: u16 },
-    /// The copy is good, and the app is being tried on it by this process. Undone: the one before comes back, and the copy is kept.
-    Trial { from: Id, port: u16, pid: u32 },
+    /// The copy is good, and the app is being tried on it. Undone as long as the ledger has it in flight: the one before comes back, and
+    /// the copy is kept. From then on it is finished.
+    Trial { from: Id, port: u16 },
     /// The other one takes the place of the one in use. Finished.
     Swap { to: Id, port: u16 },
     /// One that is no longer needed is removed. Finished.
