@@ -39,7 +39,10 @@ tests() {
 check "format" cargo fmt --check
 check "clippy" cargo clippy --quiet --locked --all-targets -- -D warnings
 check "dependencies" "$tools/cargo-deny" --log-level error check bans licenses sources
-check "Vagrantfile" env VAGRANT_HOME="$beside/vagrant" VAGRANT_DOTFILE_PATH="$beside/dot" vagrant validate --ignore-provider
+for package in target/deb/appliance-test.deb target/not-built-yet.deb; do
+    check "Vagrantfile with $package" env VAGRANT_HOME="$beside/vagrant" VAGRANT_DOTFILE_PATH="$beside/dot" APPLIANCE_DEB="$package" \
+        vagrant validate --ignore-provider
+done
 tests "units" cargo test --quiet --locked --lib
 tests "layers" cargo test --quiet --locked --test layers
 tests "golden files" cargo test --quiet --locked --test golden --test old_envs --test flat --test put_back

@@ -3,7 +3,9 @@
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q || echo "the lists of packages could not be got; the ones that are there count"
-apt-get install -q -y /tmp/appliance.deb
+package=/tmp/appliance.deb
+[ -e "$package" ] || package=/vagrant/target/deb/appliance.deb
+apt-get install -q -y "$package"
 if [ -e /tmp/env.yml ]; then
     install -o root -g root -m 0600 /tmp/env.yml /app/env.yml
     rm /tmp/env.yml

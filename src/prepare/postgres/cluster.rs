@@ -112,6 +112,10 @@ pub fn clusters(host: &Host) -> Result<Vec<Cluster>> {
 fn ids(directory: &str, host: &Host) -> Result<Vec<Id>> {
     let mut all = Vec::new();
     for version in host.names(directory)? {
+        // Somebody's files may lie beside them.
+        if number(&version).is_none() || !host.is_directory(&format!("{directory}/{version}")) {
+            continue;
+        }
         let names = host.names(&format!("{directory}/{version}"))?;
         all.extend(names.iter().filter_map(|name| Id::checked(&version, name)));
     }
