@@ -148,15 +148,15 @@ fn storage() -> Vec<(&'static str, String, &'static str)> {
         volatile.device()
     ));
     let bytes = number(&machine.ok("du -sbc /var/lib/postgresql /var/lib/docker | tail -n 1 | cut -f1")) / 1e6;
-    let cold = "sync; echo 3 > /proc/sys/vm/drop_caches; ";
+    // What is in memory stays there, for both alike: a host in a namespace cannot drop it.
     let mut copies = Vec::new();
     for _ in 0..3 {
-        machine.ok(cold);
+        machine.ok("sync");
         let copy = "cp -a /var/lib/postgresql /data/copy && cp -a /var/lib/docker /volatile/copy && sync";
         copies.push(milliseconds(&machine, copy));
         machine.ok("rm -rf /data/copy /volatile/copy");
     }
-    machine.ok(cold);
+    machine.ok("sync");
     let moved = milliseconds(&machine, "appliance prepare --step storage");
     machine.ok("test -L /var/lib/postgresql && test -L /var/lib/docker && test -e /data/postgresql/filling/small3000");
     machine.ok("appliance prepare");
