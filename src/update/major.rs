@@ -1,12 +1,11 @@
 //! Another major version of PostgreSQL: the app stops, the cluster is copied into a new one by Debian's own tool, the copy is compared
 //! with its original, and the app starts on it. The old cluster is kept until somebody says otherwise, and is the way back.
 
-use super::{News, Told, undo};
+use super::{News, undo};
 use crate::env::Env;
 use crate::host::Host;
 use crate::prepare::postgres::{self, Cluster, Id, census, change, record};
-use crate::stack::{self, stop};
-use crate::state::{InFlight, Ledger, Lock};
+use crate::state::{Ledger, Lock};
 use crate::value::{Size, Stage};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -106,7 +105,7 @@ pub async fn upgrade(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Res
         bail!("{to} is the newest now, not {agreed}; nothing was done");
     }
     let _lock = Lock::take(host, "postgres upgrade", PATIENCE).await?;
-    let mut ledger = stop_app(env, host, news).await?;
+    let mut ledger = undo::stop_app(env, host, news).await?;
     if let Err(error) = copy(&from, &to, host, news).await {
         return Err(match undo::come_up(env, &mut ledger, host, news).await {
             Ok(()) => error,
@@ -115,7 +114,7 @@ pub async fn upgrade(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Res
     }
     let Err(error) = undo::come_up(env, &mut ledger, host, news).await else { return change::settle(host) };
     news.doing("the app does not come up on it; going back");
-    let mut ledger = stop_app(env, host, news).await?;
+    let mut ledger = undo::stop_app(env, host, news).await?;
     change::swap(host).await?;
     undo::come_up(env, &mut ledger, host, news).await?;
     // The app may have written there meanwhile, if only by itself.
@@ -164,7 +163,7 @@ pub async fn back(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Result
         bail!("{agreed} is not kept any more; nothing was done");
     }
     let _lock = Lock::take(host, "postgres back", PATIENCE).await?;
-    let mut ledger = stop_app(env, host, news).await?;
+    let mut ledger = undo::stop_app(env, host, news).await?;
     news.doing(&format!("going to {agreed}"));
     let swapped = change::swap(host).await;
     undo::come_up(env, &mut ledger, host, news).await?;
@@ -189,16 +188,4 @@ pub fn kept(host: &Host) -> Result<Option<Id>> {
         Some(record::Change::Drop { id }) => Some(id),
         _ => None,
     }))
-}
-
-async fn stop_app(env: &Env, host: &Host, news: News<'_>) -> Result<Ledger> {
-    let mut ledger = Ledger::read_for(host, &env.app.name)?;
-    let commit = ledger.current.as_ref().map(|current| current.commit.clone());
-    ledger.in_flight = Some(InFlight::at(commit, Stage::Packages, host));
-    ledger.write(host, &env.app.name)?;
-    news.stage(Stage::Packages);
-    (news.0)(Told::Page);
-    let stack = stack::load(env, host)?;
-    stop::stop(Some(&stack), env.app.name.as_str(), host).await?;
-    Ok(ledger)
 }

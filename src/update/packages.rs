@@ -1,14 +1,12 @@
 //! The host's own packages: what waits, and upgrading it. Where Docker or PostgreSQL is among them, the app is stopped for that and
 //! started again, with the status page meanwhile.
 
+use super::News;
 use super::undo;
-use super::{News, Told};
 use crate::env::Env;
 use crate::host::{Cmd, Host, Own, UnitState, What, apt};
 use crate::prepare::postgres::change;
-use crate::stack::{self, stop};
-use crate::state::{InFlight, Ledger, Lock};
-use crate::value::Stage;
+use crate::state::{Ledger, Lock};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::time::Duration;
@@ -152,14 +150,7 @@ async fn run(host: &Host) -> Result<()> {
 
 async fn beside_a_stopped_app(env: &Env, host: &Host, news: News<'_>) -> Result<()> {
     let _lock = Lock::take(host, "update", PATIENCE).await?;
-    let mut ledger = Ledger::read_for(host, &env.app.name)?;
-    let commit = ledger.current.as_ref().map(|current| current.commit.clone());
-    ledger.in_flight = Some(InFlight::at(commit, Stage::Packages, host));
-    ledger.write(host, &env.app.name)?;
-    news.stage(Stage::Packages);
-    (news.0)(Told::Page);
-    let stack = stack::load(env, host)?;
-    stop::stop(Some(&stack), env.app.name.as_str(), host).await?;
+    let mut ledger = undo::stop_app(env, host, news).await?;
     let upgraded = run(host).await;
     finish(env, &mut ledger, host, news).await?;
     upgraded

@@ -9,7 +9,7 @@ use crate::stack::actions::Occasion;
 use crate::stack::beside;
 use crate::stack::manner::Beside;
 use crate::stack::probe::{Gate, Rigour, wait_until_good};
-use crate::stack::{self, apply};
+use crate::stack::{self, apply, stop};
 use crate::state::{InFlight, Ledger, Lock, Touched};
 use crate::value::Stage;
 use anyhow::{Context, Result};
@@ -77,6 +77,19 @@ pub async fn recover_locked(env: &Env, host: &Host, _lock: &Lock, news: News<'_>
         tracing::warn!("{error:#}");
     }
     Ok(true)
+}
+
+/// Stops the app for something about the host, with the status page meanwhile; in the ledger first. [`come_up`] ends it.
+pub async fn stop_app(env: &Env, host: &Host, news: News<'_>) -> Result<Ledger> {
+    let mut ledger = Ledger::read_for(host, &env.app.name)?;
+    let commit = ledger.current.as_ref().map(|current| current.commit.clone());
+    ledger.in_flight = Some(InFlight::at(commit, Stage::Packages, host));
+    ledger.write(host, &env.app.name)?;
+    news.stage(Stage::Packages);
+    (news.0)(Told::Page);
+    let stack = stack::load(env, host)?;
+    stop::stop(Some(&stack), env.app.name.as_str(), host).await?;
+    Ok(ledger)
 }
 
 /// The app runs again after it was stopped for something about the host; its database is as the host has it now.
