@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use futures_util::StreamExt;
 use std::time::Duration;
 use zbus_systemd::hostname1::HostnamedProxy;
-use zbus_systemd::systemd1::{ManagerProxy, UnitProxy};
+use zbus_systemd::systemd1::{ManagerProxy, ServiceProxy, UnitProxy};
 use zbus_systemd::zbus;
 
 /// How long a unit's job may take.
@@ -20,7 +20,8 @@ async fn bus() -> Result<zbus::Connection> {
     zbus::Connection::system().await.context("could not reach the system's D-Bus")
 }
 
-async fn run_job(verb: &'static str, unit: &str) -> Result<()> {
+/// Runs a job to its end, which systemd tells in one word.
+async fn job(verb: &'static str, unit: &str) -> Result<String> {
     let bus = bus().await?;
     let manager = ManagerProxy::new(&bus).await.context("could not reach systemd")?;
     manager.subscribe().await.context("could not subscribe to systemd's signals")?;
@@ -42,13 +43,39 @@ async fn run_job(verb: &'static str, unit: &str) -> Result<()> {
         }
         Err(anyhow!("systemd closed the connection"))
     };
-    let result = tokio::time::timeout(JOB_DEADLINE, wait)
+    tokio::time::timeout(JOB_DEADLINE, wait)
         .await
-        .with_context(|| format!("could not {verb} {unit} within {} s", JOB_DEADLINE.as_secs()))??;
+        .with_context(|| format!("could not {verb} {unit} within {} s", JOB_DEADLINE.as_secs()))?
+}
+
+async fn run_job(verb: &'static str, unit: &str) -> Result<()> {
+    let mut result = job(verb, unit).await?;
+    // It died so often that systemd does not start it any more; whoever asks here knows why it should run again.
+    if result == "failed" && forget_starts(unit).await? {
+        result = job(verb, unit).await?;
+    }
     if result != "done" && result != "skipped" {
         bail!("could not {verb} {unit}: systemd says '{result}'; see: journalctl -u {unit}");
     }
     Ok(())
+}
+
+/// Whether systemd refuses a service for the number of its starts; if so, they are forgotten.
+async fn forget_starts(unit: &str) -> Result<bool> {
+    let bus = bus().await?;
+    let manager = ManagerProxy::new(&bus).await.context("could not reach systemd")?;
+    let look = async {
+        let path = manager.load_unit(unit.to_owned()).await?;
+        let service =
+            ServiceProxy::builder(&bus).path(path).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
+        zbus::Result::Ok(service.result().await?)
+    };
+    // Of units other than services there is no such result.
+    let is_refused = look.await.is_ok_and(|result| result == "start-limit-hit");
+    if is_refused {
+        manager.reset_failed_unit(unit.to_owned()).await.with_context(|| format!("could not reset {unit}"))?;
+    }
+    Ok(is_refused)
 }
 
 async fn state(unit: &str) -> Result<UnitState> {
@@ -69,6 +96,7 @@ async fn state(unit: &str) -> Result<UnitState> {
         ("not-found", _) => UnitState::Missing,
         (_, "active" | "reloading") => UnitState::Active,
         (_, "activating" | "deactivating") => UnitState::Changing,
+        (_, "failed") => UnitState::Failed,
         _ => UnitState::Inactive,
     })
 }

@@ -9,8 +9,10 @@ pub enum UnitState {
     Active,
     /// On its way up or down.
     Changing,
-    /// Stopped, or failed.
+    /// Stopped, or never started.
     Inactive,
+    /// It ended with an error, or systemd gave it up.
+    Failed,
     /// systemd knows no such unit.
     Missing,
 }

@@ -20,6 +20,7 @@ use crate::update;
 use crate::value::{Event, Stage, Step};
 use anyhow::{Context, Result};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long the start waits for another command that holds the lock: longer than a migration may take.
 const PATIENCE: Duration = Duration::from_secs(25 * 3600);
@@ -98,7 +99,7 @@ async fn before_docker(found: &Found, host: &Host, board: &Board) -> Result<()> 
     }
     // It was refused its start while its volume was missing.
     if host.docker().ping().await.is_err_and(|error| is_away(&error))
-        && host.unit_state(DOCKER).await? == UnitState::Inactive
+        && matches!(host.unit_state(DOCKER).await?, UnitState::Inactive | UnitState::Failed)
         && let Err(error) = host.start_unit(DOCKER).await
     {
         tracing::warn!("{error:#}");
@@ -128,10 +129,14 @@ fn tell_of_put_back(host: &Host) -> Result<()> {
 
 /// Between two looks for a daemon that is away; it is not at rest then.
 const BETWEEN: Duration = Duration::from_secs(1);
+/// Between two starts of a daemon that systemd gave up.
+const BETWEEN_STARTS: Duration = Duration::from_secs(30);
 
-/// Waits until Docker answers, however long that takes.
+/// Waits until Docker answers, however long that takes. One that somebody stopped stays stopped; one that systemd gave up, since it
+/// died too often, is started again.
 pub async fn wait_for_docker(host: &Host, board: &Board) -> Result<()> {
     let mut told = false;
+    let mut started: Option<Instant> = None;
     loop {
         match host.docker().ping().await {
             Ok(()) => return Ok(()),
@@ -140,6 +145,14 @@ pub async fn wait_for_docker(host: &Host, board: &Board) -> Result<()> {
                     tracing::warn!("{error:#}");
                     board.event(Event::StartBegins("waiting for Docker".to_owned()));
                     told = true;
+                }
+                if started.is_none_or(|at| at.elapsed() >= BETWEEN_STARTS)
+                    && host.unit_state(DOCKER).await.is_ok_and(|state| state == UnitState::Failed)
+                {
+                    started = Some(Instant::now());
+                    if let Err(error) = host.start_unit(DOCKER).await {
+                        tracing::warn!("{error:#}");
+                    }
                 }
                 tokio::time::sleep(BETWEEN).await;
                 crate::host::notify::watchdog();

@@ -123,7 +123,7 @@ async fn wait_for_own(upgrade: &Upgrade, host: &Host, news: News<'_>) -> Result<
             Own::Untried => {}
         }
         match host.unit_state(SUPERVISOR).await? {
-            UnitState::Inactive | UnitState::Missing => {
+            UnitState::Inactive | UnitState::Failed | UnitState::Missing => {
                 let since = *down_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= DOWN {
                     tracing::warn!(

@@ -188,7 +188,9 @@ fn docker_has_every_option_of_the_file() {
     assert!(machine.sh("docker exec opts_all_1 /bin/busybox touch /etc/x").all().contains("Read-only"));
     machine.ok("docker exec opts_all_1 /bin/busybox touch /scratch/x");
     // on-failure: one that is told to go, and goes well, has ended.
-    machine.ok("docker exec opts_deployed_1 /bin/busybox kill -TERM 1");
+    // The kill itself may go down with what it ends.
+    let kill = machine.sh("docker exec opts_deployed_1 /bin/busybox kill -TERM 1");
+    assert!([0, 137].contains(&kill.code), "{}", kill.all());
     wait_for("its end", Duration::from_secs(20), || {
         let state = machine.ok("docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' opts_deployed_1");
         if state.trim() == "exited 0" { Ok(()) } else { Err(state) }

@@ -92,6 +92,8 @@ echo "runs: $runs, killed: $(tr '\n' ',' < /run/killed)"
 "#;
 
 const LOOK: &str = r#"
+# What udev knows may be from before the format, where it had much to do.
+udevadm trigger --settle --subsystem-match=block
 lsblk --noheadings --raw --output NAME,TYPE,FSTYPE,LABEL,MOUNTPOINTS | grep -v -e ^vda -e ^vdb -e ^sr -e ^loop | sort -u
 findmnt --noheadings --output TARGET,OPTIONS /data | grep -o -e /data -e noatime -e nosuid
 "#;
