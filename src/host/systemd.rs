@@ -68,7 +68,7 @@ async fn forget_starts(unit: &str) -> Result<bool> {
         let path = manager.load_unit(unit.to_owned()).await?;
         let service =
             ServiceProxy::builder(&bus).path(path).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
-        zbus::Result::Ok(service.result().await?)
+        service.result().await
     };
     // Of units other than services there is no such result.
     let is_refused = look.await.is_ok_and(|result| result == "start-limit-hit");

@@ -38,14 +38,23 @@ impl Host {
         Ok(Extent { bytes: measure("--block-size=1").await?, files: measure("--inodes").await? })
     }
 
-    /// Copies a directory with everything that belongs to its files, without other file systems mounted in it, and waits until it is on
-    /// the disk. What an interrupted copy left there is removed before.
+    /// Copies a directory with everything that belongs to its files, without other file systems mounted in it, compares the two, and
+    /// waits until the copy is on the disk. What an interrupted copy left there is removed before.
+    ///
+    /// # Errors
+    /// What could not be read or written, or the first difference.
     pub async fn copy_tree(&self, from: &str, to: &str, extent: Extent) -> Result<()> {
         self.remove_tree(to).await?;
         let deadline = AT_LEAST + Duration::from_secs(extent.bytes / SLOWEST);
         let copy = ["--archive", "--one-file-system", "--no-target-directory", from, to];
         self.ask(Cmd::new("cp", copy).deadline(deadline)).await?;
-        self.ask(Cmd::new("sync", ["--file-system", to]).deadline(deadline)).await.map(|_| ())
+        // The disk writes what is in memory while that is compared.
+        let sync = self.ask(Cmd::new("sync", ["--file-system", to]).deadline(deadline));
+        let (_, difference) = tokio::try_join!(sync, self.difference(from, to))?;
+        match difference {
+            Some(difference) => bail!("the copy is not the same: {difference}"),
+            None => Ok(()),
+        }
     }
 
     /// Removes a directory with everything in it; other file systems mounted in it stay.
@@ -71,7 +80,7 @@ impl Host {
     }
 
     /// The first difference between two directories: names, kinds, sizes, contents, owners, modes, times, extended attributes, links.
-    pub async fn difference(&self, one: &str, other: &str) -> Result<Option<String>> {
+    async fn difference(&self, one: &str, other: &str) -> Result<Option<String>> {
         let (one, other) = (self.path(one), self.path(other));
         let work = tokio::task::spawn_blocking(move || difference(&one, &other));
         work.await.context("the comparison was interrupted")?

@@ -6,6 +6,7 @@ mod convert;
 mod credentials;
 mod images;
 mod surroundings;
+mod version;
 
 use super::Pending;
 use super::docker::*;
@@ -40,13 +41,18 @@ impl Engine {
     async fn client(&self) -> Result<&bollard::Docker> {
         self.client
             .get_or_try_init(|| async {
-                let connect =
-                    bollard::Docker::connect_with_socket(SOCKET, CLIENT_LIMIT_S, bollard::API_DEFAULT_VERSION);
-                let negotiate = connect.map_err(docker_error)?.negotiate_version();
-                match tokio::time::timeout(QUICK, negotiate).await {
-                    Ok(client) => client.map_err(docker_error),
-                    Err(_) => Err(too_slow("answer", QUICK)),
-                }
+                let ours = bollard::API_DEFAULT_VERSION;
+                let connect = |version: &bollard::ClientVersion| {
+                    bollard::Docker::connect_with_socket(SOCKET, CLIENT_LIMIT_S, version)
+                };
+                let negotiate = async {
+                    match version::spoken(SOCKET).await? {
+                        Some(theirs) if theirs < *ours => connect(&theirs).map_err(docker_error),
+                        Some(_) => connect(ours).map_err(docker_error),
+                        None => connect(ours).map_err(docker_error)?.negotiate_version().await.map_err(docker_error),
+                    }
+                };
+                tokio::time::timeout(QUICK, negotiate).await.unwrap_or_else(|_| Err(too_slow("answer", QUICK)))
             })
             .await
     }

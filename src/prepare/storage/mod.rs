@@ -167,11 +167,12 @@ pub fn is_moving(host: &Host) -> bool {
 
 /// The volumes that should be mounted and are not.
 pub async fn missing(env: &Env, host: &Host) -> Result<Option<VolumeMissing>> {
-    let mut missing = Vec::new();
-    for (mount, label, ignored) in volumes(env) {
-        if !ignored && !is_mounted(host, mount, label).await? {
-            missing.push((mount, label));
-        }
+    let mut missing: Vec<_> =
+        volumes(env).into_iter().filter_map(|(mount, label, ignored)| (!ignored).then_some((mount, label))).collect();
+    if !missing.is_empty() {
+        let mounted =
+            host.ask(Cmd::new("findmnt", ["--noheadings", "--raw", "--output", "TARGET,LABEL"])).await?.stdout;
+        missing.retain(|(mount, label)| !is_mounted(&mounted, mount, label));
     }
     let missing = VolumeMissing { volumes: missing, devices: Vec::new() };
     Ok(Some(missing).filter(|missing| !missing.volumes.is_empty()))
@@ -218,17 +219,25 @@ impl fmt::Display for VolumeMissing {
 
 impl std::error::Error for VolumeMissing {}
 
-/// Whether a file system of that label is mounted there.
-async fn is_mounted(host: &Host, mount: &str, label: &str) -> Result<bool> {
-    let look = Cmd::new("findmnt", ["--noheadings", "--output", "LABEL", "--mountpoint", mount]);
-    let mounted = host.try_ask(look).await?;
+/// Whether a file system of that label is mounted there, by findmnt's lines of target and label.
+fn is_mounted(mounted: &str, mount: &str, label: &str) -> bool {
+    let mut labels = mounted.lines().filter_map(|line| line.split_once(' ')).filter(|(target, _)| *target == mount);
     // Mounted twice, the last one counts.
-    Ok(mounted.code == Some(0) && mounted.stdout.lines().last().is_some_and(|line| line.trim() == label))
+    labels.next_back().is_some_and(|(_, last)| last == label)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_mounted_last_counts() {
+        let mounted = "/ root\n/data ecs-data\n/data/sub ecs-volatile\n/volatile ecs-volatile\n/volatile \n/proc \n";
+        assert!(is_mounted(mounted, "/data", "ecs-data"));
+        assert!(!is_mounted(mounted, "/data", "root"));
+        assert!(!is_mounted(mounted, "/volatile", "ecs-volatile"), "something else is mounted over it");
+        assert!(!is_mounted(mounted, "/srv", "ecs-data"));
+    }
 
     #[test]
     fn every_missing_volume_is_named_with_the_key_that_does_without_it() {

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 struct Wanted {
     from: &'static str,
     to: &'static str,
+    /// Where is kept how far it has come.
+    file: &'static str,
     /// Where the volume is mounted, and whether it must be.
     volume: (&'static str, bool),
     /// Stopped in this order, started in the other.
@@ -36,6 +38,7 @@ fn wanted(env: &Env, host: &Host) -> Result<[Wanted; 2]> {
         Wanted {
             from: "/var/lib/postgresql",
             to: "/data/postgresql",
+            file: POSTGRESQL,
             volume: ("/data", !storage.ignore_data),
             units: clusters,
             guarded: "postgresql@.service",
@@ -45,6 +48,7 @@ fn wanted(env: &Env, host: &Host) -> Result<[Wanted; 2]> {
         Wanted {
             from: "/var/lib/docker",
             to: "/volatile/docker",
+            file: DOCKER,
             volume: ("/volatile", !storage.ignore_volatile),
             units: ["docker.socket", "docker.service"].map(str::to_owned).to_vec(),
             guarded: "docker.service",
@@ -54,12 +58,6 @@ fn wanted(env: &Env, host: &Host) -> Result<[Wanted; 2]> {
 }
 
 /// How far a move has come, beyond what can be seen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct State {
-    from: String,
-    stage: Stage,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Stage {
@@ -69,45 +67,39 @@ enum Stage {
     Copied,
 }
 
-const FILE: &str = "/var/lib/appliance/relocation.json";
+const POSTGRESQL: &str = "/var/lib/appliance/relocation-postgresql.json";
+const DOCKER: &str = "/var/lib/appliance/relocation-docker.json";
 const MAX: u64 = 1 << 16;
 /// What stays free on the volume, of every hundred.
 const SPARE: u64 = 5;
 
-fn state(host: &Host) -> Result<Option<State>> {
-    let Some(text) = host.read_text(FILE, MAX)? else { return Ok(None) };
+fn stage(file: &str, host: &Host) -> Result<Option<Stage>> {
+    let Some(text) = host.read_text(file, MAX)? else { return Ok(None) };
     serde_json::from_str(&text)
         .map(Some)
-        .with_context(|| format!("{FILE} is not what the appliance has written; remove it"))
+        .with_context(|| format!("{file} is not what the appliance has written; remove it"))
 }
 
-fn remember(from: &str, stage: Stage, host: &Host) -> Result<()> {
-    let state = State { from: from.to_owned(), stage };
-    let text = serde_json::to_string(&state).context("a path and a stage can be written")?;
-    host.put(FILE, text.as_bytes(), 0o600)
+fn remember(wanted: &Wanted, stage: Stage, host: &Host) -> Result<()> {
+    let text = serde_json::to_string(&stage).context("a stage can be written")?;
+    host.put(wanted.file, text.as_bytes(), 0o600)
 }
 
 /// Whether a run was killed while something was on its way: services may be stopped for it.
 pub fn is_under_way(host: &Host) -> bool {
-    host.exists(FILE)
+    [POSTGRESQL, DOCKER].iter().any(|file| host.exists(file))
 }
 
 pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     // What a killed run had begun about a cluster goes on working in the place that is to move.
     postgres::change::finish(host).await?;
-    let before = state(host)?;
     let runs = app_runs(env, host).await;
-    for wanted in &wanted(env, host)? {
-        let stage = before.as_ref().filter(|state| state.from == wanted.from).map(|state| state.stage);
-        if runs && stage.is_none() && host.link_target(wanted.from).is_none() {
-            // A supervisor that is replaced touches no container; the next start of the app finds none.
-            tracing::info!("{} stays where it is while the app runs", wanted.from);
-            continue;
-        }
-        relocate(wanted, stage, host).await?;
-        guard(wanted, host).await?;
-    }
-    Ok(())
+    let [postgresql, docker] = &wanted(env, host)?;
+    let (first, then) = (stage(postgresql.file, host)?, stage(docker.file, host)?);
+    let moved = relocate(postgresql, first, runs, host).await?;
+    // PostgreSQL takes seconds to start; Docker's directory is on its way meanwhile.
+    let (ended, moved) = tokio::join!(finish(postgresql, moved, host), relocate(docker, then, runs, host));
+    ended.and(finish(docker, moved?, host).await)
 }
 
 /// Whether a container of the app runs; a Docker that does not answer runs none that could be hurt.
@@ -120,19 +112,36 @@ fn aside(from: &str) -> String {
     format!("{from}.moved")
 }
 
-async fn relocate(wanted: &Wanted, stage: Option<Stage>, host: &Host) -> Result<()> {
+/// How a directory stands after a look at it, and after its move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It is where it is to be, or stays where it is.
+    Settled,
+    /// Units are stopped for it.
+    Moved,
+    /// It is not looked at now.
+    Later,
+}
+
+async fn relocate(wanted: &Wanted, stage: Option<Stage>, app_runs: bool, host: &Host) -> Result<Place> {
     let Wanted { from, to, .. } = wanted;
+    let settled = if stage.is_some() { Place::Moved } else { Place::Settled };
     if host.link_target(from).is_some() {
         // Also where it leads elsewhere: somebody has decided that.
-        return finish(wanted, stage, host).await;
+        return Ok(settled);
+    }
+    if app_runs && stage.is_none() {
+        // A supervisor that is replaced touches no container; the next start of the app finds none.
+        tracing::info!("{from} stays where it is while the app runs");
+        return Ok(Place::Later);
     }
     let is_there = host.is_directory(from);
     if !is_there && stage.is_none() && !host.is_directory(&aside(from)) {
-        return Ok(());
+        return Ok(Place::Settled);
     }
     if is_there && host.try_ask(Cmd::new("mountpoint", ["--quiet", from])).await?.code == Some(0) {
         tracing::debug!("{from} has a file system of its own and stays there");
-        return finish(wanted, stage, host).await;
+        return Ok(settled);
     }
     let at_target = host.names(to)?;
     let has_copy = stage == Some(Stage::Copied) || !is_there;
@@ -148,19 +157,19 @@ async fn relocate(wanted: &Wanted, stage: Option<Stage>, host: &Host) -> Result<
     }
     host.note_act(What::Directory, from, &format!("move to {to}{size}, with {} stopped", wanted.units.join(" and ")));
     if !host.applies() {
-        return Ok(());
+        return Ok(Place::Settled);
     }
     if !has_copy {
-        remember(from, Stage::Moving, host)?;
+        remember(wanted, Stage::Moving, host)?;
     }
     let moved = move_stopped(wanted, has_copy, extent, is_same, host).await;
     if moved.is_err() {
         // The original is where it was.
         start(wanted, host).await?;
-        host.discard(FILE)?;
+        host.discard(wanted.file)?;
     }
     moved.with_context(|| format!("could not move {from} to {to}; it stays where it is"))?;
-    finish(wanted, Some(Stage::Copied), host).await
+    Ok(Place::Moved)
 }
 
 async fn move_stopped(
@@ -188,10 +197,7 @@ async fn move_stopped(
         }
         let moving = format!("{to}.moving");
         host.copy_tree(from, &moving, extent).await?;
-        if let Some(difference) = host.difference(from, &moving).await? {
-            bail!("the copy is not the same: {difference}");
-        }
-        remember(from, Stage::Copied, host)?;
+        remember(wanted, Stage::Copied, host)?;
     }
     let moving = format!("{to}.moving");
     if host.exists(&moving) && !host.rename(&moving, to)? {
@@ -205,7 +211,7 @@ async fn move_stopped(
 }
 
 /// The volume has the data of another host already, like the one before this one: it counts, and what is here is put aside.
-async fn adopt(wanted: &Wanted, names: &[String], host: &Host) -> Result<()> {
+async fn adopt(wanted: &Wanted, names: &[String], host: &Host) -> Result<Place> {
     let Wanted { from, to, .. } = wanted;
     if !(wanted.is_kept_there)(names) {
         bail!("{to} is not empty, but does not hold what belongs there; move away what is in it: {}", names.join(", "));
@@ -213,9 +219,9 @@ async fn adopt(wanted: &Wanted, names: &[String], host: &Host) -> Result<()> {
     let here = host.names(from)?;
     host.note_act(What::Directory, from, &format!("use what is on the volume ({to}); put aside what is here"));
     if !host.applies() {
-        return Ok(());
+        return Ok(Place::Settled);
     }
-    remember(from, Stage::Moving, host)?;
+    remember(wanted, Stage::Moving, host)?;
     for unit in &wanted.units {
         if host.unit_state(unit).await? != UnitState::Missing {
             host.stop_unit(unit).await?;
@@ -228,7 +234,7 @@ async fn adopt(wanted: &Wanted, names: &[String], host: &Host) -> Result<()> {
     }
     tracing::warn!("{to} has data already and is used; what was in {from} is in {kept} now");
     host.ensure_link(from, to)?;
-    finish(wanted, Some(Stage::Copied), host).await
+    Ok(Place::Moved)
 }
 
 async fn assert_room(wanted: &Wanted, extent: crate::host::TreeExtent, host: &Host) -> Result<()> {
@@ -254,19 +260,21 @@ async fn assert_room(wanted: &Wanted, extent: crate::host::TreeExtent, host: &Ho
     Ok(())
 }
 
-/// The link is there: what was stopped is started, and then what is not needed any more removed.
-async fn finish(wanted: &Wanted, stage: Option<Stage>, host: &Host) -> Result<()> {
-    if !host.applies() {
+/// Where it is settled, what was stopped is started, and then what is not needed any more removed.
+async fn finish(wanted: &Wanted, place: Place, host: &Host) -> Result<()> {
+    if place == Place::Later {
         return Ok(());
     }
-    if stage.is_some() {
-        start(wanted, host).await?;
-        host.discard(FILE)?;
+    if host.applies() {
+        if place == Place::Moved {
+            start(wanted, host).await?;
+            host.discard(wanted.file)?;
+        }
+        for left in [aside(wanted.from), format!("{}.moving", wanted.to)] {
+            host.remove_tree(&left).await?;
+        }
     }
-    for left in [aside(wanted.from), format!("{}.moving", wanted.to)] {
-        host.remove_tree(&left).await?;
-    }
-    Ok(())
+    guard(wanted, host).await
 }
 
 async fn start(wanted: &Wanted, host: &Host) -> Result<()> {
