@@ -2,13 +2,14 @@
 
 # What building and testing need from Debian, beside the Rust toolchain.
 PACKAGES = bash bsdextrautils ca-certificates chromium chromium-driver curl dash debian-archive-keyring bind9-dnsutils dosfstools dpkg-dev e2fsprogs fdisk \
-  fonts-dejavu-core g++ gcc genisoimage gpg gpg-agent iproute2 libc6-dev lintian mmdebstrap mount mtools nmap openssl poppler-utils procps python3-venv \
+  fonts-dejavu-core g++ gcc genisoimage gpg gpg-agent iproute2 libc6-dev lintian mmdebstrap mount mtools nmap openssh-client openssl ovmf poppler-utils procps python3-venv \
   qemu-system-x86 qemu-utils systemd systemd-container util-linux vagrant wrk xfsprogs xorriso zbar-tools
 CARGO_DENY_VERSION = 0.20.2
 GIXY_VERSION = 0.2.59
 CARGO_FUZZ_VERSION = 0.13.2
 TOOLS = $(CURDIR)/target/tools
 SOURCES = $(shell find src -type f) Cargo.toml Cargo.lock
+AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGING = $(shell find units appliance-image/deb appliance-image/ecs env-template docs -type f) README.md
 
 .PHONY: help demo demo-stop test soak bench fuzz deb image packages tools lint clean-cache
@@ -57,7 +58,10 @@ SUITE = bookworm
 IMAGING = $(shell find appliance-image/disk -type f)
 image: packages target/image/appliance-$(SUITE).qcow2
 target/image/appliance-$(SUITE).qcow2: target/deb/appliance.deb $(IMAGING)
-	@if [ "$$(id -u)" = 0 ]; then as=; else as=sudo; fi; $$as sh appliance-image/disk/build.sh target/deb/appliance.deb target/image $(SUITE)
+	$(AS_ROOT) env IMAGE_TOOLS=$(CURDIR)/target/image/tools-trixie sh appliance-image/disk/build.sh target/deb/appliance.deb target/image $(SUITE)
+# As tests start it, from the package that they install.
+target/image/test/appliance-bookworm.qcow2: target/deb/appliance-test.deb $(IMAGING)
+	$(AS_ROOT) env IMAGE_TOOLS=$(CURDIR)/target/image/tools-trixie sh appliance-image/disk/build.sh target/deb/appliance-test.deb target/image/test bookworm
 
 demo: packages target/deb/appliance-test.deb
 	@cargo run --quiet --locked --example demo

@@ -1,6 +1,6 @@
 //! `make bench`: measured figures on a booted host, as a table. Speeds are given beside a peer's in the same run where
-//! there is one; nothing here passes or fails. With the word `restarts`, `reloads`, `scale`, `updates` or
-//! `storage`, that part alone.
+//! there is one; nothing here passes or fails. With the word `restarts`, `reloads`, `scale`, `updates`, `storage` or
+//! `boot`, that part alone.
 #![allow(clippy::disallowed_methods)] // Drives the machine from outside.
 
 #[path = "host/mod.rs"]
@@ -22,6 +22,9 @@ fn main() {
     }
     if std::env::args().nth(1).as_deref() == Some("storage") {
         return table(&storage());
+    }
+    if std::env::args().nth(1).as_deref() == Some("boot") {
+        return table(&boot());
     }
     let machine = Machine::boot("bench");
     apps::start_notes(&machine, "v1");
@@ -82,6 +85,7 @@ fn main() {
     rows.extend(scale());
     rows.extend(updates());
     rows.extend(storage());
+    rows.extend(boot());
     table(&rows);
     println!("\nthe trace at rest:\n{trace}");
 }
@@ -92,6 +96,28 @@ fn table(rows: &[(&str, String, &str)]) {
     for (name, value, remark) in rows {
         println!("{name:width$}  {value:40}  {remark}");
     }
+}
+
+/// From systemd's start to the app's first answer, five times; when each unit began and was up, in the run in the middle.
+fn boot() -> Vec<(&'static str, String, &'static str)> {
+    let machine = Machine::boot("bench-boot");
+    apps::start_notes(&machine, "v1");
+    apps::wait_for_phase(&machine, "running");
+    let mut boots: Vec<host::boot::Boot> = (0..5).map(|_| host::boot::boot(&machine)).collect();
+    boots.sort_by(|one, other| one.first_answer.total_cmp(&other.first_answer));
+    let [first, .., last] = &boots[..] else { panic!("five boots") };
+    let middle = &boots[2];
+    let mut rows = vec![(
+        "boot to the first 200, 5 boots",
+        format!("{:.1} s ({:.1} to {:.1})", middle.first_answer, first.first_answer, last.first_answer),
+        "from systemd's start; the app's own start included",
+    )];
+    let mut units: Vec<_> =
+        host::boot::UNITS.into_iter().zip(middle.units).filter_map(|(unit, times)| Some((unit, times?))).collect();
+    units.sort_by(|(_, one), (_, other)| one.0.total_cmp(&other.0));
+    let told = |(began, up): (f64, f64)| format!("{:.2} s, from {began:.2} to {up:.2}", up - began);
+    rows.extend(units.into_iter().map(|(unit, times)| (unit, told(times), "to be up")));
+    rows
 }
 
 /// What ten reloads of nginx cost visitors: busy ones, and those on connections that are idle at that moment.

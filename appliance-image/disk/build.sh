@@ -32,7 +32,7 @@ trap 'exit 1' HUP INT TERM
 mkdir -p "$output"
 
 # systemd-repart of Debian 13 makes file systems without mounting them; Debian 12's cannot.
-tools=$output/tools-trixie
+tools=${IMAGE_TOOLS:-$output/tools-trixie}
 if [ ! -e "$tools/done" ]; then
     rm -rf --one-file-system "$tools"
     mmdebstrap --quiet --variant=minbase --aptopt='APT::Install-Recommends "false"' \

@@ -15,6 +15,7 @@ mod cut_off;
 mod database;
 mod deaths;
 mod disk_full;
+mod documented;
 mod ecs;
 mod front;
 mod gate;

@@ -1,9 +1,12 @@
-"""A cloud's metadata service on 169.254.169.254, as good or as hostile as /root/md.mode says; user-data is /root/md.env."""
+"""A cloud's metadata service, as good or as hostile as md.mode says; user-data is md.env.
+usage: metadata.py [DIRECTORY ADDRESS PORT], which are /root 169.254.169.254 80"""
 
 import gzip
 import http.server
+import sys
 import time
 
+HERE, ADDRESS, PORT = sys.argv[1:] or ("/root", "169.254.169.254", "80")
 TOKEN = "c2Vzc2lvbi10b2tlbg=="
 
 
@@ -55,9 +58,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return True
 
     def serve(self, method):
-        mode = open("/root/md.mode").read().strip()
-        data = open("/root/md.env", "rb").read()
-        open("/root/md.log", "a").write(f"{method} {self.path}\n")
+        mode = open(f"{HERE}/md.mode").read().strip()
+        data = open(f"{HERE}/md.env", "rb").read()
+        open(f"{HERE}/md.log", "a").write(f"{method} {self.path}\n")
         if self.hostile(mode):
             return
         token = self.headers.get("X-aws-ec2-metadata-token")
@@ -96,4 +99,4 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-http.server.ThreadingHTTPServer(("169.254.169.254", 80), Handler).serve_forever()
+http.server.ThreadingHTTPServer((ADDRESS, int(PORT)), Handler).serve_forever()

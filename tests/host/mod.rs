@@ -1,12 +1,13 @@
 //! A booted Debian host to test on: systemd as PID 1 under systemd-nspawn, with real Docker, PostgreSQL and nginx.
 //!
 //! `rootfs.rs` builds what it boots from, `machine.rs` boots it and talks to it, `apps.rs` brings the apps that run on it,
-//! `acme.rs` certificate authorities (`limits.py` makes one of them say no), `browser.rs` a browser, `load.rs` many visitors, `scale.rs` a hundred containers, `drive.rs` drives with file
+//! `acme.rs` certificate authorities (`limits.py` makes one of them say no), `browser.rs` a browser, `load.rs` many visitors, `scale.rs` a hundred containers, `boot.rs` how long a boot takes, `drive.rs` drives with file
 //! systems, `vm.rs` is a virtual machine for what needs a kernel of its own, `metadata.py` a cloud's metadata service.
 #![allow(dead_code)] // Shared by the tests, the bench and the demo, none of which uses all of it.
 
 pub mod acme;
 pub mod apps;
+pub mod boot;
 pub mod browser;
 pub mod drive;
 pub mod load;

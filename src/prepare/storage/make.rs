@@ -2,11 +2,11 @@
 //! with it, so that what a killed run left half-made is known.
 
 use super::made::{self, Made};
+use super::mounting;
 use super::plan::{Act, NewPart};
 use super::seen::{self, Content};
-use super::table::Fstab;
 use crate::env::layout::{Crypt, CryptKey, Flag, FsKind, RaidLevel, TableKind, VolumeSize};
-use crate::host::{Cmd, Dir, Host, What};
+use crate::host::{Cmd, Host, What};
 use crate::value::{Device, FileSystemRef, Size};
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
@@ -232,31 +232,8 @@ async fn carry_out(act: &Act, host: &Host) -> Result<()> {
             })
             .await
         }
-        Act::Mount(mount) => {
-            let device = file_system(&mount.source, host).await?;
-            let uuid = seen::block(&device, host).await?.uuid;
-            let uuid = uuid.with_context(|| format!("the file system on {device} has no UUID"))?;
-            if !host.is_directory(mount.target.as_str()) {
-                host.ensure_dir(mount.target.as_str(), &Dir::plain())?;
-            }
-            Fstab::of(&uuid, mount).ensure(host).await?;
-            let options = Fstab::options(mount);
-            let kind = mount.kind.map_or("auto", FsKind::name);
-            let target = mount.target.as_str();
-            let real = host.real_path(device.as_str());
-            let done = run("mount", &["-t", kind, "-o", &options, device.as_str(), target]).await;
-            // systemd does it as well, as soon as it sees the device.
-            match done {
-                Err(_) if seen::mounted(host, target).await? == real => Ok(()),
-                other => other,
-            }
-        }
-        Act::Swap(device) => {
-            let uuid = seen::block(device, host).await?.uuid;
-            let uuid = uuid.with_context(|| format!("the swap on {device} has no UUID"))?;
-            Fstab::swap(&uuid).ensure(host).await?;
-            run("swapon", &[device.as_str()]).await
-        }
+        Act::Mount(mount) => mounting::mount(mount, &file_system(&mount.source, host).await?, host).await,
+        Act::Swap(device) => mounting::swap_on(device, host).await,
     }
 }
 

@@ -4,6 +4,7 @@ mod directories;
 mod grow;
 mod made;
 mod make;
+mod mounting;
 mod plan;
 mod relocate;
 mod seen;

@@ -121,10 +121,15 @@ pub async fn look(layout: &Layout, host: &Host) -> Result<Seen> {
             seen.mounted.insert(target.to_owned(), source);
         }
     }
+    seen.swaps = swaps(host)?;
+    Ok(seen)
+}
+
+/// What is swapped to, by the kernel's paths.
+pub fn swaps(host: &Host) -> Result<BTreeSet<String>> {
     let swaps = host.read_text("/proc/swaps", 1 << 20)?.unwrap_or_default();
     let active = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
-    seen.swaps = active.filter_map(|path| host.real_path(path)).collect();
-    Ok(seen)
+    Ok(active.filter_map(|path| host.real_path(path)).collect())
 }
 
 /// What is mounted there: the kernel's path of the device, or another source.

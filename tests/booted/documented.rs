@@ -1,0 +1,195 @@
+//! What the docs tell people to type does what the docs say: every command of their blocks is run here as it stands there, or by the test
+//! that is named beside it.
+
+use crate::host::Machine;
+use crate::host::apps::*;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// Commands that this test does not run, and the tests that do.
+const ELSEWHERE: [(&str, &str); 13] = [
+    ("apt install ./appliance_*.deb", "it_is_installed_upgraded_removed_and_purged_and_data_stays"),
+    ("appliance cert renew", "certificates_are_got_kept_and_never_missing"),
+    ("appliance cert revoke", "what_dehydrated_left_is_taken_over_and_a_revoked_certificate_is_replaced"),
+    ("appliance cert ca init --request ca.csr", "a_ca_below_another_one_and_a_ca_of_the_apps_own"),
+    (
+        "appliance cert ca init --signed chain.pem --parent-crl lists.pem",
+        "a_ca_below_another_one_and_a_ca_of_the_apps_own",
+    ),
+    ("curl -H 'Accept: application/json' https://notes.example.org/", "the_page_tells_what_goes_on_and_follows_it"),
+    ("appliance postgres upgrade", "another_major_version_is_gone_to_and_come_back_from"),
+    ("appliance postgres back", "another_major_version_is_gone_to_and_come_back_from"),
+    ("appliance postgres forget", "another_major_version_is_gone_to_and_come_back_from"),
+    ("vagrant up", "the_script_of_the_vagrantfile_brings_an_app_up"),
+    ("make image", "the_image_comes_up_by_itself_and_keeps_what_was_acknowledged"),
+    ("make demo", "the_page_tells_what_goes_on_and_follows_it"),
+    // Whatever somebody writes with it.
+    ("editor /app/env.yml", "a_broken_env_at_boot_leaves_the_last_good_one_running_and_undo_leads_back"),
+];
+
+/// What is no command for a host: the targets of the Makefile, the lines of a file.
+fn is_command(line: &str) -> bool {
+    let programs =
+        ["appliance", "systemctl", "journalctl", "docker", "curl", "apt", "vagrant", "editor", "psql", "make"];
+    line.split(' ').next().is_some_and(|word| programs.contains(&word))
+}
+
+fn texts() -> Vec<(PathBuf, String)> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let docs = std::fs::read_dir(root.join("docs")).expect("there are docs");
+    let mut paths: Vec<PathBuf> = docs.map(|entry| entry.expect("it can be listed").path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
+    paths.push(root.join("README.md"));
+    paths.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).expect("it can be read"))).collect()
+}
+
+/// The commands of the blocks, without what is said about them.
+fn in_blocks() -> BTreeSet<String> {
+    let blocks = texts();
+    let lines = blocks.iter().flat_map(|(_, text)| text.lines().filter_map(|line| line.strip_prefix("    ")));
+    lines
+        .map(|line| line.split("  #").next().unwrap_or(line).split(" # ").next().unwrap_or(line).trim().to_owned())
+        .filter(|line| is_command(line))
+        .collect()
+}
+
+/// Commands in the middle of a sentence: what of them stands before a `[` or an ellipsis.
+fn in_sentences() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (_, text) in texts() {
+        for span in text.split('`').skip(1).step_by(2).filter(|span| span.starts_with("appliance ")) {
+            let words = span.split_whitespace().take_while(|word| !word.starts_with('[') && !word.contains('…'));
+            found.insert(words.collect::<Vec<_>>().join(" ").replace("COMMIT", &"0".repeat(40)));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_command_of_the_docs_does_what_they_say() {
+    let machine = Machine::boot("documented");
+    start_notes(&machine, "v1");
+    wait_for_phase(&machine, "running");
+    machine.ok("mkdir /root/here; printf 'app:\\n  name: shop\\n' > /root/here/more.yml");
+    let mut ran = BTreeSet::new();
+    let mut run = |command: &str| {
+        ran.insert(command.to_owned());
+        machine.ok(&format!("cd /root/here; {command}"))
+    };
+
+    // env.md: a new env, and the example as it stands there.
+    run("appliance env create app.example.org env.yml");
+    machine.ok("rm /root/here/env.yml");
+    run("appliance env create app.example.org env.yml --extra more.yml");
+    run("appliance env package env.yml");
+    let (_, text) = texts().into_iter().find(|(path, _)| path.ends_with("env.md")).expect("there is env.md");
+    let block =
+        text.lines().skip_while(|line| *line != "    #cloud-config").take_while(|line| line.starts_with("    "));
+    let example: String = block.map(|line| format!("{}\n", &line[4..])).collect();
+    machine.put(
+        "/root/here/small.yml",
+        example.replace("AAAA…", "AAAAC3NzaC1lZDI1NTE5AAAAIJ5yR2n0pVcwn2b1v0pH0aKxGQ0kYcqhZ3yq1m0tZb1J"),
+        0o600,
+    );
+    machine.ok("appliance env check /root/here/small.yml");
+
+    // A day without trouble.
+    run("systemctl start appliance");
+    assert!(run("appliance status").contains("running"));
+    for command in ["appliance ps", "appliance top web", "appliance exec web -- ls", "appliance env diff"] {
+        run(command);
+    }
+    for command in ["appliance env check", "appliance plan", "appliance prepare", "appliance plan --stack"] {
+        run(command);
+    }
+    run("appliance cert show");
+    run("appliance cert ca init");
+    run("appliance cert ca issue 'Eva Groß' --email eva@example.org --out eva.p12");
+    assert!(run("appliance cert ca list").contains("Eva Groß"));
+    run("appliance cert ca revoke 'Eva Groß'");
+    run("appliance postgres show");
+
+    // It has failed.
+    machine.sh("echo 'it died too often' > /run/appliance-failed; systemctl restart appliance");
+    wait_for_end(&machine, "failed", 4);
+    assert!(machine.sh("appliance status").all().contains("it died too often"));
+    run("appliance logs web --tail 50");
+    assert!(run("journalctl -u appliance-supervisor --since -1h").contains("it died too often"));
+    run("appliance recover --start");
+    wait_for_phase(&machine, "running");
+
+    // A version that is no good, and a better one.
+    keep_note(&machine, "before");
+    machine.ok("runuser -u app -- git -C /srv/notes.git branch -f v1 v2");
+    run("appliance update");
+    assert_eq!(version(&machine), "v2");
+    assert!(run("appliance releases").lines().count() > 2, "both, below a heading");
+    run("appliance rollback");
+    assert_eq!(version(&machine), "v1");
+
+    // An env that is no good.
+    machine.ok("sed -i 's/KEY=.*/KEY=other/' /app/env.yml; systemctl restart appliance");
+    wait_for_phase(&machine, "running");
+    run("appliance env history");
+    run("appliance env undo");
+    run("systemctl restart appliance");
+    wait_for_phase(&machine, "running");
+    assert!(machine.get("/app/env.yml").contains(&format!("KEY={}", CANARIES[0])));
+
+    // Data were deleted.
+    run("appliance database dump /root/shop.pgdump");
+    keep_note(&machine, "after");
+    run("appliance database restore /root/shop.pgdump --yes");
+    wait_for_phase(&machine, "running");
+    assert_eq!(notes(&machine), ["before"]);
+
+    // Disks, Docker.
+    run("appliance plan --step storage");
+    run("docker system df");
+    run("journalctl --vacuum-size=200M");
+    run("systemctl start docker");
+
+    // Nothing in the docs was forgotten, and nothing here is left over from what the docs said once.
+    let sources: String = ["booted", "vm"]
+        .iter()
+        .flat_map(|part| {
+            std::fs::read_dir(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests").join(part))
+                .expect("there are tests")
+        })
+        .map(|entry| entry.expect("it can be listed").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| std::fs::read_to_string(path).expect("it can be read"))
+        .collect();
+    for (command, test) in ELSEWHERE {
+        assert!(sources.contains(&format!("fn {test}()")), "{command}: there is no test {test}");
+    }
+    let makefile = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Makefile")).expect("it can be read");
+    let is_target = |command: &str| {
+        let target = command.strip_prefix("make ");
+        target.is_some_and(|target| makefile.contains(&format!("\n{}:", target.split(' ').next().unwrap_or(target))))
+    };
+    let known = |command: &String| {
+        ran.contains(command) || is_target(command) || ELSEWHERE.iter().any(|(elsewhere, _)| elsewhere == command)
+    };
+    let told = in_blocks();
+    let forgotten: Vec<&String> = told.iter().filter(|command| !known(command)).collect();
+    assert!(forgotten.is_empty(), "in the docs, and run by no test: {forgotten:#?}");
+    let sentences = in_sentences();
+    let old: Vec<&String> =
+        ran.iter().filter(|command| !told.contains(*command) && !sentences.contains(*command)).collect();
+    assert!(old.is_empty(), "run here, and not in the docs: {old:#?}");
+    for (command, _) in ELSEWHERE {
+        assert!(told.contains(command), "not in the docs: {command}");
+    }
+    // What is only spoken of is understood at least.
+    for command in sentences {
+        let out = machine.sh(&format!("{command} --help"));
+        assert!(out.code == 0 && out.stdout.contains("Usage:"), "{command}: {}", out.all());
+    }
+}
+
+fn version(machine: &Machine) -> String {
+    let (_, body) = get(machine, "/notes");
+    let value: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+    value["version"].as_str().unwrap_or("?").to_owned()
+}
