@@ -57,12 +57,12 @@ mmdebstrap --quiet --variant=minbase --aptopt='APT::Install-Recommends "false"' 
     --customize-hook='chroot "$1" sh -eu /root/customize && rm "$1/root/customize" "$1/root/appliance.deb"' \
     "$suite" "$work/tree"
 
-# Partitions and file systems, from the tree as it is now.
+# Partitions and file systems, from the tree as it is now. UEFI reads no FAT whose sectors are not as long as those of its disk.
 make_image() {
     rm -f "$work/disk.raw"
     unshare --mount sh -eu -c '
         mount --bind "$1" "$2/work"; mount --bind "$3" "$2/mnt"; mount -t proc proc "$2/proc"; mount -t tmpfs tmp "$2/tmp"
-        chroot "$2" systemd-repart --offline=yes --empty=create --size=auto --dry-run=no --seed="$4" --root=/work/tree \
+        chroot "$2" systemd-repart --offline=yes --sector-size=512 --empty=create --size=auto --dry-run=no --seed="$4" --root=/work/tree \
             --definitions=/mnt /work/disk.raw >/dev/null' sh "$work" "$tools" "$here/repart" "$seed"
 }
 root_uuid() {

@@ -49,9 +49,14 @@ async fn job(verb: &'static str, unit: &str) -> Result<String> {
 }
 
 async fn run_job(verb: &'static str, unit: &str) -> Result<()> {
+    // Whoever asks here knows why it should run again, however often it died before.
+    if verb != "stop" && state(unit).await? == UnitState::Failed {
+        reset_failed(unit).await?;
+    }
     let mut result = job(verb, unit).await?;
-    // It died so often that systemd does not start it any more; whoever asks here knows why it should run again.
-    if result == "failed" && forget_starts(unit).await? {
+    // It was started so often that systemd would not once more.
+    if result == "failed" && is_refused(unit).await? {
+        reset_failed(unit).await?;
         result = job(verb, unit).await?;
     }
     if result != "done" && result != "skipped" {
@@ -60,8 +65,15 @@ async fn run_job(verb: &'static str, unit: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether systemd refuses a service for the number of its starts; if so, they are forgotten.
-async fn forget_starts(unit: &str) -> Result<bool> {
+/// Makes systemd forget that a unit failed, and how often it was started.
+async fn reset_failed(unit: &str) -> Result<()> {
+    let bus = bus().await?;
+    let manager = ManagerProxy::new(&bus).await.context("could not reach systemd")?;
+    manager.reset_failed_unit(unit.to_owned()).await.with_context(|| format!("could not reset {unit}"))
+}
+
+/// Whether systemd refuses a service for the number of its starts.
+async fn is_refused(unit: &str) -> Result<bool> {
     let bus = bus().await?;
     let manager = ManagerProxy::new(&bus).await.context("could not reach systemd")?;
     let look = async {
@@ -71,11 +83,7 @@ async fn forget_starts(unit: &str) -> Result<bool> {
         service.result().await
     };
     // Of units other than services there is no such result.
-    let is_refused = look.await.is_ok_and(|result| result == "start-limit-hit");
-    if is_refused {
-        manager.reset_failed_unit(unit.to_owned()).await.with_context(|| format!("could not reset {unit}"))?;
-    }
-    Ok(is_refused)
+    Ok(look.await.is_ok_and(|result| result == "start-limit-hit"))
 }
 
 async fn state(unit: &str) -> Result<UnitState> {

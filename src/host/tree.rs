@@ -47,7 +47,7 @@ impl Host {
         self.remove_tree(to).await?;
         let deadline = AT_LEAST + Duration::from_secs(extent.bytes / SLOWEST);
         let copy = ["--archive", "--one-file-system", "--no-target-directory", from, to];
-        self.ask(Cmd::new("cp", copy).deadline(deadline)).await?;
+        self.ask(ends_with_us("cp", &copy).deadline(deadline)).await?;
         // The disk writes what is in memory while that is compared.
         let sync = self.ask(Cmd::new("sync", ["--file-system", to]).deadline(deadline));
         let (_, difference) = tokio::try_join!(sync, self.difference(from, to))?;
@@ -60,7 +60,8 @@ impl Host {
     /// Removes a directory with everything in it; other file systems mounted in it stay.
     pub async fn remove_tree(&self, path: &str) -> Result<()> {
         if self.exists(path) {
-            self.ask(Cmd::new("rm", ["--recursive", "--force", "--one-file-system", path]).deadline(AT_LEAST)).await?;
+            let remove = ["--recursive", "--force", "--one-file-system", path];
+            self.ask(ends_with_us("rm", &remove).deadline(AT_LEAST)).await?;
         }
         Ok(())
     }
@@ -85,6 +86,11 @@ impl Host {
         let work = tokio::task::spawn_blocking(move || difference(&one, &other));
         work.await.context("the comparison was interrupted")?
     }
+}
+
+/// A program that goes on for no moment longer than this process: the next run would meet it in the same directory.
+fn ends_with_us(program: &str, args: &[&str]) -> Cmd {
+    Cmd::new("setpriv", ["--pdeathsig", "KILL", program].iter().chain(args).copied())
 }
 
 /// Files whose contents are still to be compared.

@@ -14,7 +14,7 @@ mod timer;
 pub mod tls;
 mod vault;
 
-pub use storage::{VolumeMissing, can_be_mounted, is_moving, missing as missing_volumes};
+pub use storage::{VolumeMissing, can_be_mounted, is_docker_homeless, is_moving, missing as missing_volumes};
 
 use crate::env::Env;
 use crate::host::{Changed, Host};

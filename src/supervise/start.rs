@@ -89,7 +89,8 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
 /// What Docker itself needs: its volume, and that nothing is left half-moved.
 async fn before_docker(found: &Found, host: &Host, board: &Board) -> Result<()> {
     let env = &found.env;
-    if prepare::is_moving(host) || prepare::missing_volumes(env, host).await?.is_some() {
+    let is_in_order = !prepare::is_moving(host) && !prepare::is_docker_homeless(host);
+    if !is_in_order || prepare::missing_volumes(env, host).await?.is_some() {
         board.show_page();
         prepare::page::prepare(host).await?;
         let wanted = Wanted { env, text: &found.bytes };
@@ -146,7 +147,9 @@ pub async fn wait_for_docker(host: &Host, board: &Board) -> Result<()> {
                     board.event(Event::StartBegins("waiting for Docker".to_owned()));
                     told = true;
                 }
+                // While its directory moves, it must not run.
                 if started.is_none_or(|at| at.elapsed() >= BETWEEN_STARTS)
+                    && !prepare::is_moving(host)
                     && host.unit_state(DOCKER).await.is_ok_and(|state| state == UnitState::Failed)
                 {
                     started = Some(Instant::now());

@@ -147,7 +147,9 @@ fn every_command_of_the_docs_does_what_they_say() {
     run("appliance plan --step storage");
     run("docker system df");
     run("journalctl --vacuum-size=200M");
-    run("systemctl start docker");
+    run("systemctl stop appliance");
+    run("systemctl start appliance");
+    wait_for_phase(&machine, "running");
 
     // Nothing in the docs was forgotten, and nothing here is left over from what the docs said once.
     let sources: String = ["booted", "vm"]

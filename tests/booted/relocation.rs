@@ -1,8 +1,9 @@
 //! PostgreSQL's and Docker's data move to their volumes, with everything in them, whatever is killed; and are found there again.
 
-use crate::host::Machine;
 use crate::host::apps::*;
 use crate::host::drive::{Drive, put_lib_on};
+use crate::host::{Machine, wait_for};
+use std::time::Duration;
 
 fn rows(machine: &Machine) -> String {
     machine.ok("runuser -u postgres -- psql -At -d precious -c 'SELECT count(*), sum(n), md5(string_agg(t, $$$$ ORDER BY n)) FROM r'")
@@ -71,8 +72,12 @@ fn data_moves_to_its_volumes_whatever_is_killed() {
     );
     let mut killed = 0;
     for tenths in (1..200).step_by(4) {
-        let out =
-            machine.sh(&format!("timeout -s KILL {}.{} appliance prepare --step storage", tenths / 10, tenths % 10));
+        // Only itself: what it has started must not go on without it.
+        let out = machine.sh(&format!(
+            "appliance prepare --step storage & p=$!; timeout {}.{} tail --pid=$p -f /dev/null; kill -9 $p 2>/dev/null; wait $p",
+            tenths / 10,
+            tenths % 10
+        ));
         if out.code == 0 {
             break;
         }
@@ -131,6 +136,18 @@ fn data_moves_to_its_volumes_whatever_is_killed() {
     assert!(said.contains("use what is on the volume (/data/postgresql)"), "{said}");
     assert_eq!(rows(&machine), rows_before);
     assert_eq!(machine.ok("cat /var/lib/postgresql.before-*/15/fresh"), "fresh\n");
+
+    // The volume for what can be done without was lost, and somebody made and mounted a new one: Docker begins anew on it.
+    machine.ok(&format!(
+        "set -e; systemctl stop appliance docker.socket docker.service; umount /volatile
+         mkfs.ext4 -q -F -L ecs-volatile {0}; mount {0} /volatile; systemctl start --no-block appliance",
+        volatile.device()
+    ));
+    wait_for("Docker on the new volume", Duration::from_secs(60), || {
+        let out = machine.sh("docker info >/dev/null && test -d /volatile/docker/image");
+        if out.code == 0 { Ok(()) } else { Err(out.all()) }
+    });
+    machine.ok("systemctl stop appliance");
 
     machine.ok(
         "systemctl stop docker.socket docker.service postgresql.service; umount /data /volatile; umount -l /var/lib",

@@ -166,6 +166,8 @@ pub fn is_moving(host: &Host) -> bool {
     relocate::is_under_way(host)
 }
 
+pub use relocate::is_docker_homeless;
+
 /// The volumes that should be mounted and are not.
 pub async fn missing(env: &Env, host: &Host) -> Result<Option<VolumeMissing>> {
     let mut missing: Vec<_> =

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long systemd may be busy with a device: the check of a large file system takes its time.
-const PATIENCE: Duration = Duration::from_secs(1800);
+const PATIENCE: Duration = Duration::from_secs(600);
 const BETWEEN: Duration = Duration::from_millis(500);
 
 pub async fn mount(mount: &Mount, device: &Device, host: &Host) -> Result<()> {
@@ -46,13 +46,21 @@ async fn uuid(device: &Device, what: &str, host: &Host) -> Result<String> {
 async fn beside_systemd(cmd: Cmd, is_done: impl AsyncFn() -> Result<bool>, host: &Host) -> Result<()> {
     let cmd = cmd.deadline(PATIENCE);
     let end = Instant::now() + PATIENCE;
+    let mut told = false;
     loop {
         let Err(error) = host.ask(cmd.clone()).await else { return Ok(()) };
         if is_done().await? {
             return Ok(());
         }
-        if !format!("{error:#}").contains("busy") || Instant::now() >= end {
+        let said = format!("{error:#}");
+        // mount(8) and swapon(8), in the words of libmount and of the C library.
+        let is_busy = ["mount point busy", "resource busy"].iter().any(|busy| said.to_lowercase().contains(busy));
+        if !is_busy || Instant::now() >= end {
             return Err(error);
+        }
+        if !told {
+            tracing::warn!("{said}; trying again for at most {} s", PATIENCE.as_secs());
+            told = true;
         }
         tokio::time::sleep(BETWEEN).await;
     }

@@ -90,6 +90,11 @@ pub fn is_under_way(host: &Host) -> bool {
     [POSTGRESQL, DOCKER].iter().any(|file| host.exists(file))
 }
 
+/// Whether Docker's directory leads to a place that is not there, as on a volume that somebody made anew: Docker cannot start so.
+pub fn is_docker_homeless(host: &Host) -> bool {
+    host.link_target("/var/lib/docker").is_some_and(|target| !host.is_directory(&target))
+}
+
 pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     // What a killed run had begun about a cluster goes on working in the place that is to move.
     postgres::change::finish(host).await?;
@@ -99,6 +104,9 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     let moved = relocate(postgresql, first, runs, host).await?;
     // PostgreSQL takes seconds to start; Docker's directory is on its way meanwhile.
     let (ended, moved) = tokio::join!(finish(postgresql, moved, host), relocate(docker, then, runs, host));
+    if let (Err(error), Err(_)) = (&ended, &moved) {
+        tracing::error!("{error:#}");
+    }
     ended.and(finish(docker, moved?, host).await)
 }
 
@@ -278,7 +286,10 @@ async fn finish(wanted: &Wanted, place: Place, host: &Host) -> Result<()> {
 }
 
 async fn start(wanted: &Wanted, host: &Host) -> Result<()> {
-    for unit in wanted.units.iter().rev() {
+    // One that has lost its data to those on the volume cannot; the step postgres decides what becomes of it.
+    let empty: Vec<String> =
+        postgres::clusters(host)?.iter().filter(|cluster| !cluster.has_data).map(Cluster::unit).collect();
+    for unit in wanted.units.iter().rev().filter(|unit| !empty.contains(unit)) {
         if host.unit_state(unit).await? != UnitState::Missing {
             host.start_unit(unit).await?;
         }
