@@ -80,7 +80,7 @@ test: tools target/deb/appliance-test.deb
 # What `make test` only takes a sample of: updates that are cut off in every stage, in every way; a layout of disks that is cut off
 # before and after every command; an upgrade of PostgreSQL that is killed, and one that the app does not come up on; the
 # disk image from nothing, and power cuts while it is used.
-soak: tools target/deb/appliance-test.deb target/image/appliance-bookworm.qcow2
+soak: tools target/deb/appliance-test.deb target/image/test/appliance-bookworm.qcow2
 	APPLIANCE_MATRIX=all cargo test --locked --test booted -- --nocapture cut_off another_major
 	APPLIANCE_MATRIX=all cargo test --locked --test vm -- --nocapture a_layout the_image
 

@@ -136,7 +136,7 @@ struct Appliance {
 impl Appliance {
     fn new(source: Source, repository: &Repository) -> Appliance {
         let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/image/test/appliance-bookworm.qcow2");
-        assert!(image.exists(), "{} is missing; make test builds it", image.display());
+        assert!(image.exists(), "{} is missing; make soak builds it", image.display());
         let work = tempfile::tempdir().expect("a directory can be made");
         let path = |name: &str| work.path().join(name).display().to_string();
         let backing = image.display().to_string();
@@ -400,7 +400,7 @@ fn the_image_comes_up_by_itself_and_keeps_what_was_acknowledged() {
 }
 
 /// Every table and index of the cluster is whole, and can be read; nothing of that stays.
-const CHECK: &str = r#"set -e; pg_amcheck -U postgres --all --install-missing; pg_dumpall -U postgres >/dev/null
+const CHECK: &str = r#"set -e; PATH=$PATH:$(echo /usr/lib/postgresql/*/bin); pg_amcheck -U postgres --all --install-missing; pg_dumpall -U postgres >/dev/null
 for d in $(psql -U postgres -Atc 'SELECT datname FROM pg_database WHERE datallowconn'); do psql -U postgres -q -d $d -c 'DROP EXTENSION amcheck'; done"#;
 
 /// How long an update takes in an emulated machine, in seconds; about.
