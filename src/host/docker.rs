@@ -6,7 +6,7 @@ use bollard::models::{ContainerCreateBody, EndpointSettings, NetworkCreateReques
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +22,16 @@ pub enum DockerError {
     Refused(String),
     #[error("Docker did not {verb} within {seconds} s")]
     TooSlow { verb: &'static str, seconds: u64 },
+}
+
+/// Whether a container cannot be started since containerd still holds one of its id, from before Docker was killed: Docker will not get
+/// rid of that, and only another container helps.
+pub fn is_id_held(error: &anyhow::Error) -> bool {
+    let held = |said: &str| {
+        said.contains("id already in use")
+            || said.contains("failed to start shim: mkdir") && said.contains("file exists")
+    };
+    matches!(error.downcast_ref(), Some(DockerError::Refused(said)) if held(said))
 }
 
 /// Whether an error means that the daemon is away, or so slow that it might as well be: it is waited for.
@@ -267,8 +277,8 @@ pub trait Docker: Send + Sync {
     fn anonymous_volumes<'a>(&'a self, id: &'a str) -> Pending<'a, Result<Vec<(String, String)>>>;
     /// Ids of the containers that run in a network, whoever made them.
     fn members<'a>(&'a self, network: &'a str) -> Pending<'a, Result<Vec<String>>>;
-    /// Whether a running container, whoever made it, publishes this port of the host.
-    fn publishes<'a>(&'a self, port: u16) -> Pending<'a, Result<bool>>;
+    /// Whether a running container, whoever made it, publishes a port of the host under this address, or under all.
+    fn publishes<'a>(&'a self, address: SocketAddr) -> Pending<'a, Result<bool>>;
     /// Starts a created container, waits for its end and reads its last lines.
     fn run_to_end<'a>(&'a self, id: &'a str, deadline: Duration) -> Pending<'a, Result<OneOff>>;
     /// An image's id, if it is there.

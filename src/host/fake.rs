@@ -200,7 +200,7 @@ impl Docker for FakeDocker {
     fn members<'a>(&'a self, _: &'a str) -> Pending<'a, Result<Vec<String>>> {
         Box::pin(async { Ok(Vec::new()) })
     }
-    fn publishes<'a>(&'a self, _: u16) -> Pending<'a, Result<bool>> {
+    fn publishes<'a>(&'a self, _: std::net::SocketAddr) -> Pending<'a, Result<bool>> {
         Box::pin(async { Ok(false) })
     }
     fn run_to_end<'a>(&'a self, id: &'a str, _: Duration) -> Pending<'a, Result<OneOff>> {

@@ -4,6 +4,7 @@
 use super::Host;
 use super::docker::DockerError;
 use anyhow::Result;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -25,17 +26,17 @@ impl Host {
     /// Whatever Docker says; [`DockerError::Away`] if the daemon had to be restarted.
     pub async fn start_container(&self, id: &str) -> Result<()> {
         let Err(error) = self.docker.start(id).await else { return Ok(()) };
-        let Some(port) = held_port(&format!("{error:#}")) else { return Err(error) };
+        let Some(address) = held_address(&format!("{error:#}")) else { return Err(error) };
         let mut restarted = self.restarted.lock().await;
         match restarted.map(|at| at.elapsed()) {
             Some(ago) if ago < TOGETHER => return Err(away()),
             Some(ago) if ago < BETWEEN => return Err(error),
             _ => {}
         }
-        if self.docker.publishes(port).await? {
+        if self.docker.publishes(address).await? {
             return Err(error);
         }
-        tracing::warn!("Docker holds port {port} for no container ({error:#}); restarting it");
+        tracing::warn!("Docker holds {address} for no container ({error:#}); restarting it");
         *restarted = Some(Instant::now());
         self.restart_unit(UNIT).await?;
         Err(away())
@@ -46,10 +47,13 @@ fn away() -> anyhow::Error {
     DockerError::Away("it was restarted, since it held a port for no container".to_owned()).into()
 }
 
-/// The port that Docker says it has given away: `Bind for 127.0.0.1:8000 failed: port is already allocated`.
-fn held_port(error: &str) -> Option<u16> {
+/// What Docker says it has given away: `Bind for 127.0.0.1:8000 failed: port is already allocated`. The same port of another address
+/// is another one: a service and its bridge have one each.
+fn held_address(error: &str) -> Option<SocketAddr> {
     let (before, _) = error.split_once(" failed: port is already allocated")?;
-    before.rsplit_once("Bind for ")?.1.rsplit_once(':')?.1.parse().ok()
+    let (ip, port) = before.rsplit_once("Bind for ")?.1.rsplit_once(':')?;
+    let ip: IpAddr = ip.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
+    Some(SocketAddr::new(ip, port.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -57,10 +61,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_port_is_taken_from_dockers_words() {
+    fn the_address_is_taken_from_dockers_words() {
         let error = "driver failed programming external connectivity on endpoint web (a1): Bind for 127.0.0.1:8000 failed: port is already allocated";
-        assert_eq!(held_port(error), Some(8000));
-        assert_eq!(held_port("Bind for [::1]:53 failed: port is already allocated"), Some(53));
-        assert_eq!(held_port("listen tcp4 127.0.0.1:80: bind: address already in use"), None);
+        let of = |error: &str| held_address(error).map(|address| address.to_string());
+        assert_eq!(of(error).as_deref(), Some("127.0.0.1:8000"));
+        assert_eq!(of("Bind for [::1]:53 failed: port is already allocated").as_deref(), Some("[::1]:53"));
+        // As Docker 20.10 writes it.
+        assert_eq!(of("Bind for :::53 failed: port is already allocated").as_deref(), Some("[::]:53"));
+        assert_eq!(of("listen tcp4 127.0.0.1:80: bind: address already in use"), None);
     }
 }

@@ -6,7 +6,7 @@ use super::manner::{self, Beside};
 use super::model::{Condition, Network, Service, Source, Stack};
 use super::{grants, stopped, surroundings, wait};
 use crate::host::Host;
-use crate::host::docker::{Container, LABEL_CONFIG, LABEL_CONFIG_HASH, Look, NewContainer, OneOff};
+use crate::host::docker::{Container, LABEL_CONFIG, LABEL_CONFIG_HASH, Look, NewContainer, OneOff, is_id_held};
 use anyhow::{Context, Result, bail};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
@@ -267,7 +267,15 @@ pub(super) async fn carry_out(service: &Service, action: &Action, pending: &Pend
             replace(service, container_id, pending.wanted(container)?, host).await?
         }
     };
-    host.start_container(&id).await.with_context(|| format!("could not start the service {}", service.name))
+    let started = match host.start_container(&id).await {
+        Err(error) if is_id_held(&error) => {
+            tracing::warn!("{}: {error:#}; it is made anew", action.container());
+            let new = replace(service, &id, pending.wanted(action.container())?, host).await?;
+            host.start_container(&new).await
+        }
+        started => started,
+    };
+    started.with_context(|| format!("could not start the service {}", service.name))
 }
 
 /// How a container is called until the one that it replaces is gone.

@@ -68,10 +68,15 @@ impl Random {
 const WAIT: &str = r#"
 import json, subprocess, sys, time
 stage, wait = sys.argv[1], float(sys.argv[2])
-said = open("/root/update.log", "w")
-subprocess.Popen(["appliance", "update", "--force"], stdin=subprocess.DEVNULL, stdout=said, stderr=said)
-end = time.time() + 120
+def update():
+    said = open("/root/update.log", "w")
+    return subprocess.Popen(["appliance", "update", "--force"], stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+updater = update()
+end = time.time() + 180
 while time.time() < end:
+    # A Docker that was killed before had lost a port, and was restarted for it: that update was undone.
+    if updater.poll() and "for no container" in open("/root/update.log").read():
+        updater = update()
     try:
         flight = json.load(open("/app/etc/ledger.json"))["in_flight"]
     except (OSError, ValueError):

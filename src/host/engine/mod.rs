@@ -17,6 +17,7 @@ use bollard::query_parameters::*;
 use convert::{docker_error, first_address};
 use futures_util::stream::{BoxStream, StreamExt};
 use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -156,11 +157,16 @@ impl Docker for Engine {
         })
     }
 
-    fn publishes<'a>(&'a self, port: u16) -> Pending<'a, Result<bool>> {
+    fn publishes<'a>(&'a self, address: SocketAddr) -> Pending<'a, Result<bool>> {
         Box::pin(async move {
             let all = self.call("list the containers", QUICK, |api| api.list_containers(None)).await?;
             let mut ports = all.iter().flat_map(|container| container.ports.iter().flatten());
-            Ok(ports.any(|published| published.public_port == Some(port)))
+            Ok(ports.any(|published| {
+                let ip = published.ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok());
+                let meets =
+                    ip.is_none_or(|ip| ip == address.ip() || ip.is_unspecified() || address.ip().is_unspecified());
+                published.public_port == Some(address.port()) && meets
+            }))
         })
     }
 
