@@ -110,6 +110,8 @@ pub struct FakeDocker {
     pub images: Mutex<BTreeMap<String, String>>,
     pub networks: Mutex<Vec<NetworkState>>,
     pub volumes: Mutex<Vec<VolumeState>>,
+    /// How often the start of a container is refused, since containerd holds its id.
+    pub held: Mutex<BTreeMap<String, usize>>,
     /// The verbs that changed something, in order.
     pub log: Mutex<Vec<String>>,
 }
@@ -169,6 +171,10 @@ impl Docker for FakeDocker {
     }
     fn start<'a>(&'a self, id: &'a str) -> Pending<'a, Result<()>> {
         self.did("start", id);
+        if let Some(left) = self.held.lock().expect("no test panics here").get_mut(id).filter(|left| **left > 0) {
+            *left -= 1;
+            return Box::pin(async { Err(DockerError::Refused("id already in use".to_owned()).into()) });
+        }
         let done = self.set_state(id, ContainerState::Running);
         Box::pin(async { done })
     }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Service to image reference, as a release holds them.
 pub type Images = BTreeMap<String, String>;
@@ -267,7 +268,7 @@ pub(super) async fn carry_out(service: &Service, action: &Action, pending: &Pend
             replace(service, container_id, pending.wanted(container)?, host).await?
         }
     };
-    let started = match host.start_container(&id).await {
+    let started = match start(&id, host).await {
         Err(error) if is_id_held(&error) => {
             tracing::warn!("{}: {error:#}; it is made anew", action.container());
             let new = replace(service, &id, pending.wanted(action.container())?, host).await?;
@@ -276,6 +277,21 @@ pub(super) async fn carry_out(service: &Service, action: &Action, pending: &Pend
         started => started,
     };
     started.with_context(|| format!("could not start the service {}", service.name))
+}
+
+/// How long containerd may take to give up what it holds of a container that Docker lost, and how often it is asked. What a
+/// container keeps in itself goes with it, so it is not made anew any sooner.
+const GIVING_UP: Duration = Duration::from_secs(10);
+const BETWEEN: Duration = Duration::from_millis(500);
+
+async fn start(id: &str, host: &Host) -> Result<()> {
+    let end = Instant::now() + GIVING_UP;
+    loop {
+        match host.start_container(id).await {
+            Err(error) if is_id_held(&error) && Instant::now() < end => tokio::time::sleep(BETWEEN).await,
+            started => return started,
+        }
+    }
 }
 
 /// How a container is called until the one that it replaces is gone.

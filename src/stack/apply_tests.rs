@@ -43,6 +43,21 @@ async fn up_goes_by_dependency_and_the_second_time_does_nothing() {
     assert_eq!(take_log(&test), ["start ecs_db_1", "start ecs_web_1"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn one_that_containerd_holds_is_made_anew_only_if_it_is_not_given_up() {
+    for (refusals, is_anew) in [(3, false), (usize::MAX, true)] {
+        let ((test, images), stack) = (host(), stack(TEXT));
+        up(&stack, &images, &test.host, Occasion::Start, &|_| ()).await.expect("the stack comes up");
+        stop(Some(&stack), "ecs", &test.host).await.expect("the stack stops");
+        test.docker.held.lock().expect("no test panics here").insert("ecs_db_1".to_owned(), refusals);
+        take_log(&test);
+        up(&stack, &images, &test.host, Occasion::Start, &|_| ()).await.expect("the stack comes up");
+        let log = take_log(&test);
+        assert_eq!(log.contains(&"remove ecs_db_1".to_owned()), is_anew, "{refusals}: {log:?}");
+        assert!(log.contains(&"start ecs_web_1".to_owned()), "{log:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_new_image_recreates_its_service_alone_and_plan_touches_nothing() {
     let ((test, images), stack) = (host(), stack(TEXT));
