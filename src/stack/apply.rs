@@ -269,14 +269,40 @@ pub(super) async fn carry_out(service: &Service, action: &Action, pending: &Pend
         }
     };
     let started = match start(&id, host).await {
-        Err(error) if is_id_held(&error) => {
-            tracing::warn!("{}: {error:#}; it is made anew", action.container());
-            let new = replace(service, &id, pending.wanted(action.container())?, host).await?;
-            host.start_container(&new).await
-        }
+        Err(error) if is_id_held(&error) => make_anew(service, action.container(), &id, &error, pending, host).await,
         started => started,
     };
     started.with_context(|| format!("could not start the service {}", service.name))
+}
+
+/// Starts a container that has died, as [`up`] would.
+pub async fn start_again(
+    stack: &Stack,
+    images: &Images,
+    service: &str,
+    container: &Container,
+    host: &Host,
+) -> Result<()> {
+    match (start(&container.id, host).await, stack.service(service)) {
+        (Err(error), Some(service)) if is_id_held(&error) => {
+            let pending = pending(stack, images, host, Occasion::Mend).await?;
+            make_anew(service, &container.name, &container.id, &error, &pending, host).await
+        }
+        (started, _) => started,
+    }
+}
+
+async fn make_anew(
+    service: &Service,
+    name: &str,
+    id: &str,
+    why: &anyhow::Error,
+    pending: &Pending,
+    host: &Host,
+) -> Result<()> {
+    tracing::warn!("{name}: {why:#}; it is made anew");
+    let new = replace(service, id, pending.wanted(name)?, host).await?;
+    host.start_container(&new).await
 }
 
 /// How long containerd may take to give up what it holds of a container that Docker lost, and how often it is asked. What a

@@ -55,6 +55,14 @@ async fn one_that_containerd_holds_is_made_anew_only_if_it_is_not_given_up() {
         let log = take_log(&test);
         assert_eq!(log.contains(&"remove ecs_db_1".to_owned()), is_anew, "{refusals}: {log:?}");
         assert!(log.contains(&"start ecs_web_1".to_owned()), "{log:?}");
+        // One that dies later is started by the supervisor alone.
+        let containers = test.host.docker().containers("ecs", Look::Quick).await.expect("the fake lists");
+        let web = containers.iter().find(|container| container.name == "ecs_web_1").expect("it is there");
+        test.docker.held.lock().expect("no test panics here").insert("ecs_web_1".to_owned(), refusals);
+        start_again(&stack, &images, "web", web, &test.host).await.expect("it is started");
+        let log = take_log(&test);
+        assert_eq!(log.contains(&"remove ecs_web_1".to_owned()), is_anew, "{refusals}: {log:?}");
+        assert!(log.last().is_some_and(|last| last.starts_with("start ecs_web_1")), "{log:?}");
     }
 }
 

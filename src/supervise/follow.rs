@@ -281,7 +281,7 @@ async fn restart(due: &Due, running: &Running, host: &Host) -> Result<bool> {
             Ok(()) => {}
         }
     }
-    match host.start_container(&due.container.id).await {
+    match apply::start_again(&running.stack, &running.release.images, &due.service, &due.container, host).await {
         Ok(()) => Ok(true),
         Err(error) if is_away(&error) => Err(error),
         Err(error) => {
