@@ -29,7 +29,8 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Starting or stopping takes at least this much longer.
+/// Stopping takes at least this much longer. A reload of systemd (`daemon-reload`) takes it back: from then on the unit's own limit counts
+/// again, from the beginning (systemd issue 43000), so that must be long enough by itself.
 pub fn extend(by: Duration) {
     tell(&[NotifyState::ExtendTimeoutUsec(u32::try_from(by.as_micros()).unwrap_or(u32::MAX))]);
 }
@@ -37,26 +38,6 @@ pub fn extend(by: Duration) {
 /// How often systemd wants to hear from us, if it does.
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled()
-}
-
-/// Asks for more time every 20 s for as long as this lives, at most a day.
-pub struct Extension(tokio::task::JoinHandle<()>);
-
-impl Extension {
-    pub fn begin() -> Extension {
-        Extension(tokio::spawn(async {
-            for _ in 0..24 * 3600 / 20 {
-                extend(Duration::from_secs(60));
-                tokio::time::sleep(Duration::from_secs(20)).await;
-            }
-        }))
-    }
-}
-
-impl Drop for Extension {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// Feeds the watchdog while one long piece of work runs that has a deadline of its own; at most half an hour, so that a

@@ -68,9 +68,7 @@ pub async fn run(host: &Host, env_yml: Option<&str>) -> Result<()> {
 }
 
 async fn live(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<()> {
-    let extension = notify::Extension::begin();
     let running = start::start(host, env_yml, board).await?;
-    drop(extension);
     // This version of the appliance came up: one that ends as failed or in standby has not shown that it can run the app.
     if let Err(error) = host.keep_own() {
         tracing::warn!("{error:#}");

@@ -82,6 +82,9 @@ fn stopping_takes_the_stack_down_in_time_and_replacing_the_supervisor_does_not_t
     });
     assert_eq!(machine.ok(pids), before, "the containers kept their processes");
     assert_eq!(machine.ok("systemctl show -p StatusText --value appliance-supervisor").trim(), "running");
+    // A reload of systemd takes extended limits back, so that a long start would be killed by it: there is one limit from the beginning.
+    assert_eq!(machine.ok("systemctl show -p TimeoutStartUSec --value appliance-supervisor").trim(), "1d");
+    assert_eq!(machine.ok("systemctl show -p TimeoutStopUSec --value appliance").trim(), "10min");
     // One that hangs is noticed by systemd and replaced.
     machine.put(
         "/run/systemd/system/appliance-supervisor.service.d/test.conf",
