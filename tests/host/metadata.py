@@ -8,6 +8,8 @@ import time
 
 HERE, ADDRESS, PORT = sys.argv[1:] or ("/root", "169.254.169.254", "80")
 TOKEN = "c2Vzc2lvbi10b2tlbg=="
+# What cloud-init asks EC2 for beside the user-data.
+ABOUT = {"": b"instance-id\nlocal-hostname", "instance-id": b"i-0123456789abcdef0", "local-hostname": b"shop"}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -70,6 +72,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(200, TOKEN.encode() if self.headers.get("X-aws-ec2-metadata-token-ttl-seconds") else b"")
         elif method == "PUT" and mode == "bad-token":
             self.answer(200, b"line\nbreak: in a header")
+        elif method == "GET" and mode == "v2" and self.path.startswith("/2009-04-04/"):
+            about = data if self.path.endswith("/user-data") else ABOUT.get(self.path.partition("/meta-data/")[2])
+            self.answer(401) if token != TOKEN else self.answer(200 if about else 404, about or b"")
         elif method == "GET" and self.path == "/latest/user-data" and mode.startswith("v2"):
             if token != TOKEN:
                 self.answer(401)
