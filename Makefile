@@ -1,7 +1,7 @@
 # make demo | make test | make soak | make bench | make fuzz | make deb | make image. Each installs by itself what it needs, and says so.
 
 # What building and testing need from Debian, beside the Rust toolchain.
-PACKAGES = bash bsdextrautils ca-certificates chromium chromium-driver curl dash debian-archive-keyring bind9-dnsutils dosfstools dpkg-dev e2fsprogs fdisk \
+PACKAGES = bash binutils bsdextrautils ca-certificates chromium chromium-driver curl dash debian-archive-keyring bind9-dnsutils dosfstools dpkg-dev e2fsprogs fdisk \
   fonts-dejavu-core g++ gcc genisoimage gpg gpg-agent iproute2 libc6-dev lintian mmdebstrap mount mtools nmap openssh-client openssl ovmf poppler-utils procps python3-venv \
   qemu-system-x86 qemu-utils systemd systemd-container util-linux vagrant wrk xfsprogs xorriso zbar-tools
 CARGO_DENY_VERSION = 0.20.2
@@ -27,7 +27,7 @@ packages:
 tools: packages
 	@if ! $(TOOLS)/bin/cargo-deny --version 2>/dev/null | grep -q ' $(CARGO_DENY_VERSION)$$'; then \
 	  echo "installing cargo-deny $(CARGO_DENY_VERSION) into target/tools"; \
-	  cargo install cargo-deny --locked --quiet --version $(CARGO_DENY_VERSION) --root $(TOOLS); \
+	  cargo install cargo-deny --locked --quiet --debug --version $(CARGO_DENY_VERSION) --root $(TOOLS); \
 	fi
 	@if ! $(TOOLS)/gixy/bin/gixy --version 2>/dev/null | grep -q ' v$(GIXY_VERSION)$$'; then \
 	  echo "installing gixy $(GIXY_VERSION) into target/tools"; \
@@ -48,10 +48,11 @@ target/deb/appliance.deb: $(SOURCES) $(PACKAGING)
 	cargo build --release --locked
 	sh appliance-image/deb/build.sh target/release/appliance $@
 
-# The package as tests and demo install it: the same without link-time optimisation, which takes minutes less.
+# The package as tests and demo install it: from the build that tests are linked with, which takes minutes less.
 target/deb/appliance-test.deb: $(SOURCES) $(PACKAGING)
-	cargo build --profile quick --locked
-	sh appliance-image/deb/build.sh target/quick/appliance $@
+	cargo build --locked --bin appliance --example demo # With an example, whose dependencies' features are those of tests.
+	mkdir -p $(@D) && strip -o target/deb/appliance-test target/debug/appliance
+	sh appliance-image/deb/build.sh target/deb/appliance-test $@
 
 # A disk image that boots, by BIOS and UEFI: raw and qcow2. make image SUITE=trixie makes one of Debian 13.
 SUITE = bookworm

@@ -24,13 +24,18 @@ use std::time::{Duration, Instant};
 /// Looks until the condition holds; panics with what was seen last when the deadline passes.
 pub fn wait_for<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
     let end = Instant::now() + deadline;
+    // Looking costs the machine processes, so it is done more seldom the longer it takes.
+    let mut pause = Duration::from_millis(50);
     loop {
         match look() {
             Ok(value) => return value,
             Err(last) if Instant::now() >= end => {
                 panic!("{what}: not within {} s; last seen: {last}", deadline.as_secs())
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            Err(_) => {
+                std::thread::sleep(pause);
+                pause = (pause * 3 / 2).min(Duration::from_millis(300));
+            }
         }
     }
 }
