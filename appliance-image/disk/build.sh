@@ -11,6 +11,9 @@ suite=${3:-bookworm}
 here=$(cd "$(dirname "$0")" && pwd)
 case "$suite" in bookworm | trixie) ;; *) echo "no such suite: $suite" >&2 && exit 2 ;; esac
 
+# In a view of the mounts of its own: nothing that is mounted here can be left behind, or be taken off the machine that builds.
+[ -n "${IMAGE_MOUNTS:-}" ] || exec env IMAGE_MOUNTS=own unshare --mount --propagation private sh "$0" "$@"
+
 # All times in the image, and all its UUIDs, follow from the package.
 SOURCE_DATE_EPOCH=$(dpkg-parsechangelog -l "$here/../deb/changelog" -S Timestamp)
 export SOURCE_DATE_EPOCH
@@ -44,14 +47,14 @@ fi
 # The system. A kernel for every machine; both ways to boot; what Debian's own images for clouds have.
 packages=systemd,systemd-sysv,systemd-resolved,systemd-timesyncd,libpam-systemd,dbus,udev,linux-image-amd64,initramfs-tools,zstd
 packages=$packages,grub-pc-bin,grub-efi-amd64-bin,grub-efi-amd64-signed,shim-signed,grub2-common,cloud-init,cloud-guest-utils,netplan.io
-packages=$packages,openssh-server,sudo,locales,ca-certificates,curl,less,vim-tiny,bash-completion,fdisk,e2fsprogs,dosfstools
+packages=$packages,openssh-server,sudo,locales,ca-certificates,curl,less,vim-tiny,man-db,bash-completion,fdisk,e2fsprogs,dosfstools
 packages=$packages,docker.io,apparmor,iptables,postgresql,nginx-light,nftables,git,gpg,gpg-agent,openssl,procps,adduser,openssh-client,xorriso
 [ "$suite" = bookworm ] || packages=$packages,docker-cli
 mkdir "$work/files"
 cp "$deb" "$work/files/appliance.deb"
 cp "$here"/customize "$work/files/customize"
 mmdebstrap --quiet --variant=minbase --aptopt='APT::Install-Recommends "false"' \
-    --dpkgopt='path-exclude=/usr/share/man/[a-z][a-z]*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+    --dpkgopt='path-exclude=/usr/share/man/??/*' --dpkgopt='path-exclude=/usr/share/man/??_*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --include="$packages" \
     --customize-hook="sync-in $work/files /root" \
     --customize-hook='chroot "$1" sh -eu /root/customize && rm "$1/root/customize" "$1/root/appliance.deb"' \
@@ -60,6 +63,10 @@ mmdebstrap --quiet --variant=minbase --aptopt='APT::Install-Recommends "false"' 
 # Partitions and file systems, from the tree as it is now. UEFI reads no FAT whose sectors are not as long as those of its disk.
 make_image() {
     rm -f "$work/disk.raw"
+    # No time of the build is left.
+    find "$work/tree/boot" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
+    # By what the index of ext4's directories is mixed; random otherwise.
+    export SYSTEMD_REPART_MKFS_OPTIONS_EXT4="-E hash_seed=$seed,nodiscard,lazy_itable_init=1"
     unshare --mount sh -eu -c '
         mount --bind "$1" "$2/work"; mount --bind "$3" "$2/mnt"; mount -t proc proc "$2/proc"; mount -t tmpfs tmp "$2/tmp"
         chroot "$2" systemd-repart --offline=yes --sector-size=512 --empty=create --size=auto --dry-run=no --seed="$4" --root=/work/tree \
@@ -86,7 +93,9 @@ printf 'search.fs_uuid %s root\nset prefix=($root)/boot/grub\nconfigfile $prefix
 loop=$(losetup --find --show "$work/disk.raw")
 partx --add "$loop"
 mount "${loop}p3" "$work/mounted"
-for name in proc sys; do mount --rbind "/$name" "$work/mounted/$name"; done
+mount -t proc proc "$work/mounted/proc"
+# Without what is mounted in it: whether this machine has UEFI must not show in the menu.
+mount --bind /sys "$work/mounted/sys"
 # Devices by their UUIDs, as udev would have them: without that GRUB names the loop device.
 mount -t tmpfs dev "$work/mounted/dev"
 cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty "$loop" "${loop}p1" "${loop}p2" "${loop}p3" "$work/mounted/dev/"
@@ -106,7 +115,6 @@ loop=
 dd if="$work/disk.raw" of="$work/boot" bs=440 count=1 status=none
 core=$(sfdisk --json "$work/disk.raw" | sed -n 's/.*"start": *\([0-9]*\).*/\1/p' | head -n 1)
 dd if="$work/disk.raw" of="$work/core" bs=512 skip="$core" count=2048 status=none
-find "$work/tree/boot/grub" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 make_image
 [ "$(root_uuid)" = "$uuid" ] || { echo "the second image has another UUID than the first" >&2; exit 1; }
 dd if="$work/boot" of="$work/disk.raw" conv=notrunc status=none

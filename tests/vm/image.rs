@@ -2,15 +2,17 @@
 //! cuts while it is used and while it is updated, by BIOS and by UEFI.
 
 use crate::appliance::{Appliance, Repository, Source, curl};
+use crate::host::wait_for;
 use std::fs;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Somebody who writes notes, until told to end; which ones were acknowledged.
 struct Writer {
     ends: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
     thread: std::thread::JoinHandle<Vec<String>>,
 }
 
@@ -18,6 +20,8 @@ impl Writer {
     fn begin(https: u16, round: u32) -> Writer {
         let ends = Arc::new(AtomicBool::new(false));
         let told = ends.clone();
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
         let thread = std::thread::spawn(move || {
             let mut acknowledged = Vec::new();
             for number in 1.. {
@@ -27,11 +31,22 @@ impl Writer {
                 let text = format!("{round}.{number}");
                 if curl(https, &["--data-urlencode", &format!("text={text}")]).0 == 201 {
                     acknowledged.push(text);
+                    counted.store(acknowledged.len(), Ordering::Relaxed);
                 }
             }
             acknowledged
         });
-        Writer { ends, thread }
+        Writer { ends, count, thread }
+    }
+
+    /// Waits for the first one.
+    fn has_begun(&self) {
+        wait_for("a note that is acknowledged", Duration::from_secs(300), || {
+            match self.count.load(Ordering::Relaxed) {
+                0 => Err("none".to_owned()),
+                _ => Ok(()),
+            }
+        });
     }
 
     fn end(self) -> Vec<String> {
@@ -66,12 +81,14 @@ fn the_image_comes_up_by_itself_and_keeps_what_was_acknowledged() {
         "{}",
         appliance.ok("systemd-analyze; systemd-analyze blame --no-pager | head -n 25; df -h / /data /volatile")
     );
+    appliance.ok(ITS_OWN);
     let mut acknowledged: Vec<String> = Vec::new();
     let (mut random, mut version) = (seed, 1);
     for round in 1..=cuts {
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let part = f64::from(random >> 16) / 65536.0;
         let writer = Writer::begin(appliance.https, round);
+        writer.has_begun();
         // Somebody pulls the plug: while the app is used, and while it is updated.
         let updates = round % 2 == 0;
         let said = appliance.work.path().join("update");
@@ -86,7 +103,7 @@ fn the_image_comes_up_by_itself_and_keeps_what_was_acknowledged() {
         let was_over = update.as_mut().is_some_and(|update| update.try_wait().expect("it can be looked at").is_some());
         appliance.cut();
         let written = writer.end();
-        assert!(updates || !written.is_empty(), "nothing was written in {moment:?}");
+        assert!(!written.is_empty(), "nothing was written in {moment:?}");
         if let Some(mut update) = update {
             drop(update.kill());
             update.wait().expect("ssh ends");
@@ -116,6 +133,11 @@ fn the_image_comes_up_by_itself_and_keeps_what_was_acknowledged() {
         }
     }
 }
+
+/// What must not be the same on two machines was made after the image (whose files have the time of its package); the manual is there, and
+/// nothing answers the neighbours' questions for names.
+const ITS_OWN: &str = "set -e; for made in ssl/private/ssl-cert-snakeoil.key ssh/ssh_host_ed25519_key machine-id; do test /etc/$made -nt /usr/lib/appliance/appliance; done
+man -w appliance; ! ss -Hlntu | grep :5355";
 
 /// Every table and index of the cluster is whole, and can be read; nothing of that stays.
 const CHECK: &str = r#"set -e; PATH=$PATH:$(echo /usr/lib/postgresql/*/bin); pg_amcheck -U postgres --all --install-missing; pg_dumpall -U postgres >/dev/null
