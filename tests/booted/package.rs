@@ -14,7 +14,9 @@ fn it_is_installed_upgraded_removed_and_purged_and_data_stays() {
     let machine = Machine::boot("package");
     // From nothing, by the one command of the README.
     machine.ok("dpkg --purge appliance >/dev/null; rm -rf /app; deluser --quiet app 2>/dev/null || true");
-    let said = machine.ok("cd /root && DEBIAN_FRONTEND=noninteractive apt-get install -y ./appliance.deb 2>&1");
+    let said = machine.ok(
+        "mkdir /root/got && cd /root/got && cp ../appliance.deb appliance_1_amd64.deb && DEBIAN_FRONTEND=noninteractive apt-get install -y ./appliance_*.deb 2>&1",
+    );
     assert!(!said.to_lowercase().contains("warn") && !said.to_lowercase().contains("failed"), "{said}");
     assert_eq!(
         machine.ok("systemctl is-enabled appliance appliance-update.timer appliance-crl.timer"),
@@ -51,7 +53,11 @@ fn it_is_installed_upgraded_removed_and_purged_and_data_stays() {
         machine.ok(&format!("test ! -e '{file}' || {{ echo '{file} was left'; exit 1; }}"));
     }
     machine.ok("test -e /var/lib/appliance && test -e /data/etc/ledger.json && systemctl is-active postgresql@15-main nginx docker");
+    // As an update leaves it where a node exporter is.
+    machine.put("/var/lib/prometheus/node-exporter/appliance.prom", "x 1\n", 0o644);
+    assert_ne!(machine.ok("ls /var/www/html | grep -e 503 -e unavailable"), "");
     machine.ok("dpkg --purge appliance");
+    assert_eq!(machine.ok("ls /var/www/html | grep -e 503 -e unavailable || true"), "");
     let left = machine.ok(
         "find / -xdev \\( -path /proc -o -path /data -o -path /app -o -path /root -o -path /var/lib/docker -o -path /srv -o -path /var/log -o \
          -path /var/lib/postgresql -o -path /var/backups \\) -prune -o -name '*appliance*' -print | grep -v -e /etc/postgresql/ -e ^/sys -e ^/dev || true",
@@ -80,15 +86,19 @@ fn units_of_the_scripts_before_are_moved_aside_or_masked() {
     unit("prepare-ecs.service", "Type=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true");
     unit("appliance-failed@.service", "ExecStart=/bin/touch /run/appliance-failed");
     unit("appliance-backup.service", "ExecStart=/bin/true");
+    unit("watch-ecs-ca.service", "ExecStart=/bin/true");
+    unit("docker.service", "ExecStart=/usr/bin/dockerd");
     machine.ok("systemctl daemon-reload && systemctl enable --quiet appliance prepare-ecs && systemctl start appliance prepare-ecs");
+    assert_ne!(machine.sh("systemctl restart docker; systemctl is-active docker").code, 0, "theirs cannot start");
     let said = machine.ok("cd /root && DEBIAN_FRONTEND=noninteractive apt-get install -y ./appliance.deb 2>&1");
     assert!(said.contains("/etc/systemd/system/appliance.service is in /var/backups/appliance/units now"), "{said}");
     let look = "systemctl show -p FragmentPath --value appliance; systemctl is-active appliance; systemctl is-enabled prepare-ecs 'appliance-failed@x' \
-                appliance-backup appliance; pgrep -fc 'sleep 10000[0]'; ls /var/backups/appliance/units";
+                appliance-backup watch-ecs-ca appliance; pgrep -fc 'sleep 10000[0]'; ls /var/backups/appliance/units; \
+                systemctl show -p FragmentPath --value docker; systemctl is-active docker";
     assert_eq!(
         machine.sh(look).stdout,
-        "/lib/systemd/system/appliance.service\ninactive\nmasked\nmasked\ndisabled\nenabled\n0\nappliance-failed@.service\nappliance.service\n\
-         prepare-ecs.service\n"
+        "/lib/systemd/system/appliance.service\ninactive\nmasked\nmasked\ndisabled\nmasked\nenabled\n0\nappliance-failed@.service\nappliance.service\n\
+         docker.service\nprepare-ecs.service\nwatch-ecs-ca.service\n/lib/systemd/system/docker.service\nactive\n"
     );
     put_stack(&machine, "quiet", "services:\n  a: {image: stub:1, stop_grace_period: 1s}\n");
     machine.ok("systemctl start appliance");
@@ -98,6 +108,8 @@ fn units_of_the_scripts_before_are_moved_aside_or_masked() {
     machine.ok(
         "dpkg --install /root/appliance.deb >/dev/null 2>&1 && test -e /etc/systemd/system/appliance-update.service",
     );
+    // Purged, nothing of it keeps the units of before from being put back.
+    machine.ok("dpkg --purge appliance && test ! -L /etc/systemd/system/prepare-ecs.service && test -e /var/backups/appliance/units/prepare-ecs.service");
 }
 
 /// What the Vagrantfile runs in its machine, with what it has copied there; twice, as `vagrant provision` does.

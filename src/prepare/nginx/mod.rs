@@ -12,7 +12,7 @@ use crate::env::Env;
 use crate::host::{Changed, Cmd, File, Host, Owed, UnitState};
 use crate::state::Ledger;
 use crate::value::Route;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use limits::Limits;
 use std::time::Duration;
 
@@ -178,6 +178,9 @@ async fn test(host: &Host, site: &str, limits: Option<&Limits>) -> Result<()> {
 }
 
 /// The text with the include of a directory spelled out, and one of its files replaced.
+///
+/// # Errors
+/// There is no such include: the file would be tested by nobody, and serve nobody.
 fn with_candidate(text: &str, host: &Host, directory: &str, path: &str, candidate: &str) -> Result<String> {
     let mut includes = String::new();
     for name in host.names(directory)? {
@@ -185,5 +188,34 @@ fn with_candidate(text: &str, host: &Host, directory: &str, path: &str, candidat
             includes.push_str(&format!("include {directory}/{name}; "));
         }
     }
-    Ok(text.replace(&format!("include {directory}/*.conf;"), &format!("{includes}include {candidate};")))
+    let wanted = format!("{directory}/*.conf;");
+    // From nginx's own directory.
+    let short = wanted.strip_prefix("/etc/nginx/").unwrap_or(&wanted);
+    let is_include = |line: &&str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        ["include", what] => what == wanted || what == short,
+        _ => false,
+    };
+    let Some(include) = text.lines().find(is_include) else {
+        bail!("{} does not include {directory}: a line 'include {wanted}' is missing in it", limits::MAIN);
+    };
+    Ok(text.replacen(include, &format!("{includes}include {candidate};"), 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::TestHost;
+
+    #[test]
+    fn a_candidate_takes_the_place_of_its_file_or_the_include_is_missed() {
+        let test = TestHost::new();
+        test.host.put("/etc/nginx/conf.d/a.conf", b"", 0o644).expect("the file can be written");
+        let with = |text: &str| with_candidate(text, &test.host, "/etc/nginx/conf.d", SITE, "/new");
+        let spelled = "http {\ninclude /etc/nginx/conf.d/a.conf; include /new;\n}\n";
+        for include in ["\tinclude /etc/nginx/conf.d/*.conf;", "include   conf.d/*.conf;"] {
+            assert_eq!(with(&format!("http {{\n{include}\n}}\n")).expect("it is there"), spelled);
+        }
+        let error = with("http {\n#include /etc/nginx/conf.d/*.conf;\n}\n").expect_err("it is not there");
+        assert!(error.to_string().contains("'include /etc/nginx/conf.d/*.conf;' is missing"), "{error}");
+    }
 }
