@@ -47,12 +47,13 @@ deb: packages target/deb/appliance.deb
 target/deb/appliance.deb: $(SOURCES) $(PACKAGING)
 	cargo build --release --locked
 	sh appliance-image/deb/build.sh target/release/appliance $@
+	ln -f $@ $(@D)/appliance_$$(dpkg-deb --field $@ Version)_$$(dpkg --print-architecture).deb
 
 # The package as tests and demo install it: from the build that tests are linked with, which takes minutes less.
 target/deb/appliance-test.deb: $(SOURCES) $(PACKAGING)
 	cargo build --locked --bin appliance --example demo # With an example, whose dependencies' features are those of tests.
-	mkdir -p $(@D) && strip -o target/deb/appliance-test target/debug/appliance
-	sh appliance-image/deb/build.sh target/deb/appliance-test $@
+	mkdir -p target/test && strip -o target/test/appliance target/debug/appliance
+	sh appliance-image/deb/build.sh target/test/appliance $@
 
 # A disk image that boots, by BIOS and UEFI: raw and qcow2. make image SUITE=trixie makes one of Debian 13.
 SUITE = bookworm

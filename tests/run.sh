@@ -33,6 +33,9 @@ tests() {
     if [ $code -ne 0 ] && [ "$2" -eq 0 ]; then
         failed=$((failed + 1))
         echo "FAILED: $name ended with $code"
+    elif [ $(($1 + $2)) -eq 0 ]; then
+        failed=$((failed + 1))
+        echo "FAILED: $name ran nothing"
     fi
 }
 

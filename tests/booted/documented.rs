@@ -137,8 +137,16 @@ fn every_command_of_the_docs_does_what_they_say() {
     assert!(machine.get("/app/env.yml").contains(&format!("KEY={}", CANARIES[0])));
 
     // Data were deleted.
-    run("appliance database dump /root/shop.pgdump");
+    let dump = run("appliance database dump");
+    let named = "/data/shop-pgdump/shop-20261126-040000.pgdump";
+    machine.ok(&format!("mkdir -p /data/shop-pgdump && cp '{}' {named}", dump.lines().last().unwrap_or_default()));
     keep_note(&machine, "after");
+    run(&format!("appliance database restore {named} --yes"));
+    wait_for_phase(&machine, "running");
+    assert_eq!(notes(&machine), ["before"]);
+    // A dump that was kept elsewhere.
+    keep_note(&machine, "again");
+    machine.ok(&format!("cp {named} /root/shop.pgdump"));
     run("appliance database restore /root/shop.pgdump --yes");
     wait_for_phase(&machine, "running");
     assert_eq!(notes(&machine), ["before"]);

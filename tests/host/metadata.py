@@ -8,6 +8,8 @@ import time
 
 HERE, ADDRESS, PORT = sys.argv[1:] or ("/root", "169.254.169.254", "80")
 TOKEN = "c2Vzc2lvbi10b2tlbg=="
+# Made before it is asked for: it takes longer than an asker may wait.
+BOMB = gzip.compress(b"#" * (200 << 20), 1)
 # What cloud-init asks EC2 for beside the user-data.
 ABOUT = {"": b"instance-id\nlocal-hostname", "instance-id": b"i-0123456789abcdef0", "local-hostname": b"shop"}
 
@@ -79,7 +81,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if token != TOKEN:
                 self.answer(401)
             elif mode == "v2-bomb":
-                self.answer(200, gzip.compress(b"#" * (200 << 20)))
+                self.answer(200, BOMB)
             else:
                 self.answer(200, gzip.compress(data) if mode == "v2-gzip" else data)
         elif method == "GET" and self.path == "/latest/user-data" and mode in ("v1", "v1-hanging-token", "bad-token"):

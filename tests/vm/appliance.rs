@@ -152,7 +152,7 @@ impl Appliance {
             Source::Cidata => {
                 fs::write(path("env.yml"), env).expect("the env can be written");
                 run(
-                    concat!(env!("CARGO_MANIFEST_DIR"), "/target/deb/appliance-test"),
+                    concat!(env!("CARGO_MANIFEST_DIR"), "/target/test/appliance"),
                     &["env", "package", &path("env.yml")],
                 );
                 fs::rename(path("env-cidata.iso"), path("drive")).expect("env package has made the drive");

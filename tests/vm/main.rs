@@ -17,7 +17,7 @@ fn drives_as_clouds_have_them_are_read() {
     let directory = tempfile::tempdir().expect("a directory can be made");
     let here = |name: &str| directory.path().join(name);
     let path = |name: &str| here(name).display().to_string();
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/deb/appliance-test");
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test/appliance");
     let appliance = program.display().to_string();
     let env = |domain: &str| {
         format!(

@@ -101,7 +101,7 @@ findmnt --noheadings --output TARGET,OPTIONS /data | grep -o -e /data -e noatime
 #[test]
 fn a_layout_is_made_from_nothing_whatever_is_killed_and_found_again() {
     let directory = tempfile::tempdir().expect("a directory can be made");
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/deb/appliance-test");
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test/appliance");
     let env = directory.path().join("env.yml");
     std::fs::write(&env, ENV).expect("the file can be written");
     let vm = Vm::new().disk(DISK).disk(DISK).disk(DISK);
@@ -200,7 +200,7 @@ echo "killed: $(tr '\n' ',' < /run/killed)"
 #[test]
 fn the_root_grows_with_its_disk_whatever_is_killed() {
     let directory = tempfile::tempdir().expect("a directory can be made");
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/deb/appliance-test");
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test/appliance");
     let env = directory.path().join("env.yml");
     let text = "appliance:\n  domain: a.example.test\n  storage: {grow_root: true, ignore: {data: true, volatile: true}}\n\
                 app: {name: shop, git: {source: /srv/x.git}}\n";
