@@ -61,9 +61,12 @@ IMAGING = $(shell find appliance-image/disk -type f)
 image: packages target/image/appliance-$(SUITE).qcow2
 target/image/appliance-$(SUITE).qcow2: target/deb/appliance.deb $(IMAGING)
 	$(AS_ROOT) env IMAGE_TOOLS=$(CURDIR)/target/image/tools-trixie sh appliance-image/disk/build.sh target/deb/appliance.deb target/image $(SUITE)
-# As tests start it, from the package that they install.
-target/image/test/appliance-bookworm.qcow2: target/deb/appliance-test.deb $(IMAGING)
-	$(AS_ROOT) env IMAGE_TOOLS=$(CURDIR)/target/image/tools-trixie sh appliance-image/disk/build.sh target/deb/appliance-test.deb target/image/test bookworm
+# As tests start it, from the package that they install; and another one, which must be the same.
+TEST_IMAGE = $(AS_ROOT) env IMAGE_TOOLS=$(CURDIR)/target/image/tools-trixie sh appliance-image/disk/build.sh target/deb/appliance-test.deb $(@D) $*
+target/image/test/appliance-%.qcow2: target/deb/appliance-test.deb $(IMAGING)
+	$(TEST_IMAGE)
+target/image/again/appliance-%.qcow2: target/deb/appliance-test.deb $(IMAGING)
+	$(TEST_IMAGE)
 
 demo: packages target/deb/appliance-test.deb
 	@cargo run --quiet --locked --example demo
@@ -81,8 +84,10 @@ test: tools target/deb/appliance-test.deb
 
 # What `make test` only takes a sample of: updates that are cut off in every stage, in every way; a layout of disks that is cut off
 # before and after every command; an upgrade of PostgreSQL that is killed, and one that the app does not come up on; the
-# disk image from nothing, and power cuts while it is used.
-soak: tools target/deb/appliance-test.deb target/image/test/appliance-bookworm.qcow2
+# disk image from nothing, of both Debians and built twice, by every kind of cloud, and ten power cuts.
+soak: tools target/deb/appliance-test.deb target/image/test/appliance-bookworm.qcow2 target/image/test/appliance-trixie.qcow2 target/image/again/appliance-bookworm.qcow2
+	cmp target/image/test/appliance-bookworm.qcow2 target/image/again/appliance-bookworm.qcow2
+	APPLIANCE_IMAGE=target/image/test/appliance-trixie.qcow2 cargo test --locked --test vm -- --nocapture the_image_comes_up
 	APPLIANCE_MATRIX=all cargo test --locked --test booted -- --nocapture cut_off another_major
 	APPLIANCE_MATRIX=all cargo test --locked --test vm -- --nocapture a_layout the_image
 

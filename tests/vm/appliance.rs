@@ -133,8 +133,10 @@ pub struct Appliance {
 
 impl Appliance {
     pub fn new(source: Source, repository: &Repository) -> Appliance {
-        let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/image/test/appliance-bookworm.qcow2");
-        assert!(image.exists(), "{} is missing; make soak builds it", image.display());
+        let image = std::env::var("APPLIANCE_IMAGE");
+        let image = image.unwrap_or_else(|_| "target/image/test/appliance-bookworm.qcow2".to_owned());
+        let image = Path::new(env!("CARGO_MANIFEST_DIR")).join(image);
+        assert!(image.exists(), "{} is missing; make test builds it", image.display());
         let work = tempfile::tempdir().expect("a directory can be made");
         let path = |name: &str| work.path().join(name).display().to_string();
         let backing = image.display().to_string();
