@@ -6,12 +6,12 @@
 #[path = "host/mod.rs"]
 mod host;
 
-use host::{Machine, apps, machine, wait_for};
+use host::{Machine, apps, wait_for};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 fn main() {
-    machine::ON_DISK.store(true, std::sync::atomic::Ordering::Relaxed);
+    host::ground::ON_DISK.store(true, std::sync::atomic::Ordering::Relaxed);
     if std::env::args().nth(1).as_deref() == Some("reloads") {
         return table(&reloads());
     }

@@ -11,7 +11,7 @@ use std::fs;
 const LEFT: &str = "/run/appliance-test/demo";
 
 fn main() {
-    machine::ON_DISK.store(true, std::sync::atomic::Ordering::Relaxed);
+    host::ground::ON_DISK.store(true, std::sync::atomic::Ordering::Relaxed);
     let left = fs::read_to_string(LEFT).ok();
     let alive = left.as_deref().and_then(|left| left.split_whitespace().next()).is_some_and(machine::is_alive);
     match (std::env::args().nth(1).as_deref(), left) {

@@ -2,6 +2,7 @@
 //! kept until somebody says otherwise.
 
 use crate::host::apps::*;
+use crate::host::sample::{is_soak, seed};
 use crate::host::{Machine, wait_for};
 use std::time::Duration;
 
@@ -99,11 +100,8 @@ fn another_major_version_is_gone_to_and_come_back_from() {
     machine.ok("test ! -e /var/lib/postgresql/17/main && test ! -e /etc/postgresql/17/main");
 
     // Killed at any moment: the old one is in use again, or the new one is. By the watcher, or by the next boot.
-    let seed = std::env::var("APPLIANCE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(std::process::id);
-    println!("APPLIANCE_SEED={seed}");
-    let soak = std::env::var_os("APPLIANCE_MATRIX").is_some();
-    let rounds = if soak { 12 } else { 3 };
-    let mut cut = seed;
+    let rounds = if is_soak() { 12 } else { 3 };
+    let mut cut = seed();
     for round in 1..=rounds {
         cut = cut.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let seconds = 2.0 + f64::from(cut >> 16) / 65536.0 * 18.0;
@@ -146,7 +144,7 @@ fn another_major_version_is_gone_to_and_come_back_from() {
     machine.ok("appliance postgres forget --yes");
 
     // An app that does not come up on it, which takes its time, goes back.
-    if soak {
+    if is_soak() {
         let hook = "#!/bin/sh\n[ \"$4\" != finish ] || psql -p 5432 -qc 'ALTER DATABASE notes CONNECTION LIMIT 0'\n";
         machine.put("/etc/postgresql-common/pg_upgradecluster.d/closer", hook, 0o755);
         let out = machine.sh_for(1800, "appliance postgres upgrade --yes");

@@ -1,13 +1,12 @@
 //! One booted host: a throw-away overlay over the root file system, booted by systemd-nspawn, with an address of its
 //! own. It is powered off and removed when it is dropped; a test that failed leaves its journal behind.
 
-use super::{rootfs, wait_for};
+use super::{ground, rootfs, wait_for};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// What a command left.
@@ -36,21 +35,6 @@ pub struct Machine {
     bare: bool,
 }
 
-/// Whether hosts are on this machine's disk in any case: where they are measured, or stay.
-pub static ON_DISK: AtomicBool = AtomicBool::new(false);
-
-/// Memory that must be left to put one more host into it, in kB.
-const PLENTY_KB: u64 = 6 << 20;
-
-/// Tests need no disk that is one, only its meaning: a host whose power is cut finds everything again. In memory they take
-/// a third less of the processors.
-fn is_in_memory() -> bool {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available =
-        text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse().ok());
-    !ON_DISK.load(Ordering::Relaxed) && available.is_some_and(|available: u64| available > PLENTY_KB)
-}
-
 /// How long booting or powering off may take.
 const BOOT: Duration = Duration::from_secs(120);
 /// How long a command may take, in seconds, unless told otherwise.
@@ -76,20 +60,9 @@ impl Machine {
         let parts = parts();
         let (network, claim) = claim_network();
         let base = PathBuf::from(format!("/var/tmp/appliance-test/{name}-{network}"));
-        remove(&base);
+        ground::remove(&base);
         fs::create_dir_all(&base).expect("the host's directory can be made");
-        if let Some(megabytes) = megabytes {
-            let image = disk(&base).display().to_string();
-            rootfs::run("truncate", &[&format!("--size={megabytes}M"), &image]);
-            // Nothing is kept for root: full is full.
-            rootfs::run("mkfs.ext4", &["-q", "-F", "-m", "0", &image]);
-            rootfs::run("mount", &["-o", "loop", &image, &base.display().to_string()]);
-        } else if is_in_memory() {
-            rootfs::run(
-                "mount",
-                &["-t", "tmpfs", "-o", "mode=0755,size=75%", "appliance-test", &base.display().to_string()],
-            );
-        }
+        ground::lay(&base, megabytes);
         let docker = base.join("docker");
         rootfs::run(
             "cp",
@@ -107,7 +80,7 @@ impl Machine {
     pub(super) fn boot_bare(name: &str, rootfs: &Path, docker: &Path) -> Machine {
         let (network, claim) = claim_network();
         let base = PathBuf::from(format!("/var/tmp/appliance-test/{name}-{network}"));
-        remove(&base);
+        ground::remove(&base);
         fs::create_dir_all(&base).expect("the host's directory can be made");
         let docker = docker.to_owned();
         let machine =
@@ -411,7 +384,7 @@ pub fn is_alive(pid: &str) -> bool {
 }
 
 fn clean_up(base: &Path, id: &str) {
-    remove(base);
+    ground::remove(base);
     remove_link(id);
     for kind in ["systemd", "unified"] {
         let cgroup = format!("/sys/fs/cgroup/{kind}/{id}");
@@ -438,23 +411,4 @@ fn claim_network() -> (u8, fs::File) {
         }
     }
     panic!("all 250 networks are in use");
-}
-
-fn remove(base: &Path) {
-    let root = base.join("root");
-    if root.exists() {
-        // Not mounted is as good as unmounted.
-        drop(Command::new("umount").arg("--lazy").arg(&root).stderr(Stdio::null()).status());
-    }
-    // Where it has a disk of its own.
-    drop(Command::new("umount").arg("--lazy").arg(base).stderr(Stdio::null()).status());
-    drop(fs::remove_file(disk(base)));
-    if base.exists() {
-        drop(Command::new("rm").args(["-rf", "--one-file-system"]).arg(base).status());
-    }
-}
-
-/// The image of a host's own disk.
-fn disk(base: &Path) -> PathBuf {
-    base.with_extension("disk")
 }

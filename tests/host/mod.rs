@@ -1,8 +1,8 @@
 //! A booted Debian host to test on: systemd as PID 1 under systemd-nspawn, with real Docker, PostgreSQL and nginx.
 //!
-//! `rootfs.rs` builds what it boots from, `machine.rs` boots it and talks to it, `apps.rs` brings the apps that run on it,
+//! `rootfs.rs` builds what it boots from, `machine.rs` boots it and talks to it (on what `ground.rs` lays), `apps.rs` brings the apps that run on it,
 //! `acme.rs` certificate authorities (`limits.py` makes one of them say no), `browser.rs` a browser, `load.rs` many visitors, `scale.rs` a hundred containers, `boot.rs` how long a boot takes, `drive.rs` drives with file
-//! systems, `vm.rs` is a virtual machine for what needs a kernel of its own, `metadata.py` a cloud's metadata service.
+//! systems, `sample.rs` says what `make test` takes of long tests, `vm.rs` is a virtual machine for what needs a kernel of its own, `metadata.py` a cloud's metadata service.
 #![allow(dead_code)] // Shared by the tests, the bench and the demo, none of which uses all of it.
 
 pub mod acme;
@@ -10,9 +10,11 @@ pub mod apps;
 pub mod boot;
 pub mod browser;
 pub mod drive;
+pub mod ground;
 pub mod load;
 pub mod machine;
 pub mod rootfs;
+pub mod sample;
 pub mod scale;
 pub mod updates;
 pub mod vm;

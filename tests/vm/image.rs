@@ -2,6 +2,7 @@
 //! cuts while it is used and while it is updated, by BIOS and by UEFI.
 
 use crate::appliance::{Appliance, Repository, Source, curl};
+use crate::host::sample::{is_soak, seed};
 use crate::host::wait_for;
 use std::fs;
 use std::process::Stdio;
@@ -53,18 +54,6 @@ impl Writer {
         self.ends.store(true, Ordering::Relaxed);
         self.thread.join().expect("the writer does not panic")
     }
-}
-
-/// `make soak`: everything, instead of a sample.
-fn is_soak() -> bool {
-    std::env::var_os("APPLIANCE_MATRIX").is_some()
-}
-
-/// What a sample is taken by; printed, so that it can be taken again.
-fn seed() -> u32 {
-    let seed = std::env::var("APPLIANCE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(std::process::id);
-    println!("APPLIANCE_SEED={seed}");
-    seed
 }
 
 #[test]

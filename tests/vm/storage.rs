@@ -1,5 +1,6 @@
 //! The storage layout on real disks: made from nothing, killed before and after every single command, once more, refused, at the next boot.
 
+use crate::host::sample::{is_soak, seed};
 use crate::host::vm::Vm;
 use std::path::Path;
 
@@ -107,10 +108,7 @@ fn a_layout_is_made_from_nothing_whatever_is_killed_and_found_again() {
     let vm = Vm::new().disk(DISK).disk(DISK).disk(DISK);
     let begin = "set -e; A=$PWD/appliance; mkdir -p /app /var/lib/appliance; cp env.yml /app/env.yml\n\
                  id app >/dev/null 2>&1 || { useradd --create-home app; useradd --system postgres; }\n";
-    let soak = std::env::var_os("APPLIANCE_MATRIX").is_some();
-    let seed = std::env::var("APPLIANCE_SEED").unwrap_or_else(|_| std::process::id().to_string());
-    println!("APPLIANCE_SEED={seed}");
-    let killed = KILLED.replace("SEED", &seed).replace("EVERY", if soak { "1" } else { "5" });
+    let killed = KILLED.replace("SEED", &seed().to_string()).replace("EVERY", if is_soak() { "1" } else { "5" });
     let script = format!(
         "{begin}echo PLAN; $A plan --step storage || [ $? = 2 ]
          [ ! -e /dev/vdc1 ]
