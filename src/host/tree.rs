@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods)] // This is the door they are disallowed for.
 
 use super::beside::sync_parent;
+use super::exec::{MAX_TAIL, Output};
 use super::{Cmd, Host};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, HashMap};
@@ -25,15 +26,14 @@ const SLOWEST: u64 = 1 << 20;
 const AT_LEAST: Duration = Duration::from_secs(3600);
 
 impl Host {
-    /// What a directory takes on its own file system.
+    /// What a directory takes on its own file system; what vanishes meanwhile, as it does where services run, does not count.
+    ///
+    /// # Errors
+    /// The directory is not there, or something in it cannot be looked at.
     pub async fn extent(&self, path: &str) -> Result<Extent> {
         let measure = |option: &'static str| {
             let cmd = Cmd::new("du", ["--summarize", "--one-file-system", option, path]).deadline(AT_LEAST);
-            async move {
-                let told = self.ask(cmd).await?.stdout;
-                let number = told.split_whitespace().next().and_then(|number| number.parse().ok());
-                number.with_context(|| format!("du tells no size of {path}"))
-            }
+            async move { told_by_du(&self.try_ask(cmd).await?).with_context(|| format!("could not measure {path}")) }
         };
         Ok(Extent { bytes: measure("--block-size=1").await?, files: measure("--inodes").await? })
     }
@@ -86,6 +86,18 @@ impl Host {
         let work = tokio::task::spawn_blocking(move || difference(&one, &other));
         work.await.context("the comparison was interrupted")?
     }
+}
+
+/// The number that `du` told. Where all it complains of are names that were gone when it came to them, it is as good as any.
+fn told_by_du(output: &Output) -> Result<u64> {
+    let is_cut = output.stderr.len() >= MAX_TAIL;
+    let complaints = output.stderr.lines().skip(usize::from(is_cut));
+    let doubtful = complaints.filter(|line| !line.ends_with(": No such file or directory")).collect::<Vec<_>>();
+    if !matches!(output.code, Some(0 | 1)) || !doubtful.is_empty() {
+        bail!("du ended with {:?}: {}", output.code, doubtful.join("; "));
+    }
+    let number = output.stdout.split_whitespace().next().and_then(|number| number.parse().ok());
+    number.with_context(|| format!("du tells no size: {}", output.stderr.trim()))
 }
 
 /// A program that goes on for no moment longer than this process: the next run would meet it in the same directory.
@@ -236,7 +248,31 @@ fn attributes(path: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::exec::{Exec, SystemExec};
     use crate::host::fake::TestHost;
+
+    #[tokio::test]
+    async fn what_vanishes_while_it_is_measured_is_no_error_and_what_cannot_be_read_is() {
+        let test = TestHost::new();
+        let here = |path: &str| test.host.path(path).display().to_string();
+        fs::create_dir_all(here("/there")).expect("it can be made");
+        fs::write(here("/there/file"), "contents").expect("it can be written");
+        let du = async |paths: &[&str]| {
+            let args =
+                ["--summarize", "--inodes"].map(str::to_owned).into_iter().chain(paths.iter().map(|path| here(path)));
+            SystemExec.run(&Cmd::new("du", args)).await.expect("it runs")
+        };
+        // What du says of a name that is not there any more, in its own words.
+        let vanished = du(&["/there", "/gone"]).await;
+        assert_eq!(vanished.code, Some(1));
+        assert_eq!(told_by_du(&vanished).expect("what is there counts"), 2);
+        let nothing = told_by_du(&du(&["/gone"]).await).expect_err("there is nothing").to_string();
+        assert!(nothing.contains("/gone'"), "{nothing}");
+        let broken = "du: cannot read directory '/there/b': Input/output error";
+        let output = Output { stderr: format!("{}{broken}\n", vanished.stderr), ..vanished };
+        let error = told_by_du(&output).expect_err("a disk that cannot be read").to_string();
+        assert!(error.ends_with(broken), "{error}");
+    }
 
     #[tokio::test]
     async fn every_kind_of_difference_is_found() {
