@@ -22,6 +22,16 @@ const TAGS: &str = "+refs/tags/*:refs/tags/*";
 /// How often a transfer is tried again, and after how long: a network that is only just coming up.
 const RETRIES_S: [u64; 3] = [1, 3, 6];
 
+/// A transfer that failed, as it does while a network or a server is away: it may go well another time.
+#[derive(Debug)]
+pub struct NotFetched(String);
+
+impl std::fmt::Display for NotFetched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "could not fetch {}", self.0)
+    }
+}
+
 pub(super) struct Git<'a> {
     pub(super) app: &'a App,
     pub(super) directory: String,
@@ -103,9 +113,7 @@ impl Git<'_> {
                     tracing::warn!("could not fetch {}, trying again in {seconds} s: {error:#}", self.app.git.source);
                     tokio::time::sleep(Duration::from_secs(*seconds)).await;
                 }
-                (Err(error), None) => {
-                    return Err(error).with_context(|| format!("could not fetch {}", self.app.git.source));
-                }
+                (Err(error), None) => return Err(error.context(NotFetched(self.app.git.source.to_string()))),
             }
         }
     }

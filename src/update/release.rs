@@ -39,7 +39,7 @@ pub async fn first(env: &Env, ledger: &mut Ledger, host: &Host, _lock: &Lock, pr
     begin(env, ledger, Stage::Fetch, None, host)?;
     progress("fetching the app");
     let directory = stack::checkout(env);
-    let fetched = git::fetch(&env.app, &directory, None, host).await;
+    let fetched = patient_fetch(env, &directory, host, progress).await;
     let fetched = fetched.map_err(|error| no_release("The app could not be fetched", error))?;
     fetched.verify().await.map_err(|error| no_release("The app's commit is not trusted", error))?;
     begin(env, ledger, Stage::Build, Some(&fetched.target), host)?;
@@ -54,6 +54,28 @@ pub async fn first(env: &Env, ledger: &mut Ledger, host: &Host, _lock: &Lock, pr
             Err(no_release("The app could not be built", error))
         }
     }
+}
+
+/// After how long a first transfer is tried again; all of them take an hour. Nobody may be looking at a new machine whose network, or
+/// whose git server, comes up later than itself.
+const PATIENCE_S: [u64; 16] = [5, 15, 30, 60, 120, 240, 300, 300, 300, 300, 300, 300, 300, 300, 300, 300];
+
+async fn patient_fetch<'a>(
+    env: &'a Env,
+    directory: &str,
+    host: &'a Host,
+    progress: Progress<'_>,
+) -> Result<git::Fetched<'a>> {
+    for seconds in PATIENCE_S {
+        match git::fetch(&env.app, directory, None, host).await {
+            Err(error) if error.is::<git::NotFetched>() => {
+                progress(&format!("the app could not be fetched and is tried again in {seconds} s: {error:#}"));
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+            }
+            ended => return ended,
+        }
+    }
+    git::fetch(&env.app, directory, None, host).await
 }
 
 /// Checks out and builds what was fetched. Nothing that runs is touched.

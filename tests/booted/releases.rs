@@ -67,7 +67,11 @@ fn no_build_is_standby_a_failed_migration_or_a_sick_app_is_failed_and_a_good_one
     assert!(ledger.contains(v5.trim()) && ledger.contains("\"current\": null"), "{ledger}");
     machine.ok("appliance recover");
 
+    // Its server comes up later than the host.
+    machine.ok("mv /srv/notes.git /srv/away.git");
     try_version(&machine, "v3");
+    wait_for_another_try(&machine, "could not fetch file:///srv/notes.git");
+    machine.ok("mv /srv/away.git /srv/notes.git");
     wait_for_phase(&machine, "running");
     let (code, body) = get(&machine, "/health");
     assert!(code == 200 && body.contains("v3"), "{code} {body}");

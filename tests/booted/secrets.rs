@@ -30,7 +30,7 @@ fn no_secret_reaches_journal_status_arguments_or_readable_files() {
     machine.ok("rm /app/etc/ledger.json");
     machine.put("/app/env.yml", env_yml(&machine, "v1").replace("file:///srv/notes.git", wrong), 0o600);
     machine.ok("systemctl restart appliance");
-    wait_for_end(&machine, "standby", 3);
+    wait_for_another_try(&machine, "could not fetch");
     let status = machine.sh("appliance status; appliance status --json").all();
     assert!(status.contains("(secret)@127.0.0.1:9"), "{status}");
     machine.ok("touch /root/enough");

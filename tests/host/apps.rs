@@ -104,6 +104,15 @@ pub fn wait_for_end(machine: &Machine, wanted: &str, code: i32) -> String {
     machine.sh("appliance status").stdout
 }
 
+/// Waits until a first start has failed to fetch the app, for this reason, and waits for another try; gives back what `appliance status`
+/// says of it.
+pub fn wait_for_another_try(machine: &Machine, why: &str) -> String {
+    wait_for("another try to fetch the app", UP, || {
+        let status = machine.sh("appliance status").stdout;
+        if status.contains("is tried again in") && status.contains(why) { Ok(status) } else { Err(status) }
+    })
+}
+
 /// Whether the supervisor has ended and is not about to be started.
 pub fn supervisor_is_gone(machine: &Machine) -> bool {
     let state = machine.sh("systemctl show -p ActiveState -p Job appliance-supervisor").stdout;
