@@ -79,7 +79,8 @@ lint: tools
 	cargo clippy --locked --all-targets -- -D warnings
 	$(TOOLS)/bin/cargo-deny --log-level error check bans licenses sources
 
-test: tools target/deb/appliance-test.deb
+test: packages
+	@$(MAKE) --no-print-directory --jobs=2 tools target/deb/appliance-test.deb
 	@sh tests/run.sh $(TOOLS)/bin
 
 # What `make test` only takes a sample of: updates that are cut off in every stage, in every way; a layout of disks that is cut off

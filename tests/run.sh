@@ -5,6 +5,8 @@ tools=$1
 log=$(mktemp)
 beside=$(mktemp -d)
 trap 'rm -rf "$log" "$beside"' EXIT
+# What runs beside hears of no Ctrl-C by itself.
+trap 'trap "" TERM; kill -TERM 0; exit 130' INT
 passed=0 failed=0 skipped=0
 
 # One check that passes or fails as a whole.
@@ -39,6 +41,27 @@ tests() {
     fi
 }
 
+# Begins a test runner beside all others; once it is over, `ended` shows what it said, as if it had been run there.
+begin() {
+    name=$1
+    shift
+    (
+        "$@" >"$beside/$name" 2>&1
+        echo $? >"$beside/$name.code"
+    ) &
+}
+ended() {
+    cat "$beside/$1"
+    return "$(cat "$beside/$1.code")"
+}
+
+# Emulated machines take longest, and nothing in them is measured. The disk image by each kind of cloud: make soak.
+the_image() {
+    make --no-print-directory target/image/test/appliance-bookworm.qcow2 && cargo test --locked --test vm -- image:: --skip every_kind_of_cloud
+}
+begin image the_image
+begin storage cargo test --locked --test vm -- --test-threads=1 --skip image::
+
 check "format" cargo fmt --check
 check "clippy" cargo clippy --quiet --locked --all-targets -- -D warnings
 check "dependencies" "$tools/cargo-deny" --log-level error check bans licenses sources
@@ -50,16 +73,10 @@ tests "units" cargo test --quiet --locked --lib
 tests "layers" cargo test --quiet --locked --test layers
 tests "golden files" cargo test --quiet --locked --test golden --test old_envs --test flat --test put_back
 tests "published compose files" cargo test --quiet --locked --test published
-# Beside the booted hosts, which wait a lot; what it said is shown behind theirs. The disk image by each kind of cloud: make soak.
-(
-    { make --no-print-directory target/image/test/appliance-bookworm.qcow2 && cargo test --locked --test vm -- --test-threads=1 --skip every_kind_of_cloud; } >"$beside/vm" 2>&1
-    echo $? >"$beside/vm.code"
-) &
-vm=$!
 tests "booted hosts" cargo test --locked --test booted -- --test-threads=3 --skip load:: --skip without_a_migration
-wait $vm
-# Its counts are added up like the others'.
-tests "virtual machine" sh -c "cat '$beside/vm'; exit \$(cat '$beside/vm.code')"
+wait
+tests "disks of virtual machines" ended storage
+tests "disk image" ended image
 # Those that count what is lost under load need the machine for themselves.
 tests "booted hosts under load" cargo test --locked --test booted -- --test-threads=1 load:: without_a_migration
 
