@@ -44,9 +44,9 @@ if [ ! -e "$tools/done" ]; then
     touch "$tools/done"
 fi
 
-# The system. A kernel for every machine; both ways to boot; what Debian's own images for clouds have.
+# The system. A kernel for every machine; both ways to boot, of which updates reach the disk; what Debian's own images for clouds have.
 packages=systemd,systemd-sysv,systemd-resolved,systemd-timesyncd,libpam-systemd,dbus,udev,linux-image-amd64,initramfs-tools,zstd
-packages=$packages,grub-pc-bin,grub-efi-amd64-bin,grub-efi-amd64-signed,shim-signed,grub2-common,cloud-init,cloud-guest-utils,netplan.io
+packages=$packages,grub-cloud-amd64,cloud-init,cloud-guest-utils,netplan.io
 packages=$packages,openssh-server,sudo,locales,ca-certificates,curl,less,vim-tiny,man-db,bash-completion,fdisk,e2fsprogs,dosfstools
 packages=$packages,docker.io,apparmor,iptables,postgresql,nginx-light,nftables,git,gpg,gpg-agent,openssl,procps,adduser,openssh-client,xorriso
 [ "$suite" = bookworm ] || packages=$packages,docker-cli

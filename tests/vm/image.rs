@@ -71,6 +71,8 @@ fn the_image_comes_up_by_itself_and_keeps_what_was_acknowledged() {
         appliance.ok("systemd-analyze; systemd-analyze blame --no-pager | head -n 25; df -h / /data /volatile")
     );
     appliance.ok(ITS_OWN);
+    // What starts it from now on, by UEFI and by BIOS in turn.
+    appliance.ok(ANOTHER_GRUB);
     let mut acknowledged: Vec<String> = Vec::new();
     let (mut random, mut version) = (seed, 1);
     for round in 1..=cuts {
@@ -127,6 +129,12 @@ fn the_image_comes_up_by_itself_and_keeps_what_was_acknowledged() {
 /// nothing answers the neighbours' questions for names.
 const ITS_OWN: &str = "set -e; for made in ssl/private/ssl-cert-snakeoil.key ssh/ssh_host_ed25519_key machine-id; do test /etc/$made -nt /usr/lib/appliance/appliance; done
 man -w appliance; ! ss -Hlntu | grep :5355";
+
+/// What dpkg does when a package brings another GRUB: it goes onto the disk, in both ways.
+const ANOTHER_GRUB: &str = r#"set -e; touch --date="1 minute ago" /root/before; for ours in grub/i386-pc shim; do dpkg-trigger --no-await /usr/lib/$ours; done
+said=$(dpkg --triggers-only grub-cloud-amd64 2>&1); echo "$said"
+for way in i386-pc x86_64-efi; do echo "$said" | grep -q "Installing for $way platform"; done; test "$(echo "$said" | grep -c 'No error reported')" = 2
+sync; for file in grub/i386-pc/core.img efi/EFI/BOOT/BOOTX64.EFI efi/EFI/debian/shimx64.efi; do test /boot/$file -nt /root/before; done"#;
 
 /// Every table and index of the cluster is whole, and can be read; nothing of that stays.
 const CHECK: &str = r#"set -e; PATH=$PATH:$(echo /usr/lib/postgresql/*/bin); pg_amcheck -U postgres --all --install-missing; pg_dumpall -U postgres >/dev/null
