@@ -2,8 +2,12 @@
 //! does not judge by it: `env check` knows more rules. A test holds that both know the same keys.
 #![allow(dead_code)] // These types are never made; they are only described.
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use std::borrow::Cow;
+mod app;
+mod words;
+
+use app::{App, Ecs};
+use schemars::JsonSchema;
+use words::*;
 
 /// The schema as JSON text.
 ///
@@ -12,63 +16,6 @@ use std::borrow::Cow;
 pub fn text() -> serde_json::Result<String> {
     Ok(format!("{}\n", serde_json::to_string_pretty(&schemars::schema_for!(EnvYml))?))
 }
-
-/// Declares a type that is nothing but its schema.
-macro_rules! described {
-    ($name:ident, $($schema:tt)*) => {
-        struct $name;
-        impl JsonSchema for $name {
-            fn inline_schema() -> bool {
-                true
-            }
-            fn schema_name() -> Cow<'static, str> {
-                stringify!($name).into()
-            }
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!($($schema)*)
-            }
-        }
-    };
-}
-
-described!(Boolean, {
-    "anyOf": [
-        { "type": "boolean" },
-        { "type": "string", "pattern": "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|[Yy][Ee][Ss]|[Nn][Oo]|[Oo][Nn]|[Oo][Ff][Ff])$" }
-    ]
-});
-described!(Text, { "type": ["string", "number", "boolean"] });
-described!(Words, { "type": ["string", "array"], "items": { "type": "string" } });
-described!(Path, { "type": "string", "pattern": "^/[^/]" });
-described!(DomainName, { "type": "string", "maxLength": 64, "pattern": "^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$" });
-described!(Pem, { "type": "string", "pattern": "^\\s*(-----BEGIN |/)" });
-described!(Mode, { "type": ["string", "integer"] });
-described!(Repository, { "type": "string", "pattern": "^(https?|ssh|git|file)://|^/|^[^@ ]+@[^: ]+:" });
-described!(CommitId, { "type": "string", "pattern": "^([0-9a-fA-F]{40}|[0-9a-fA-F]{64})$" });
-described!(Name, { "type": "string", "pattern": "^[a-z][a-z0-9-]{0,30}$" });
-described!(EcsName, { "const": "ecs" });
-described!(Local, { "enum": ["keep", "merge"] });
-described!(Command, { "type": ["string", "array"], "items": { "type": "string" } });
-described!(Keys, { "type": ["string", "array"], "items": { "type": "string" } });
-described!(Setup, {
-    "type": ["object", "string"],
-    "properties": {
-        "parted": { "type": "object", "description": "By disk: type (gpt, mbr), parts (name, start, end, flags)." },
-        "mdadm": { "type": "object", "description": "By device: level, devices." },
-        "crypt": { "type": "object", "description": "By device: password or keyfile, target." },
-        "lvm": {
-            "type": "object",
-            "properties": {
-                "pv": { "type": "array", "description": "Devices." },
-                "vg": { "type": "object", "description": "By group: devices." },
-                "lv": { "type": "object", "description": "By volume: vgname, size, expand." }
-            }
-        },
-        "format": { "type": "object", "description": "By device: fstype, options." },
-        "mount": { "type": "object", "description": "By directory: device, fstype, options." },
-        "swap": { "type": "array", "description": "Devices." }
-    }
-});
 
 /// One file that says what a host is to be. Other keys at the top level are cloud-init's.
 #[derive(JsonSchema)]
@@ -249,137 +196,6 @@ struct Mount {
     source: String,
     target: Path,
     options: Option<Text>,
-}
-
-#[derive(JsonSchema)]
-struct App {
-    /// Names project, database and directory.
-    name: Name,
-    git: AppGit,
-    #[schemars(flatten)]
-    common: Common,
-}
-
-#[derive(JsonSchema)]
-struct Ecs {
-    name: Option<EcsName>,
-    git: Option<EcsGit>,
-    #[schemars(flatten)]
-    common: Common,
-}
-
-#[derive(JsonSchema)]
-struct Common {
-    /// Services whose crash loop fails the stack, beside those with a route.
-    critical: Option<Vec<String>>,
-    /// The database's name (default: the app's).
-    database: Option<String>,
-    /// The compose file (default: /app/etc/NAME/docker-compose.yml, else the repository's own).
-    compose: Option<Path>,
-    migrate: Option<Migrate>,
-    /// What must hold before a release is good.
-    gate: Option<Vec<Probe>>,
-    /// Handed to the containers as NAME_SETTINGS.
-    settings: Option<Text>,
-    userswitcher: Option<UserSwitcher>,
-    vault_encrypt: Option<String>,
-    vault_sign: Option<String>,
-}
-
-#[derive(JsonSchema)]
-struct AppGit {
-    /// The repository.
-    source: Repository,
-    #[schemars(flatten)]
-    release: Release,
-}
-
-#[derive(JsonSchema)]
-struct EcsGit {
-    /// The repository (default: the public one of ECS).
-    source: Option<Repository>,
-    #[schemars(flatten)]
-    release: Release,
-}
-
-#[derive(JsonSchema)]
-struct Release {
-    /// The branch (default: the remote's HEAD; for ecs: master).
-    branch: Option<Text>,
-    /// Pins the release to one commit.
-    commitid: Option<CommitId>,
-    /// What happens to local commits in the checkout (default keep).
-    local: Option<Local>,
-    /// Keys that a commit must be signed by.
-    verify: Option<Keys>,
-    /// Known ssh host keys.
-    host_keys: Option<Keys>,
-}
-
-#[derive(JsonSchema)]
-struct Migrate {
-    /// Migrate without being asked (default true).
-    auto: Option<Boolean>,
-    /// The service in whose image the command runs.
-    service: Option<String>,
-    /// The command.
-    command: Option<Command>,
-    /// A glob of repository paths whose addition means that a migration is needed (default "**/migrations/*").
-    when: Option<String>,
-}
-
-/// One of its keys.
-#[derive(JsonSchema)]
-struct Probe {
-    /// A request to the new container that must be answered.
-    http: Option<HttpProbe>,
-    /// A connection that must come about.
-    tcp: Option<TcpProbe>,
-    /// A command in the new container that must end with 0.
-    command: Option<CommandProbe>,
-    /// A query of the app's database whose first value must be neither missing, false nor 0.
-    sql: Option<SqlProbe>,
-}
-
-#[derive(JsonSchema)]
-struct HttpProbe {
-    service: String,
-    /// The container's port (default: the one of the service's route).
-    port: Option<u16>,
-    /// Path and query (default /).
-    path: Option<String>,
-    /// The status code (default: any below 400).
-    status: Option<u16>,
-    /// A text that the answer must hold.
-    body: Option<Text>,
-    /// For how many seconds it is tried again (default 60).
-    timeout: Option<u16>,
-}
-
-#[derive(JsonSchema)]
-struct TcpProbe {
-    service: String,
-    port: u16,
-    timeout: Option<u16>,
-}
-
-#[derive(JsonSchema)]
-struct CommandProbe {
-    service: String,
-    run: Command,
-    timeout: Option<u16>,
-}
-
-#[derive(JsonSchema)]
-struct SqlProbe {
-    query: String,
-    timeout: Option<u16>,
-}
-
-#[derive(JsonSchema)]
-struct UserSwitcher {
-    enabled: Option<Boolean>,
-    parameter: Option<Text>,
 }
 
 #[cfg(test)]

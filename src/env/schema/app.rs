@@ -1,0 +1,136 @@
+//! The schema of the app: the keys below `app` and `ecs`.
+#![allow(dead_code)] // These types are never made; they are only described.
+
+use super::words::*;
+use schemars::JsonSchema;
+
+#[derive(JsonSchema)]
+pub struct App {
+    /// Names project, database and directory.
+    name: Name,
+    git: AppGit,
+    #[schemars(flatten)]
+    common: Common,
+}
+
+#[derive(JsonSchema)]
+pub struct Ecs {
+    name: Option<EcsName>,
+    git: Option<EcsGit>,
+    #[schemars(flatten)]
+    common: Common,
+}
+
+#[derive(JsonSchema)]
+struct Common {
+    /// Services whose crash loop fails the stack, beside those with a route.
+    critical: Option<Vec<String>>,
+    /// The database's name (default: the app's).
+    database: Option<String>,
+    /// The compose file (default: /app/etc/NAME/docker-compose.yml, else the repository's own).
+    compose: Option<Path>,
+    migrate: Option<Migrate>,
+    /// What must hold before a release is good.
+    gate: Option<Vec<Probe>>,
+    /// Handed to the containers as NAME_SETTINGS.
+    settings: Option<Text>,
+    userswitcher: Option<UserSwitcher>,
+    vault_encrypt: Option<String>,
+    vault_sign: Option<String>,
+}
+
+#[derive(JsonSchema)]
+struct AppGit {
+    /// The repository.
+    source: Repository,
+    #[schemars(flatten)]
+    release: Release,
+}
+
+#[derive(JsonSchema)]
+struct EcsGit {
+    /// The repository (default: the public one of ECS).
+    source: Option<Repository>,
+    #[schemars(flatten)]
+    release: Release,
+}
+
+#[derive(JsonSchema)]
+struct Release {
+    /// The branch (default: the remote's HEAD; for ecs: master).
+    branch: Option<Text>,
+    /// Pins the release to one commit.
+    commitid: Option<CommitId>,
+    /// What happens to local commits in the checkout (default keep).
+    local: Option<Local>,
+    /// Keys that a commit must be signed by.
+    verify: Option<Keys>,
+    /// Known ssh host keys.
+    host_keys: Option<Keys>,
+}
+
+#[derive(JsonSchema)]
+struct Migrate {
+    /// Migrate without being asked (default true).
+    auto: Option<Boolean>,
+    /// The service in whose image the command runs.
+    service: Option<String>,
+    /// The command.
+    command: Option<Command>,
+    /// A glob of repository paths whose addition means that a migration is needed (default "**/migrations/*").
+    when: Option<String>,
+}
+
+/// One of its keys.
+#[derive(JsonSchema)]
+struct Probe {
+    /// A request to the new container that must be answered.
+    http: Option<HttpProbe>,
+    /// A connection that must come about.
+    tcp: Option<TcpProbe>,
+    /// A command in the new container that must end with 0.
+    command: Option<CommandProbe>,
+    /// A query of the app's database whose first value must be neither missing, false nor 0.
+    sql: Option<SqlProbe>,
+}
+
+#[derive(JsonSchema)]
+struct HttpProbe {
+    service: String,
+    /// The container's port (default: the one of the service's route).
+    port: Option<u16>,
+    /// Path and query (default /).
+    path: Option<String>,
+    /// The status code (default: any below 400).
+    status: Option<u16>,
+    /// A text that the answer must hold.
+    body: Option<Text>,
+    /// For how many seconds it is tried again (default 60).
+    timeout: Option<u16>,
+}
+
+#[derive(JsonSchema)]
+struct TcpProbe {
+    service: String,
+    port: u16,
+    timeout: Option<u16>,
+}
+
+#[derive(JsonSchema)]
+struct CommandProbe {
+    service: String,
+    run: Command,
+    timeout: Option<u16>,
+}
+
+#[derive(JsonSchema)]
+struct SqlProbe {
+    query: String,
+    timeout: Option<u16>,
+}
+
+#[derive(JsonSchema)]
+struct UserSwitcher {
+    enabled: Option<Boolean>,
+    parameter: Option<Text>,
+}
