@@ -42,7 +42,11 @@ pub(super) struct Git<'a> {
 impl Git<'_> {
     pub(super) fn cmd<const N: usize>(&self, args: [&str; N]) -> Cmd {
         let address = self.app.git.source.address();
-        let remote = [("remote.origin.url", address.as_str()), ("remote.origin.fetch", BRANCHES)];
+        let mut remote = vec![("remote.origin.url", address.as_str()), ("remote.origin.fetch", BRANCHES)];
+        if self.app.git.source.is_local() {
+            // Whoever it belongs to: the env names it, and git would serve it to its owner alone.
+            remote.push(("remote.origin.uploadpack", "git -c 'safe.directory=*' upload-pack"));
+        }
         self.cmd_for(args, &remote)
     }
 

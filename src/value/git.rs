@@ -62,6 +62,11 @@ impl GitUrl {
         }
     }
 
+    /// Whether it is a directory of this host.
+    pub fn is_local(&self) -> bool {
+        ["/", "file://"].iter().any(|start| self.0.expose().starts_with(start))
+    }
+
     /// User and password of an http URL, percent-decoded.
     pub fn credentials(&self) -> Option<(Secret, Secret)> {
         let (_, user_info, _) = self.split()?;
