@@ -41,6 +41,11 @@ impl Host {
         self.restart_unit(UNIT).await?;
         Err(away())
     }
+
+    /// Whether this process had to restart the daemon for that.
+    pub async fn has_restarted_docker(&self) -> bool {
+        self.restarted.lock().await.is_some()
+    }
 }
 
 fn away() -> anyhow::Error {

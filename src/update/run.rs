@@ -119,7 +119,17 @@ fn flag(env: &Env) -> String {
 pub async fn update(env: &Env, wish: Wish, host: &Host, news: News<'_>) -> Result<Outcome> {
     let alone = Lock::take_update(host, "update", PATIENCE).await?;
     undo::recover(env, host, &alone, news).await?;
-    update_alone(env, wish, host, &alone, news).await
+    let failed = Ledger::read_for(host, &env.app.name)?.failed;
+    let ended = update_alone(env, wish.clone(), host, &alone, news).await;
+    if ended.is_err() && host.has_restarted_docker().await {
+        // It went away in the middle, for a port that it held for nobody. Where all is as before, nothing speaks against the version.
+        let left = Ledger::read_for(host, &env.app.name)?;
+        if left.in_flight.is_none() && left.failed == failed {
+            tracing::warn!("Docker was restarted during the update; trying once more");
+            return update_alone(env, wish, host, &alone, news).await;
+        }
+    }
+    ended
 }
 
 /// [`update`], by whoever holds the lock of updates.
