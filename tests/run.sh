@@ -55,12 +55,12 @@ ended() {
     return "$(cat "$beside/$1.code")"
 }
 
-# Emulated machines take longest, and nothing in them is measured. The disk image by each kind of cloud: make soak.
+# Emulated machines take longest, and nothing in them is measured. The disk image by each kind of cloud, and vagrant up: make soak.
 the_image() {
     make --no-print-directory target/image/test/appliance-bookworm.qcow2 && cargo test --locked --test vm -- image:: --skip every_kind_of_cloud
 }
 begin image the_image
-begin storage cargo test --locked --test vm -- --test-threads=1 --skip image::
+begin storage cargo test --locked --test vm -- --test-threads=1 --skip image:: --skip vagrant::
 
 check "format" cargo fmt --check
 check "clippy" cargo clippy --quiet --locked --all-targets -- -D warnings

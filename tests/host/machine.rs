@@ -76,8 +76,8 @@ impl Machine {
         machine
     }
 
-    /// A host without the package, for building the parts.
-    pub(super) fn boot_bare(name: &str, rootfs: &Path, docker: &Path) -> Machine {
+    /// A host without the package: for building the parts, or for what is no appliance.
+    pub fn boot_bare(name: &str, rootfs: &Path, docker: &Path) -> Machine {
         let (network, claim) = claim_network();
         let base = PathBuf::from(format!("/var/tmp/appliance-test/{name}-{network}"));
         ground::remove(&base);

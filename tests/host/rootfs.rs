@@ -45,7 +45,7 @@ pub fn cache() -> PathBuf {
     std::env::var_os("APPLIANCE_TEST_CACHE").map_or_else(|| PathBuf::from("/var/cache/appliance-test"), PathBuf::from)
 }
 
-pub(super) fn part_hash(recipe: &[&str]) -> String {
+pub fn part_hash(recipe: &[&str]) -> String {
     let digest = Sha256::digest(recipe.join("\n"));
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -126,7 +126,8 @@ pub fn mmdebstrap(variant: &str, packages: &str, suite: &str, target: &str, sour
     run("mmdebstrap", &args);
 }
 
-fn make_rootfs(target: &Path, packages: &str, suite: &str, sources: &[&str]) {
+/// A root file system that a host can be booted from.
+pub fn make_rootfs(target: &Path, packages: &str, suite: &str, sources: &[&str]) {
     mmdebstrap("minbase", packages, suite, &target.display().to_string(), sources);
     let unit = target.join("etc/systemd/system/test-cgroups.service");
     fs::write(&unit, CGROUPS_UNIT).expect("the unit can be written");

@@ -1,8 +1,9 @@
 //! The disk image as a virtual machine: two empty disks, an env from a drive or a metadata service, and the app's repository beside it.
 //! What is tested with it is in `image.rs`.
 
-use crate::host::rootfs::{self, run};
+use crate::host::rootfs::run;
 use crate::host::wait_for;
+use crate::repository::Repository;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,6 @@ use std::time::Duration;
 
 /// How long an emulated machine may take from its start to the app's first answer.
 const UP: Duration = Duration::from_secs(1500);
-/// Python with its PostgreSQL client, and nothing else.
-const BASE: &str = "python3,python3-psycopg2";
 
 const ENV: &str = r#"#cloud-config
 ssh_authorized_keys: ["KEY"]
@@ -33,68 +32,9 @@ app:
 "#;
 
 /// A port of this machine that nobody uses now.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port can be had");
     listener.local_addr().expect("it has an address").port()
-}
-
-/// The app's repository, served by git on loopback.
-pub struct Repository {
-    /// Kept for as long as it is served.
-    directory: tempfile::TempDir,
-    port: u16,
-    daemon: Child,
-}
-
-impl Repository {
-    pub fn serve() -> Repository {
-        let directory = tempfile::tempdir().expect("a directory can be made");
-        let work = directory.path().join("work");
-        let base = rootfs::cache().join("vm-app-base-2.tar.gz");
-        {
-            let _lock = rootfs::lock_cache();
-            rootfs::build_part(&base, |target| {
-                let tar = target.display().to_string();
-                rootfs::mmdebstrap("extract", BASE, "bookworm", &format!("{tar}.tar"), &[]);
-                run("sh", &["-ec", &format!("gzip -1 <'{tar}.tar' >'{tar}'; rm '{tar}.tar'")]);
-            });
-        }
-        fs::create_dir_all(&work).expect("the directory can be made");
-        let script = format!(
-            "cd '{work}'; cp -r {app}/. .; cp '{base}' base.tar.gz; git init -q -b main .; git config user.name S; git config user.email s@example.test
-             git add -A; git commit -q -m v1; git clone -q --bare . ../shop.git",
-            work = work.display(),
-            app = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vm/app"),
-            base = base.display()
-        );
-        run("sh", &["-ec", &script]);
-        let port = free_port();
-        let daemon = Command::new("git")
-            .args(["daemon", "--reuseaddr", "--export-all", "--listen=127.0.0.1", &format!("--port={port}")])
-            .arg(format!("--base-path={}", directory.path().display()))
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("git can be run");
-        Repository { directory, port, daemon }
-    }
-
-    /// Another version, which migrates the database.
-    pub fn push(&self, version: usize) {
-        let script = format!(
-            "cd '{}/work'; sed -i -e 's/^VERSION = .*/VERSION = \"v{version}\"/' app.py
-             sed -i -e '/CREATE TABLE/a\\        database().execute(\"ALTER TABLE note ADD COLUMN IF NOT EXISTS v{version} text\")' app.py
-             git commit -q -a -m v{version}; git push -q ../shop.git main",
-            self.directory.path().display()
-        );
-        run("sh", &["-ec", &script]);
-    }
-}
-
-impl Drop for Repository {
-    fn drop(&mut self) {
-        drop(self.daemon.kill());
-        drop(self.daemon.wait());
-    }
 }
 
 /// Where the env comes from, as clouds have it.
@@ -148,7 +88,7 @@ impl Appliance {
         run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", &path("key")]);
         let key = fs::read_to_string(path("key.pub")).expect("the key was made");
         let (host, _) = if source.has_service() { HOST_BESIDE_SERVICE } else { HOST };
-        let env = ENV.replace("KEY", key.trim()).replace("HOST", host).replace("GIT", &repository.port.to_string());
+        let env = ENV.replace("KEY", key.trim()).replace("HOST", host).replace("GIT", &repository.port().to_string());
         let mut service = None;
         match source {
             Source::Cidata => {

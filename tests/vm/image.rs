@@ -1,9 +1,10 @@
 //! The disk image in a virtual machine: from nothing to an app on https, by a drive or a metadata service and two empty disks; power
 //! cuts while it is used and while it is updated, by BIOS and by UEFI.
 
-use crate::appliance::{Appliance, Repository, Source, curl};
+use crate::appliance::{Appliance, Source, curl};
 use crate::host::sample::{is_soak, seed};
 use crate::host::wait_for;
+use crate::repository::Repository;
 use std::fs;
 use std::process::Stdio;
 use std::sync::Arc;

@@ -6,7 +6,9 @@ mod appliance;
 #[path = "../host/mod.rs"]
 mod host;
 mod image;
+mod repository;
 mod storage;
+mod vagrant;
 
 use host::{rootfs::run, vm};
 use std::path::Path;
