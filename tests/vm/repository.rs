@@ -46,8 +46,10 @@ impl Repository {
     pub fn serve() -> Repository {
         let mut repository = Repository::make();
         let port = free_port();
-        let daemon = Command::new("git")
-            .args(["daemon", "--reuseaddr", "--export-all", "--listen=127.0.0.1", &format!("--port={port}")])
+        // Itself, and not a child of git's, which would outlive it.
+        let daemon = Command::new("sh")
+            .args(["-c", "exec \"$(git --exec-path)/git-daemon\" \"$@\"", "sh"])
+            .args(["--reuseaddr", "--export-all", "--listen=127.0.0.1", &format!("--port={port}")])
             .arg(format!("--base-path={}", repository.directory.path().display()))
             .stdin(Stdio::null())
             .spawn()
