@@ -1,9 +1,10 @@
 # make demo | make test | make soak | make bench | make fuzz | make deb | make image. Each installs by itself what it needs, and says so.
 
-# What building and testing need from Debian, beside the Rust toolchain.
-PACKAGES = bash binutils bsdextrautils ca-certificates chromium chromium-driver curl dash debian-archive-keyring bind9-dnsutils dosfstools dpkg-dev e2fsprogs fdisk \
-  fonts-dejavu-core g++ gcc genisoimage gpg gpg-agent iproute2 libc6-dev lintian mmdebstrap mount mtools nmap openssh-client openssl ovmf poppler-utils procps python3-venv \
-  qemu-system-x86 qemu-utils systemd systemd-container util-linux vagrant wrk xfsprogs xorriso zbar-tools
+# What the demo needs from Debian, beside the Rust toolchain; and what testing needs beside that.
+DEMO_PACKAGES = bash binutils ca-certificates curl debian-archive-keyring dpkg-dev e2fsprogs g++ gcc iproute2 libc6-dev mmdebstrap mount openssl procps \
+  systemd systemd-container util-linux
+PACKAGES = $(DEMO_PACKAGES) bsdextrautils chromium chromium-driver dash bind9-dnsutils dosfstools fdisk fonts-dejavu-core genisoimage gpg gpg-agent lintian mtools \
+  nmap openssh-client ovmf poppler-utils python3-venv qemu-system-x86 qemu-utils vagrant wrk xfsprogs xorriso zbar-tools
 CARGO_DENY_VERSION = 0.20.2
 GIXY_VERSION = 0.2.59
 CARGO_FUZZ_VERSION = 0.13.2
@@ -12,12 +13,18 @@ SOURCES = $(shell find src -type f) Cargo.toml Cargo.lock
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGING = $(shell find units appliance-image/deb appliance-image/ecs env-template docs -type f) README.md
 
-.PHONY: help demo demo-stop test soak bench fuzz deb image packages tools lint clean-cache
+.PHONY: help demo demo-stop test soak bench fuzz deb image packages demo-packages tools lint clean-cache
 help:
 	@sed -n '1p' Makefile
 
 packages:
-	@missing=; for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	@$(call install,$(PACKAGES))
+
+demo-packages:
+	@$(call install,$(DEMO_PACKAGES))
+
+# Installs those packages that are missing.
+install = missing=; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
 	  echo "installing Debian packages:$$missing"; \
 	  if [ "$$(id -u)" = 0 ]; then as=; else as=sudo; fi; \
@@ -68,7 +75,7 @@ target/image/test/appliance-%.qcow2: target/deb/appliance-test.deb $(IMAGING)
 target/image/again/appliance-%.qcow2: target/deb/appliance-test.deb $(IMAGING)
 	$(TEST_IMAGE)
 
-demo: packages target/deb/appliance-test.deb
+demo: demo-packages target/deb/appliance-test.deb
 	@cargo run --quiet --locked --example demo
 
 demo-stop:

@@ -13,7 +13,7 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// The process's exit code (spec/product.md, "The command line").
+    /// The process's exit code (docs/operating.md).
     pub fn exit_code(self) -> u8 {
         match self {
             Severity::Standby => 3,

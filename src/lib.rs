@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | [`value`] | checked values, steps, phases | nothing |
 //! | [`error`] | the error that ends a run | nothing |
-//! | [`env`] | env.yml as checked types, diagnostics, flat variables; the YAML reader | nothing |
+//! | [`mod@env`] | env.yml as checked types, diagnostics, flat variables; the YAML reader | nothing |
 //! | [`host`] | the one door for effects: files, commands, units, Docker, PostgreSQL, HTTP | nothing |
 //! | [`state`] | ledger, failed flag, lock, status, the envs that were active | host |
 //! | [`source`] | finding env.yml: files, drives, metadata services | env, host, state |

@@ -1,6 +1,6 @@
 //! `make bench`: measured figures on a booted host, as a table. Speeds are given beside a peer's in the same run where
-//! there is one; nothing here passes or fails. With the word `restarts`, `reloads`, `scale`, `updates`, `storage` or
-//! `boot`, that part alone.
+//! there is one; nothing here passes or fails. With the word `restarts`, `reloads`, `scale`, `updates`, `migrations`,
+//! `storage` or `boot`, that part alone.
 #![allow(clippy::disallowed_methods)] // Drives the machine from outside.
 
 #[path = "host/mod.rs"]
@@ -20,6 +20,9 @@ fn main() {
     }
     if std::env::args().nth(1).as_deref() == Some("updates") {
         return table(&updates());
+    }
+    if std::env::args().nth(1).as_deref() == Some("migrations") {
+        return table(&migrations());
     }
     if std::env::args().nth(1).as_deref() == Some("storage") {
         return table(&storage());
@@ -85,6 +88,7 @@ fn main() {
     rows.extend(reloads());
     rows.extend(scale());
     rows.extend(updates());
+    rows.extend(migrations());
     rows.extend(storage());
     rows.extend(boot());
     table(&rows);
@@ -154,6 +158,28 @@ fn updates() -> Vec<(&'static str, String, &'static str)> {
         ("  docker compose up -d --build", format!("{:.1} s", theirs.whole), "same run"),
         ("to serving beside the build itself", format!("{:.1} s", ours.serving - build), "fetch, start, gate"),
     ]
+}
+
+/// An update with a migration, and one that is undone, by the size of the database.
+fn migrations() -> Vec<(&'static str, String, &'static str)> {
+    let machine = host::migrations::prepare();
+    let mut rows = Vec::new();
+    for (gigabytes, title) in [(0, "an empty database"), (1, "a database of 1 GB"), (4, "a database of 4 GB")] {
+        host::migrations::fill(&machine, gigabytes * 1000);
+        let cost = host::migrations::cost(&machine);
+        let seconds = |all: f64, part: f64| format!("{all:.1} s, of it {part:.1} s");
+        rows.push((title, String::new(), ""));
+        rows.push(("  status page, migrated", seconds(cost.page, cost.copy), "for the way back"));
+        rows.push(("  status page, undone", seconds(cost.page_of_undone, cost.back), "for going back"));
+        rows.push((
+            "  pg_dump, pg_restore",
+            format!("{:.1} s, {:.1} s", cost.dump, cost.restore),
+            "same database, same run",
+        ));
+        let ratios = format!("{:.2}, {:.2}", cost.copy / cost.dump, cost.back / cost.restore);
+        rows.push(("  way back / dump, going back / restore", ratios, "aim: at most 0.15"));
+    }
+    rows
 }
 
 /// Steps with nothing to do, and moving PostgreSQL's directory to a volume, beside a plain copy of the same.

@@ -32,10 +32,12 @@ fn main() {
 }
 
 fn start() {
-    println!("Booting a host (its root file system is built the first time, which takes some minutes) ...");
+    println!(
+        "Booting a host. The first time its root file system and the app's base image are built, which takes two minutes ..."
+    );
     let machine = Machine::boot("demo");
-    println!("Installing env.yml and the app's repository, starting the appliance ...");
-    apps::start_notes(&machine, "v1");
+    println!("Putting env.yml and the app's repository in place, starting the appliance; about half a minute ...");
+    apps::start_notes_of_branch(&machine);
     apps::wait_for_phase(&machine, "running");
     apps::keep_note(&machine, "Hello from the demo");
     print!("\n{}\n", machine.ok("appliance status"));
@@ -50,7 +52,14 @@ fn say(address: &str, leader: &str) {
          curl -k https://{address}/notes\n    \
          curl -k -d text=hello https://{address}/notes\n\n\
          Look around on the host:\n\n    \
-         nsenter -t {leader} -m -u -i -n -p -C -- appliance status\n\n\
+         on() {{ nsenter -t {leader} -m -u -i -n -p -C -- \"$@\"; }}\n    \
+         on appliance status\n    \
+         on appliance plan                      # nothing to do\n\n\
+         Then update to a version that answers differently, and to one whose migration fails and is undone:\n\n    \
+         push() {{ on runuser -u app -- git -C /srv/notes.git update-ref refs/heads/live refs/heads/$1; }}\n    \
+         push v2; on appliance update; curl -k https://{address}/notes\n    \
+         push v4; on appliance update; curl -k https://{address}/notes\n    \
+         on appliance releases\n\n\
          make demo-stop takes it away.\n\nhttps://{address}/"
     );
 }

@@ -1,5 +1,5 @@
 //! `env show --format export`, evaluated by bash and by dash, gives exactly the values: random trees against `eval`.
-//! The expected variables are worked out here, by the rule of spec/env.md, not by the program's own code.
+//! The expected variables are worked out here, by the rule of docs/env.md, not by the program's own code.
 #![allow(clippy::disallowed_methods)] // The house's door is for the house; tests run the program from outside.
 
 use proptest::prelude::*;

@@ -89,3 +89,38 @@ fn every_folder_imports_only_from_those_below_it() {
 fn the_reader_of_imports_sees_every_form() {
     assert_eq!(imports("use crate::a::B;\nuse crate::{c::D, e};\nlet x = crate::f::g();"), ["a", "c", "e", "f"]);
 }
+
+/// Words that name a file by its path: `docs/env.md`, `update/undo.rs`, `units/appliance.service`.
+fn named_files(text: &str) -> impl Iterator<Item = &str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
+    let words = text.split(move |c: char| !is_part(c)).map(|word| word.trim_end_matches('.'));
+    words.filter(|word| {
+        let is_ours = [".rs", ".md", ".service", ".timer"].iter().any(|end| word.ends_with(end));
+        is_ours && word.contains('/') && !word.starts_with('/')
+    })
+}
+
+/// What a comment sends its reader to is there: a document, a decision, or a file of the sources by its path below them.
+#[test]
+fn comments_name_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = Vec::new();
+    ["src", "tests"].iter().for_each(|directory| files(&root.join(directory), &mut sources));
+    let (mut dead, mut count) = (Vec::new(), 0);
+    for path in &sources {
+        let text = fs::read_to_string(path).expect("the source can be read");
+        let here = Path::new(path).parent().expect("a file lies in a directory");
+        for (index, line) in text.lines().enumerate() {
+            let Some((_, comment)) = line.split_once("//").filter(|(code, _)| !code.contains('"')) else { continue };
+            for name in named_files(comment) {
+                count += 1;
+                let places = [root.to_owned(), root.join("src"), root.join("tests"), here.to_owned()];
+                if !places.iter().any(|place| place.join(name).exists()) {
+                    dead.push(format!("{path}:{}: {name}", index + 1));
+                }
+            }
+        }
+    }
+    assert!(count > 40, "only {count} names were found");
+    assert!(dead.is_empty(), "names of files that are not there:\n{}", dead.join("\n"));
+}

@@ -28,7 +28,7 @@ fn every_old_env_loads_as_it_is() {
     assert!(count >= 4, "there are {count} files");
 }
 
-/// What the old program's scripts read, by hand: the rule of its flattening (spec/env.md, "Flat environment").
+/// What the old program's scripts read, by hand: the rule of its flattening (docs/env.md).
 #[test]
 fn the_variables_of_a_production_host_are_what_they_were() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/old/production.yml");

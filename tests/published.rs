@@ -5,7 +5,7 @@
 
 use appliance::host::{Host, Mode};
 use appliance::stack::model::{Condition, Dependency, Network, Published, Source, Stack};
-use appliance::stack::{self, Service};
+use appliance::stack::{self, Rules, Service};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,8 @@ use std::process::Command;
 
 const NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/published")
-}
+/// Projects as people publish them, and small ones with what was once read wrongly.
+const ROOTS: [&str; 2] = ["tests/published", "tests/inputs"];
 
 /// `make tools` unpacks it there.
 fn docker_compose() -> PathBuf {
@@ -27,7 +26,8 @@ fn docker_compose() -> PathBuf {
 
 /// The main file of each project.
 fn projects() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(root()).expect("the directory is there");
+    let roots = ROOTS.map(|root| Path::new(env!("CARGO_MANIFEST_DIR")).join(root));
+    let entries = roots.iter().flat_map(|root| std::fs::read_dir(root).expect("the directory is there"));
     let mut found: Vec<PathBuf> = entries
         .map(|entry| entry.expect("it can be read").path())
         .map(|project| {
@@ -42,7 +42,7 @@ fn projects() -> Vec<PathBuf> {
 fn ours(path: &Path, neighbours: bool) -> Result<Stack, String> {
     let name = "published".parse().expect("it is a name");
     let path = path.display().to_string();
-    stack::read(&name, &path, neighbours, BTreeMap::new(), &Host::system(Mode::Check))
+    stack::read(&name, &path, neighbours, Rules::none(), BTreeMap::new(), &Host::system(Mode::Check))
         .map_err(|error| format!("{error:#}"))
 }
 
@@ -53,7 +53,7 @@ fn theirs(directory: &Path) -> String {
         .current_dir(directory)
         .env_clear()
         .env("PATH", std::env::var("PATH").unwrap_or_default())
-        .env("HOME", "/nonexistent")
+        .env("HOME", "/root")
         .output()
         .expect("it can be run");
     assert!(output.status.success(), "{}: {}", directory.display(), String::from_utf8_lossy(&output.stderr));
@@ -65,6 +65,8 @@ fn comparable(service: &Service) -> Service {
     let mut service = service.clone();
     // Compose reads them into the environment, as we do; after that only we still know of them.
     service.env_files.clear();
+    // Compose prints a command that its file cuts off as what is left of it.
+    service.build.iter_mut().for_each(|build| build.tags.sort());
     // Compose writes down the dependencies that follow from links and shared namespaces; ours are computed where they are needed.
     let implied: Vec<_> = service.links.iter().map(|link| &link.service).chain(service.shared()).cloned().collect();
     service.depends_on.retain(|needed| !(implied.contains(&needed.service) && is_plain(needed)));
@@ -87,8 +89,164 @@ fn restored(project: &str, text: &str) -> String {
             "\"ipam\": {\n        \"driver\"",
             "\"ipam\": {\"options\": {\"foo\": \"bar\"},\n        \"driver\"",
         ),
+        // What an empty text leaves unset is printed without its default, which `up` puts in.
+        "19-empty-by-a-variable" => {
+            let mut json: Value = serde_json::from_str(text).expect("it prints JSON");
+            json["services"]["web"]["networks"] = serde_json::json!({"default": null});
+            json["services"]["web"]["build"]["dockerfile"] = "Dockerfile".into();
+            json["volumes"]["store"]["name"] = "published_store".into();
+            json["networks"] = serde_json::json!({"default": {"name": "published_default"}});
+            json.to_string()
+        }
         _ => text.to_owned(),
     }
+}
+
+/// What compose prints though nothing comes of it, here or there.
+fn without_what_has_no_effect(text: &str) -> String {
+    let mut json: Value = serde_json::from_str(text).expect("it prints JSON");
+    for service in json["services"].as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
+        let service = service.as_object_mut().expect("a service is a mapping");
+        // The container has the host's own ports.
+        if service.get("network_mode") == Some(&Value::from("host")) {
+            service.remove("ports");
+        }
+        // Port 0 is any port.
+        for port in service.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+            if port["published"] == "0" {
+                port.as_object_mut().expect("a port is a mapping").remove("published");
+            }
+        }
+    }
+    serde_json::to_string_pretty(&json).expect("it was JSON")
+}
+
+/// A project without what says nothing, and with one way of saying what can be said in two.
+fn normal(project: &Value) -> Value {
+    let mut project = without_nothing(project).unwrap_or_default();
+    for service in project["services"].as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
+        let Some(service) = service.as_object_mut() else { continue };
+        let deploy = service.remove("deploy").unwrap_or_default();
+        let resources = &deploy["resources"];
+        for (key, value) in [
+            ("cpus", &resources["limits"]["cpus"]),
+            ("mem_limit", &resources["limits"]["memory"]),
+            ("pids_limit", &resources["limits"]["pids"]),
+            ("mem_reservation", &resources["reservations"]["memory"]),
+            ("scale", &deploy["replicas"]),
+            ("deploy.update_config", &deploy["update_config"]),
+        ] {
+            if !value.is_null() {
+                service.insert(key.to_owned(), value.clone());
+            }
+        }
+        if let Some(cpus) = resources["reservations"]["cpus"].as_f64() {
+            service.entry("cpu_shares").or_insert(((cpus * 1024.0) as i64).max(2).into());
+        }
+        let attempts =
+            deploy["restart_policy"]["max_attempts"].as_i64().map(|count| format!(":{count}")).unwrap_or_default();
+        match deploy["restart_policy"]["condition"].as_str() {
+            Some("any" | "always") => drop(service.insert("restart".to_owned(), "always".into())),
+            Some("none") => drop(service.insert("restart".to_owned(), "no".into())),
+            Some(other) => drop(service.insert("restart".to_owned(), format!("{other}{attempts}").into())),
+            None => {}
+        }
+        if service.get("restart") == Some(&Value::from("unless-stopped")) {
+            service.insert("restart".to_owned(), "always".into());
+        }
+        // What compose follows from links and namespaces is no line of the file.
+        for key in ["depends_on", "attach", "develop", "platform", "env_file", "logging", "ulimits"] {
+            service.remove(key);
+        }
+        if service.get("pull_policy").is_some_and(|policy| policy == "missing" || policy == "if_not_present") {
+            service.remove("pull_policy");
+        }
+        if service.get("scale") == Some(&Value::from(1)) {
+            service.remove("scale");
+        }
+        for port in service.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+            let port = port.as_object_mut().expect("a port is a mapping");
+            ["name", "app_protocol", "mode"].iter().for_each(|key| drop(port.remove(*key)));
+        }
+        if let Some(volumes) = service.get_mut("volumes").and_then(Value::as_array_mut) {
+            // Memory is an option of the container's here, not a mount.
+            volumes.retain(|volume| volume["type"] != "tmpfs");
+            for volume in volumes {
+                // It is printed where a short form stood, and means the same where it is not.
+                if let Some(bind) = volume.get_mut("bind").and_then(Value::as_object_mut) {
+                    bind.remove("create_host_path");
+                }
+                if let Some(path) = volume["source"].as_str().filter(|path| path.len() > 1) {
+                    volume["source"] = path.trim_end_matches('/').into();
+                }
+            }
+        }
+        service.remove("tmpfs");
+        if let Some(check) = service.get_mut("healthcheck")
+            && (check["disable"] == true || check["test"][0] == "NONE")
+        {
+            *check = serde_json::json!({"disable": true});
+        }
+        if service.get("stop_grace_period") == Some(&Value::from("10s")) {
+            service.remove("stop_grace_period");
+        }
+        for (key, directory) in [("configs", "/"), ("secrets", "/run/secrets/")] {
+            for grant in service.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten() {
+                let target =
+                    grant["target"].as_str().or_else(|| grant["source"].as_str()).unwrap_or_default().to_owned();
+                grant["target"] =
+                    if target.starts_with('/') { target.into() } else { format!("{directory}{target}").into() };
+            }
+        }
+        for link in service.get_mut("links").and_then(Value::as_array_mut).into_iter().flatten() {
+            let text = link.as_str().unwrap_or_default().to_owned();
+            let same = text.split_once(':').filter(|(service, alias)| service == alias);
+            *link = same.map_or(text.as_str(), |(service, _)| service).into();
+        }
+        if let Some(ports) = service.get_mut("expose").and_then(Value::as_array_mut) {
+            let each = |text: &str| -> Vec<Value> {
+                let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                let numbers = first.parse::<u16>().expect("a port")..=last.parse().expect("a port");
+                numbers.map(|port| format!("{port}/{protocol}").into()).collect()
+            };
+            *ports = ports.iter().flat_map(|port| each(port.as_str().unwrap_or_default())).collect();
+        }
+        for network in
+            service.get_mut("networks").and_then(Value::as_object_mut).into_iter().flat_map(|all| all.values_mut())
+        {
+            network.as_object_mut().into_iter().for_each(|network| drop(network.remove("priority")));
+        }
+        for key in ["expose", "extra_hosts", "cap_add", "cap_drop"] {
+            if let Some(list) = service.get_mut(key).and_then(Value::as_array_mut) {
+                list.sort_by_key(ToString::to_string);
+            }
+        }
+    }
+    without_nothing(&project).unwrap_or_default()
+}
+
+/// A value without nulls, empty lists, empty mappings and `false`; what is not set is the same.
+fn without_nothing(value: &Value) -> Option<Value> {
+    match value {
+        Value::Null | Value::Bool(false) => None,
+        Value::Array(items) => Some(items.iter().filter_map(without_nothing).collect::<Vec<_>>())
+            .filter(|all| !all.is_empty())
+            .map(Value::from),
+        Value::Object(entries) => {
+            let kept: serde_json::Map<_, _> =
+                entries.iter().filter_map(|(key, value)| Some((key.clone(), without_nothing(value)?))).collect();
+            (!kept.is_empty()).then(|| kept.into())
+        }
+        Value::Number(number) if number.as_f64().is_some_and(|number| number.fract() == 0.0) => {
+            Some(json_integer(number.as_f64().unwrap_or_default()))
+        }
+        other => Some(other.clone()),
+    }
+}
+
+fn json_integer(number: f64) -> Value {
+    serde_json::json!(number as i64)
 }
 
 fn is_plain(needed: &Dependency) -> bool {
@@ -242,7 +400,7 @@ fn every_published_file_means_what_compose_takes_it_for() {
                 continue;
             }
         };
-        let text = restored(&name, &theirs(directory));
+        let text = without_what_has_no_effect(&restored(&name, &theirs(directory)));
         // Beside the files, so that relative paths and `.env` are the same.
         let resolved = tempfile::Builder::new().prefix(".resolved-").suffix(".json").tempfile_in(directory);
         let resolved = resolved.expect("a file can be written");
@@ -252,10 +410,74 @@ fn every_published_file_means_what_compose_takes_it_for() {
             Err(error) => wrong.push(format!("{name}: what compose printed: {error}")),
         }
         let json: Value = serde_json::from_str(&text).expect("it prints JSON");
+        let printed = normal(&appliance::stack::compose::print::project(&mine));
+        let expected = normal(&json);
+        for key in ["services", "networks", "volumes"] {
+            for (one, ours) in printed[key].as_object().into_iter().flatten() {
+                let theirs = expected[key][one].as_object().cloned().unwrap_or_default();
+                let ours = ours.as_object().cloned().unwrap_or_default();
+                let names = ours.keys().chain(theirs.keys()).collect::<std::collections::BTreeSet<_>>();
+                wrong.extend(names.into_iter().filter(|name| ours.get(*name) != theirs.get(*name)).map(|field| {
+                    format!("{name}: printed {key}.{one}.{field}: {:?} and {:?}", ours.get(field), theirs.get(field))
+                }));
+            }
+        }
         for service in &mine.services {
             let theirs = &json["services"][service.name.as_str()];
             wrong.extend(against_json(service, theirs).into_iter().map(|found| format!("{name}: {found}")));
         }
     }
     assert!(wrong.is_empty(), "{} differences in {} projects:\n{}", wrong.len(), all.len(), wrong.join("\n"));
+}
+
+/// A project of more files than people used to write, and one of more than are read.
+#[test]
+fn many_files_are_read_and_too_many_are_told_once() {
+    let directory = tempfile::tempdir().expect("it can be made");
+    let write =
+        |name: &str, text: String| std::fs::write(directory.path().join(name), text).expect("it can be written");
+    for (count, is_good) in [(300, true), (1100, false)] {
+        let names: Vec<String> = (0..count).map(|n| format!("s{n}.yaml")).collect();
+        for (n, name) in names.iter().enumerate() {
+            write(name, format!("services: {{s{n}: {{image: demo/s}}}}\n"));
+        }
+        write("compose.yaml", format!("include: [{}]\n", names.join(", ")));
+        match ours(&directory.path().join("compose.yaml"), true) {
+            Ok(stack) => assert!(is_good && stack.services.len() == count),
+            Err(error) => assert!(!is_good && error.matches("more than 1000 files").count() == 1, "{error}"),
+        }
+    }
+}
+
+/// What somebody who writes a compose file does on any machine.
+#[test]
+fn a_file_is_tried_from_the_command_line() {
+    let directory = tempfile::tempdir().expect("it can be made");
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_appliance"))
+            .args(args)
+            .current_dir(directory.path())
+            .env_clear()
+            .env("TAG", "7")
+            .output()
+            .expect("it can be run");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("it prints text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, _, said) = run(&["compose", "check"]);
+    assert!(code == Some(1) && said.contains("there is no compose file here"), "{said}");
+    let write = |text: &str| std::fs::write(directory.path().join("compose.yaml"), text).expect("it can be written");
+    write("services: {web: {image: 'demo/web:${TAG}'}}\n");
+    let (code, printed, _) = run(&["compose", "config", "--format", "json", "-p", "shop"]);
+    let json: Value = serde_json::from_str(&printed).expect("it prints JSON");
+    assert_eq!(
+        (code, &json["services"]["web"]["image"], &json["name"]),
+        (Some(0), &"demo/web:7".into(), &"shop".into())
+    );
+    let (code, printed, _) = run(&["compose", "config"]);
+    assert!(code == Some(0) && printed.contains("image: demo/web:7"), "{printed}");
+    write("services:\n  web: {image: x, blkio_config: {}, restart: sometimes}\n");
+    let (code, _, said) = run(&["compose", "check"]);
+    let places = ["compose.yaml:2:19: error: 'services.web.blkio_config'", "'services.web.restart' is 'sometimes'"];
+    assert!(code == Some(1) && places.iter().all(|place| said.contains(place)), "{said}");
 }

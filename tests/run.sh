@@ -4,7 +4,7 @@ set -u
 tools=$1
 log=$(mktemp)
 beside=$(mktemp -d)
-trap 'rm -rf "$log" "$beside"' EXIT
+trap 'rm -rf "$log" "$log.code" "$beside"' EXIT
 # What runs beside hears of no Ctrl-C by itself.
 trap 'trap "" TERM; kill -TERM 0; exit 130' INT
 passed=0 failed=0 skipped=0
@@ -25,9 +25,9 @@ tests() {
     name=$1
     shift
     echo "== $name"
-    "$@" >"$log" 2>&1
-    code=$?
-    cat "$log"
+    # What is read at the end is seen as it comes.
+    { "$@" 2>&1; echo $? >"$log.code"; } | tee "$log"
+    code=$(cat "$log.code")
     counts=$(sed -n 's/^test result: .*\. \([0-9]*\) passed; \([0-9]*\) failed; \([0-9]*\) ignored.*/\1 \2 \3/p' "$log" |
         awk '{p += $1; f += $2; s += $3} END {print p + 0, f + 0, s + 0}')
     set -- $counts
@@ -55,7 +55,8 @@ ended() {
     return "$(cat "$beside/$1.code")"
 }
 
-# Emulated machines take longest, and nothing in them is measured. The disk image by each kind of cloud, and vagrant up: make soak.
+# Emulated machines take longest, and nothing in them is measured. They get their share of the processors: what a starved
+# one's own units wait for has deadlines too. The disk image by each kind of cloud, and vagrant up: make soak.
 the_image() {
     make --no-print-directory target/image/test/appliance-bookworm.qcow2 && cargo test --locked --test vm -- image:: --skip every_kind_of_cloud
 }
@@ -64,6 +65,7 @@ begin storage cargo test --locked --test vm -- --test-threads=1 --skip image:: -
 
 check "format" cargo fmt --check
 check "clippy" cargo clippy --quiet --locked --all-targets -- -D warnings
+check "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps
 check "dependencies" "$tools/cargo-deny" --log-level error check bans licenses sources
 for package in target/deb/appliance-test.deb target/not-built-yet.deb; do
     check "Vagrantfile with $package" env VAGRANT_HOME="$beside/vagrant" VAGRANT_DOTFILE_PATH="$beside/dot" APPLIANCE_DEB="$package" \

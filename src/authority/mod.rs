@@ -50,11 +50,11 @@ struct Ours {
 fn standing(host: &Host, app: &AppName) -> Result<Standing> {
     let key = host.read_text(KEY, MAX_PEM)?.map(Secret::new);
     let key = key.map(|pem| KeyPair::from_pem(pem.expose()).with_context(|| format!("{KEY} is broken"))).transpose()?;
-    let chain = host.read_text(&path(app, client_ca::CERTIFICATE), MAX_PEM)?;
+    let chain = client_ca::read_file(host, app, client_ca::CERTIFICATE)?;
     Ok(match (key, chain) {
         (None, None) => Standing::None,
         (Some(key), None) => Standing::Keyed(Box::new(key)),
-        (Some(key), Some(chain)) if sign::is_of(&chain, &key) => {
+        (Some(key), Some(chain)) if certificate::is_of(&chain, &key) => {
             let issuer = Issuer::from_ca_cert_pem(&chain, key).context("our own CA's certificate is broken")?;
             Standing::Ready(Box::new(Ours { issuer, chain }))
         }
@@ -258,7 +258,7 @@ fn write_list(host: &Host, app: &AppName, ours: &Ours, always: bool) -> Result<(
     let target = path(app, client_ca::LIST);
     let mut book = Book::read(host)?;
     let now = host.settled_now()?;
-    let there = host.read_text(&target, MAX_PEM)?;
+    let there = client_ca::read_file(host, app, client_ca::LIST)?;
     if !always && there.is_some_and(|there| sign::is_current(&there, &book, now.as_second() - LIST_AGE_S)) {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SanType, SerialNumber,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -185,10 +185,4 @@ pub(super) fn check_name(issuer: &Issuer<'_, KeyPair>, chain: &str, now: Timesta
         );
     }
     Ok(())
-}
-
-/// Whether the first certificate of a chain is for this key.
-pub(super) fn is_of(chain: &str, key: &KeyPair) -> bool {
-    let Ok(der) = CertificateDer::from_pem_slice(chain.as_bytes()) else { return false };
-    X509Certificate::from_der(&der).is_ok_and(|(_, parsed)| parsed.public_key().raw == key.subject_public_key_info())
 }

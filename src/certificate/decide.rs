@@ -1,4 +1,4 @@
-//! When a certificate is ordered (spec/prepare.md, "TLS and nginx"), and how long is waited after a failure. Pure.
+//! When a certificate is ordered (docs/operating.md), and how long is waited after a failure. Pure.
 
 use crate::host::acme::Window;
 use crate::value::certificate::Facts;

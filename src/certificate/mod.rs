@@ -21,7 +21,7 @@ use std::time::Duration;
 /// What is ordered from, unless the env says otherwise.
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 /// What was tried last, so that a restart does not try it again at once.
-const STATE: &str = "/app/etc/acme/state.json";
+const STATE: &str = "/data/appliance/host/acme/state.json";
 const MAX_STATE: u64 = 1 << 20;
 /// The longest that an order may take, its validation included.
 const ORDERING: Duration = Duration::from_secs(300);

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 /// The certificates that are to be revoked.
-const CONDEMNED: &str = "/app/etc/acme/revoke.json";
+const CONDEMNED: &str = "/data/appliance/host/acme/revoke.json";
 const MAX_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

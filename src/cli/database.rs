@@ -5,7 +5,7 @@ use super::{absolute, print};
 use crate::host::{Host, Mode};
 use crate::report::sentry;
 use crate::source;
-use crate::update::{self, Anew, Wish};
+use crate::update::{self, ResetFrom, Wish};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,7 +48,7 @@ pub struct ResetArguments {
 pub async fn database(command: DatabaseCommand) -> Result<u8> {
     match command {
         DatabaseCommand::Dump(arguments) => dump(arguments).await,
-        DatabaseCommand::Reset(arguments) => make_anew(Anew::Empty, arguments.yes).await,
+        DatabaseCommand::Reset(arguments) => reset(ResetFrom::Empty, arguments.yes).await,
         DatabaseCommand::Restore(arguments) => restore(arguments).await,
     }
 }
@@ -84,14 +84,13 @@ fn give_up(target: &str, host: &Host) -> Result<u8> {
 async fn restore(arguments: RestoreArguments) -> Result<u8> {
     let host = ready().await?;
     let env = source::active(&host)?.env;
-    let archive =
-        update::archive::open(&absolute(&arguments.file)?, &update::dump::directory(&env.app.name), &host).await?;
-    let done = make_anew(Anew::Archive(archive.clone()), arguments.yes).await;
+    let archive = update::archive::open(&env, &absolute(&arguments.file)?, &host).await?;
+    let done = reset(ResetFrom::Archive(archive.clone()), arguments.yes).await;
     archive.discard(&host)?;
     done
 }
 
-async fn make_anew(anew: Anew, agreed: bool) -> Result<u8> {
+async fn reset(from: ResetFrom, agreed: bool) -> Result<u8> {
     let host = ready().await?;
     let env = source::active(&host)?.env;
     let text = format!(
@@ -103,7 +102,7 @@ async fn make_anew(anew: Anew, agreed: bool) -> Result<u8> {
         bail!("{text}; nothing was done. With --yes it is");
     }
     let _reports = sentry::start(&env);
-    let wish = Wish { anew: Some(anew), ..Wish::default() };
+    let wish = Wish { reset: Some(from), ..Wish::default() };
     watched(&host, false, async |news| update::update(&env, wish, &host, news).await).await?;
     print(&format!(
         "the database {} is new; what was in it: ls {}\n",

@@ -1,5 +1,6 @@
 //! Where log lines go: to the journal with their fields under systemd, else to stderr.
 
+use std::io::IsTerminal;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -18,6 +19,9 @@ pub fn start(service: bool) {
         Some(journal) => registry.with(journal).init(),
         None => {
             let plain = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).without_time();
+            // Escape sequences are for terminals, and for nobody who said that he wants none (no-color.org).
+            let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            let plain = plain.with_ansi(std::io::stderr().is_terminal() && !is_plain);
             registry.with(plain).init();
         }
     }

@@ -3,7 +3,7 @@
 use super::print;
 use crate::host::{Host, Mode, terminal};
 use crate::source;
-use crate::stack::logs::{Entry, JOURNALCTL, Lines, Query};
+use crate::stack::logs::{Entry, JOURNALCTL, Lines, Query, harmless};
 use crate::value::ServiceName;
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -105,10 +105,10 @@ impl Shown {
         let time = if self.timestamps { format!("{time:.3} ") } else { String::new() };
         let begin = format!("{origin:<width$} | ", width = self.width);
         if !self.in_colour {
-            return format!("{begin}{time}{}\n", entry.message);
+            return format!("{begin}{time}{}\n", harmless(&entry.message, false));
         }
         let next = COLOURS[self.known.len() % COLOURS.len()];
         let colour = *self.known.entry(origin).or_insert(next);
-        format!("\u{1b}[{colour}m{begin}\u{1b}[0m{time}{}\n", entry.message)
+        format!("\u{1b}[{colour}m{begin}\u{1b}[0m{time}{}\n", harmless(&entry.message, true))
     }
 }

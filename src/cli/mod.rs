@@ -1,6 +1,7 @@
 //! The command line: what can be said, and who answers it. One file per group of commands.
 
 mod cert;
+mod compose;
 mod cp;
 mod database;
 mod env;
@@ -91,6 +92,9 @@ enum Command {
     /// Show or renew the host's certificate
     #[command(subcommand)]
     Cert(cert::CertCommand),
+    /// Try a compose file on any machine: read it as the appliance does
+    #[command(subcommand)]
+    Compose(compose::ComposeCommand),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  appliance completions bash > /etc/bash_completion.d/appliance")]
     Completions { shell: clap_complete::Shell },
@@ -134,7 +138,7 @@ impl Arguments {
     }
 }
 
-/// Carries a command out; gives back the exit code (spec/product.md, "The command line").
+/// Carries a command out; gives back the exit code.
 pub async fn execute(arguments: Arguments) -> u8 {
     let done = match arguments.command {
         Command::Run => host::run().await,
@@ -156,6 +160,7 @@ pub async fn execute(arguments: Arguments) -> u8 {
         Command::Recover(recover) => host::recover(recover).await,
         Command::Env(command) => env::env(command).await,
         Command::Cert(command) => cert::cert(command).await,
+        Command::Compose(command) => compose::compose(command),
         Command::Completions { shell } => selfdoc::completions(shell),
         Command::Man => selfdoc::man(),
         Command::StopStack => host::stop_stack().await,

@@ -1,7 +1,9 @@
 //! `appliance status`: the status file, readable.
 
 use super::{print, render};
+use crate::env::MAX_BYTES;
 use crate::host::{Host, Mode};
+use crate::state::history::ACTIVE;
 use crate::state::{Status, StepState, flags};
 use crate::value::Phase;
 use anyhow::{Context, Result};
@@ -20,17 +22,29 @@ pub fn status(json: bool) -> Result<u8> {
         _ => {}
     }
     let stale = status.is_stale(&host);
+    let differs = differs(&status, &host);
     if json {
         let mut value = serde_json::to_value(&status).context("could not render the status")?;
         value["stale"] = stale.into();
+        value["env_differs"] = differs.into();
         print(&format!("{value:#}\n"))?;
     } else {
-        print(&readable(&status, stale))?;
+        print(&readable(&status, stale, differs))?;
     }
     Ok(if stale { 1 } else { status.exit_code() })
 }
 
-fn readable(status: &Status, stale: bool) -> String {
+/// Whether the file that the active env was read from says something else by now. Who may not read it is not told.
+fn differs(status: &Status, host: &Host) -> bool {
+    let Some(path) = status.source.as_deref().filter(|source| source.starts_with('/')) else { return false };
+    let read = |path: &str| host.read(path, MAX_BYTES).ok().flatten();
+    match (read(path), read(ACTIVE)) {
+        (Some(written), Some(active)) => written != active,
+        _ => false,
+    }
+}
+
+fn readable(status: &Status, stale: bool, differs: bool) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| text.push_str(&format!("{name:<9} {value}\n"));
     if stale {
@@ -42,6 +56,9 @@ fn readable(status: &Status, stale: bool) -> String {
         if let Some(value) = value {
             line(name, value);
         }
+    }
+    if differs {
+        line("differs", "that file is another one than the active env by now; see: appliance plan");
     }
     let steps: Vec<String> = status
         .steps

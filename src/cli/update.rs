@@ -1,18 +1,18 @@
 //! The commands about releases: update, rollback, releases.
 
 use super::{JsonArgument, print, render};
-use crate::error::Halt;
 use crate::host::{Host, Mode, UnitState};
 use crate::report::sentry;
 use crate::source;
 use crate::state::{Ledger, Lock, flags};
 use crate::supervise::Board;
-use crate::update::{self, Back, News, Outcome, Told, Wish};
+use crate::update::{self, Back, News, Outcome, Recovered, Told, Wish};
 use crate::value::{Commit, Stage};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
@@ -51,12 +51,20 @@ struct Progress {
     last: BTreeMap<Stage, u64>,
     on_terminal: bool,
     quiet: bool,
+    /// Whether visitors see the status page: they come back only from there.
+    with_page: AtomicBool,
 }
 
 impl Progress {
     fn new(ledger: &Ledger, quiet: bool) -> Progress {
         let last = ledger.last.as_ref().map(|last| last.took_ms.clone()).unwrap_or_default();
-        Progress { began: Instant::now(), last, on_terminal: std::io::stderr().is_terminal(), quiet }
+        Progress {
+            began: Instant::now(),
+            last,
+            on_terminal: std::io::stderr().is_terminal(),
+            quiet,
+            with_page: AtomicBool::new(false),
+        }
     }
 
     fn tell(&self, told: Told<'_>) {
@@ -68,8 +76,10 @@ impl Progress {
             }
             Told::Doing(what) if self.on_terminal => format!("  {what}"),
             Told::Doing(_) => return,
+            Told::Page if self.with_page.swap(true, Ordering::Relaxed) => return,
             Told::Page => "  visitors see the status page".to_owned(),
-            Told::Served => "  visitors reach the app".to_owned(),
+            Told::Served if !self.with_page.swap(false, Ordering::Relaxed) => return,
+            Told::Served => "  visitors reach the app again".to_owned(),
         };
         let seconds = self.began.elapsed().as_secs();
         // A terminal that went away must not stop the update.
@@ -105,7 +115,7 @@ pub async fn update(arguments: UpdateArguments) -> Result<u8> {
     let wish = Wish { force: arguments.force, migrate: arguments.migrate, to: arguments.to, ..Wish::default() };
     let updated = watched(&host, arguments.json.json, async |news| update::update(&env, wish, &host, news).await).await;
     // An app that does not get through keeps no host from its security updates.
-    let upgraded = match updated.as_ref().is_err_and(|error| error.downcast_ref::<Halt>().is_some()) {
+    let upgraded = match updated.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
         true => Ok(None),
         false => {
             let upgraded =
@@ -134,12 +144,33 @@ pub async fn update(arguments: UpdateArguments) -> Result<u8> {
     }
     let mut lines = vec![text];
     if let Some(upgraded) = upgraded {
-        lines.extend(upgraded.packages.iter().map(|one| format!("{} {} is {} now", one.package, one.from, one.to)));
+        lines.extend(upgraded.packages.iter().map(|one| match &one.from {
+            Some(from) => format!("{} {from} is {} now", one.package, one.to),
+            None => format!("{} {} is new", one.package, one.to),
+        }));
         lines.extend(upgraded.reboots.then(|| "the host reboots in a minute".to_owned()));
     }
     print(&format!("{}\n", lines.join("\n")))?;
     Ok(0)
 }
+
+/// Somebody asked for an end.
+#[derive(Debug)]
+struct Interrupted(Recovered);
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0 {
+            Recovered::Nothing => "interrupted; nothing had been begun",
+            Recovered::Done => "interrupted; what had been begun is undone, or finished where it was past undoing",
+            Recovered::Waiting(_) => {
+                "interrupted, and the appliance is stopped; its next start undoes what had been begun, or finishes it"
+            }
+        })
+    }
+}
+
+impl std::error::Error for Interrupted {}
 
 /// Tells of the work on the terminal, in the status and on the page; a signal undoes what was begun.
 pub(super) async fn watched<T>(host: &Host, quiet: bool, work: impl AsyncFnOnce(News<'_>) -> Result<T>) -> Result<T> {
@@ -163,9 +194,7 @@ pub(super) async fn watched<T>(host: &Host, quiet: bool, work: impl AsyncFnOnce(
         Some(done) => done,
         None => {
             let alone = Lock::take_update(host, "update", PATIENCE).await?;
-            update::recover(&env, host, &alone, News(&tell)).await?;
-            Err(Halt::failed("Interrupted", "what had been begun is undone, or finished where it was past undoing")
-                .into())
+            Err(Interrupted(update::recover(&env, host, &alone, News(&tell)).await?).into())
         }
     }
 }
@@ -195,7 +224,8 @@ async fn check(json: bool) -> Result<u8> {
             text.push_str(&format!("replaced in its place if it changed: {service}, since {why}\n"));
         }
         for one in &packages {
-            text.push_str(&format!("host: {} {} to {}\n", one.package, one.from, one.to));
+            let from = one.from.as_deref().unwrap_or("(new)");
+            text.push_str(&format!("host: {} {from} to {}\n", one.package, one.to));
         }
         print(if text.is_empty() { "nothing waits\n" } else { &text })?;
     }

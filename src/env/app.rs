@@ -1,4 +1,4 @@
-//! The keys under `app:` or `ecs:` (spec/env.md, "Keys"): one of the two, `ecs:` being `app:` named `ecs`.
+//! The keys under `app:` or `ecs:` (docs/env.md): one of the two, `ecs:` being `app:` named `ecs`.
 
 use super::document::{Kind, Node, shown};
 use super::gate::{self, Probe};
@@ -19,6 +19,8 @@ pub struct App {
     pub critical: Vec<ServiceName>,
     pub git: AppGit,
     pub database: DatabaseName,
+    /// What the compose file may ask of the host.
+    pub allow: Allow,
     /// The compose file, where it is not one of the default places.
     pub compose: Option<AbsPath>,
     pub migrate: Option<Migrate>,
@@ -43,6 +45,28 @@ pub struct AppGit {
     pub host_keys: Vec<KnownHost>,
 }
 
+/// What the compose file may ask of the host; everything, unless the env says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allow {
+    /// Privileged containers, capabilities, devices, the host's namespaces.
+    pub privileged: bool,
+    pub binds: Binds,
+}
+
+/// Which files and directories of the host a container may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binds {
+    Any,
+    /// Those of the checkout, of `/app/etc/<name>`, and of the app's data.
+    Own,
+}
+
+impl Default for Allow {
+    fn default() -> Allow {
+        Allow { privileged: true, binds: Binds::Any }
+    }
+}
+
 /// What happens to local commits in the checkout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GitLocal {
@@ -60,7 +84,7 @@ pub struct Migrate {
     pub when: String,
 }
 
-/// The repository that `ecs:` means without a source (spec/env.md).
+/// The repository that `ecs:` means without a source (docs/env.md).
 const ECS_SOURCE: &str = "https://github.com/ecs-org/ecs.git";
 
 /// Reads `app:` or `ecs:`; `None` means an error was reported.
@@ -109,6 +133,7 @@ fn read_app(root: &Fields, fields: Fields, is_ecs: bool) -> Option<App> {
     }
     let critical = fields.list("critical", |reading, node, path| reading.checked(node, path)).unwrap_or_default();
     let git = read_git(&fields, is_ecs, place);
+    let allow = read_allow(&fields);
     let database = fields.checked("database");
     let compose = fields.checked("compose");
     let migrate = read_migrate(&fields, is_ecs);
@@ -120,6 +145,7 @@ fn read_app(root: &Fields, fields: Fields, is_ecs: bool) -> Option<App> {
     Some(App {
         tree,
         critical,
+        allow,
         git: git?,
         database: database.unwrap_or_else(|| DatabaseName::from(&name)),
         compose,
@@ -129,6 +155,29 @@ fn read_app(root: &Fields, fields: Fields, is_ecs: bool) -> Option<App> {
         vault,
         name,
     })
+}
+
+/// A wish for safety: what is written wrongly there is not passed over.
+fn read_allow(app: &Fields) -> Allow {
+    if let (None, Some((place, name))) = (app.key_place("allow"), app.misspelt("allow")) {
+        app.error(
+            place,
+            format!("did you mean '{}' by '{name}'? A wish for safety is not passed over", app.path("allow")),
+        );
+    }
+    let fields = app.fields("allow");
+    let binds = match fields.text("binds").as_deref() {
+        None | Some("any") => Binds::Any,
+        Some("own") => Binds::Own,
+        Some(_) => {
+            let place = fields.value("binds").map_or(fields.place(), |node| node.place);
+            fields.error(place, format!("'{}' must be own or any", fields.path("binds")));
+            Binds::Any
+        }
+    };
+    let allow = Allow { privileged: fields.boolean("privileged").unwrap_or(true), binds };
+    fields.finish(Unknown::Refuse);
+    allow
 }
 
 fn read_git(app: &Fields, is_ecs: bool, place: super::document::Place) -> Option<AppGit> {

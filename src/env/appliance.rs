@@ -1,4 +1,4 @@
-//! The keys under `appliance:` (spec/env.md, "Keys"), read into checked types. What follows from them is elsewhere.
+//! The keys under `appliance:` (docs/env.md), read into checked types. What follows from them is elsewhere.
 
 use super::backup::{Backup, read_backup};
 use super::document::Node;
@@ -167,7 +167,7 @@ fn read_calendar(update: &Fields) -> Option<Calendar> {
     Some(calendar)
 }
 
-/// The default of `update.oncalendar` (spec/env.md).
+/// The default of `update.oncalendar` (docs/env.md).
 fn daily() -> Calendar {
     // The text is a constant that the check takes; a test of this file's defaults holds it.
     "*-*-* 06:30:00".parse().expect("the default calendar is valid")

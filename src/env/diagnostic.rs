@@ -177,7 +177,25 @@ impl Report {
 
     /// The report as an error, for those who need the file.
     pub fn into_error(self, file: &str) -> BrokenFile {
-        BrokenFile { file: file.to_owned(), report: self }
+        BrokenFile { file: file.to_owned(), kind: FileKind::Env, report: self }
+    }
+}
+
+/// What a file is read as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// An env, whatever it is called and wherever it came from.
+    Env,
+    Compose,
+}
+
+impl FileKind {
+    /// The command that shows what is wrong with it.
+    pub fn checked_by(self) -> &'static str {
+        match self {
+            FileKind::Env => "appliance env check",
+            FileKind::Compose => "appliance plan --stack",
+        }
     }
 }
 
@@ -185,6 +203,7 @@ impl Report {
 #[derive(Debug, Clone, thiserror::Error)]
 pub struct BrokenFile {
     pub file: String,
+    pub kind: FileKind,
     pub report: Report,
 }
 

@@ -3,6 +3,7 @@
 
 use super::diagnostic::Diagnostic;
 pub use super::diagnostic::Place;
+use super::forms;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -72,18 +73,19 @@ fn error<T>(place: Place, message: impl Into<String>) -> Result<T> {
 /// # Errors
 /// The first problem of the text itself, with its place: the parser cannot go on behind it.
 pub fn parse(bytes: &[u8], max_bytes: u64) -> Result<Node> {
-    parse_as(bytes, max_bytes, false)
+    let mut documents = parse_as(bytes, max_bytes, false)?;
+    Ok(documents.swap_remove(0))
 }
 
-/// [`parse`] for compose files, which have the tags `!reset` and `!override`.
+/// [`parse`] for compose files, which have the tags `!reset` and `!override`, and may hold several documents; there is at least one.
 ///
 /// # Errors
 /// As for [`parse`].
-pub fn parse_with_marks(bytes: &[u8], max_bytes: u64) -> Result<Node> {
+pub fn parse_with_marks(bytes: &[u8], max_bytes: u64) -> Result<Vec<Node>> {
     parse_as(bytes, max_bytes, true)
 }
 
-fn parse_as(bytes: &[u8], max_bytes: u64, with_marks: bool) -> Result<Node> {
+fn parse_as(bytes: &[u8], max_bytes: u64, with_marks: bool) -> Result<Vec<Node>> {
     if bytes.len() as u64 > max_bytes {
         return error(Place::START, format!("the file is larger than {max_bytes} bytes, the most that is read"));
     }
@@ -97,7 +99,9 @@ fn parse_as(bytes: &[u8], max_bytes: u64, with_marks: bool) -> Result<Node> {
     if let Some(at) = text.find('\0') {
         return error(place_at_end(&text[..at]), "there is a NUL byte here; remove it");
     }
-    Builder { parser: Parser::new_from_str(text), anchors: HashMap::new(), with_marks, text }.document()
+    forms::read(text, |text| {
+        Builder { parser: Parser::new_from_str(text), anchors: HashMap::new(), with_marks, text }.documents()
+    })
 }
 
 /// What a text counts for: copies of a long one are as dear as many short ones.
@@ -171,19 +175,21 @@ impl<'a> Builder<'a> {
         error(at, format!("this is not valid YAML: {info}"))
     }
 
-    fn document(mut self) -> Result<Node> {
-        let null = Node::scalar(Place::START, String::new(), true);
-        let mut root = None;
+    fn documents(mut self) -> Result<Vec<Node>> {
+        let mut roots = Vec::new();
         loop {
             let (event, span) = self.next()?;
             match event {
                 Event::StreamStart | Event::DocumentEnd | Event::Nothing => {}
-                Event::StreamEnd => return Ok(root.unwrap_or(null)),
-                Event::DocumentStart(_) if root.is_some() => {
+                Event::StreamEnd if roots.is_empty() => {
+                    return Ok(vec![Node::scalar(Place::START, String::new(), true)]);
+                }
+                Event::StreamEnd => return Ok(roots),
+                Event::DocumentStart(_) if !roots.is_empty() && !self.with_marks => {
                     return error(place(&span), "a second YAML document starts here; the file must hold one");
                 }
                 Event::DocumentStart(_) => {}
-                other => root = Some(self.node(other, span, 0)?),
+                other => roots.push(self.node(other, span, 0)?),
             }
         }
     }
@@ -200,8 +206,9 @@ impl<'a> Builder<'a> {
         }
         let (node, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let forced_text =
-                    check_tag(tag.as_deref(), at, &["str", "int", "bool", "float", "null"])? == Some("str");
+                let tag = check_tag(tag.as_deref(), at, &["str", "int", "bool", "float", "null", "merge", "binary"])?;
+                let text = if tag == Some("binary") { Cow::Owned(binary(&text, at)?) } else { text };
+                let forced_text = matches!(tag, Some("str" | "binary"));
                 if text.contains('\0') {
                     return error(at, "the value holds a NUL byte; remove it");
                 }
@@ -330,6 +337,17 @@ fn merge(entries: &mut Vec<(Key, Node)>, seen: &mut HashMap<String, Place>, sour
             list.iter().try_for_each(|item| merge(entries, seen, item))
         }
         _ => error(source.place, "'<<' takes a mapping or a list of mappings"),
+    }
+}
+
+/// What `!!binary` holds, as text: base64, over lines or not.
+fn binary(text: &str, at: Place) -> Result<String> {
+    use base64::Engine;
+    let packed: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    let bytes = base64::engine::general_purpose::STANDARD.decode(packed);
+    match bytes.ok().map(String::from_utf8) {
+        Some(Ok(text)) => Ok(text),
+        _ => error(at, "the value behind '!!binary' must be base64, and text once it is unpacked"),
     }
 }
 

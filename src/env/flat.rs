@@ -1,4 +1,4 @@
-//! The env as flat variables (spec/env.md, "Flat environment"): for compose interpolation and for scripts.
+//! The env as flat variables (docs/env.md): for compose interpolation and for scripts.
 
 use super::Env;
 use super::document::{Kind, Node};
@@ -36,12 +36,11 @@ pub fn for_stack(env: &Env) -> Result<Variables, TooLarge> {
     if let Some(settings) = &env.app.settings {
         variables.insert(format!("{prefix}_SETTINGS"), settings.expose().trim().to_owned());
     }
-    // What the file leaves to its default is there all the same, so that a compose file can count on it.
+    // As it was checked: nginx knows it in lower case, whatever the file says.
+    variables.insert("APPLIANCE_DOMAIN".to_owned(), env.appliance.domain.as_str().to_owned());
+    // So are these; what the file leaves to its default is there all the same, so that a compose file can count on it.
     let hosts: Vec<&str> = env.appliance.allowed_hosts.iter().map(|host| host.as_str()).collect();
-    let allowed = variables.entry("APPLIANCE_ALLOWED_HOSTS".to_owned()).or_default();
-    if allowed.is_empty() {
-        *allowed = hosts.join(" ");
-    }
+    variables.insert("APPLIANCE_ALLOWED_HOSTS".to_owned(), hosts.join(" "));
     Ok(variables)
 }
 
@@ -105,6 +104,13 @@ mod tests {
         assert_eq!(get("APPLIANCE_X_1_Y_Z"), Some(""));
         assert_eq!(get("MY_SHOP_SETTINGS"), Some("S='1'"));
         assert_eq!(get("APPLIANCE_ALLOWED_HOSTS"), Some("a.de"));
+        let text = text.replace("domain: a.de", "domain: A.De\n  allowed_hosts: 'A.de *.B.de'");
+        let parsed = Env::parse(text.as_bytes());
+        let env = parsed.env.unwrap_or_else(|| panic!("{}", parsed.report.render("t")));
+        let named = for_stack(&env).expect("it is small");
+        let get = |name: &str| named.get(name).map(String::as_str);
+        let expected = (Some("a.de"), Some("a.de *.b.de"));
+        assert_eq!((get("APPLIANCE_DOMAIN"), get("APPLIANCE_ALLOWED_HOSTS")), expected, "as nginx knows them");
         assert!(as_export(&all).contains("export MY_SHOP_SETTINGS='S='\\''1'\\'''\n"));
     }
 }

@@ -8,6 +8,7 @@ pub mod diagnostic;
 pub mod diff;
 pub mod document;
 pub mod flat;
+mod forms;
 mod gate;
 pub mod layout;
 mod layout_rules;
@@ -17,12 +18,13 @@ mod rules;
 pub mod schema;
 mod setup;
 mod ssl;
+mod without_effect;
 mod words;
 
-pub use app::{App, AppGit, GitLocal, Migrate};
+pub use app::{Allow, App, AppGit, Binds, GitLocal, Migrate};
 pub use appliance::{Appliance, ExtraFile, Metric, StorageWish, Update, is_public_name};
 pub use backup::{Backup, BackupMount};
-pub use diagnostic::{BrokenFile, Diagnostic, Quote, Report, Severity};
+pub use diagnostic::{BrokenFile, Diagnostic, FileKind, Quote, Report, Severity};
 pub use gate::{Asks, Probe};
 
 pub use ssl::{OwnPair, Ssl};
@@ -34,7 +36,9 @@ use reader::{Fields, Reading};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 
-/// The largest env.yml that is read, in bytes (spec/env.md, "Sources").
+/// Where it lies on the host itself.
+pub const LOCAL: &str = "/app/env.yml";
+/// The largest env.yml that is read, in bytes (docs/env.md).
 pub const MAX_BYTES: u64 = 1024 * 1024;
 
 /// A checked env.yml.
@@ -133,6 +137,7 @@ fn read(reading: &Reading, root: &Node) -> Option<Env> {
     let appliance = appliance::read(&fields);
     let app = app::read(&fields);
     // Other keys at the top level are cloud-init's.
+    without_effect::warn(&fields);
     Some(Env {
         ssh_authorized,
         ssh_deprecated,

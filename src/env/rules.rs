@@ -1,4 +1,4 @@
-//! Rules over more than one key (spec/env.md): what goes together, what contradicts, what cannot work. Rules about one
+//! Rules over more than one key: what goes together, what contradicts, what cannot work. Rules about one
 //! value alone are its type's.
 
 use super::appliance::{Appliance, ExtraFile};
@@ -25,7 +25,7 @@ const OUR_FILES: [&str; 5] = [
     "/var/www/html/503.html",
 ];
 /// Directories in which the appliance keeps its own state.
-const OUR_DIRECTORIES: [&str; 3] = ["/run/appliance/", "/app/etc/env-history/", "/app/etc/tags/"];
+const OUR_DIRECTORIES: [&str; 4] = ["/run/appliance/", "/data/appliance/", "/data/git/", "/app/etc/tags/"];
 
 /// Two files at one path overwrite each other at every run; one over the appliance's own breaks it.
 pub fn extra_files(extra: &Fields, files: &[(usize, ExtraFile)]) {

@@ -131,7 +131,7 @@ impl Host {
     }
 
     /// [`Host::sweep`] once more: another process may have died since this one looked.
-    pub fn sweep_again(&self, directories: &[&str]) -> Result<()> {
+    pub fn sweep_again(&self, directories: &[String]) -> Result<()> {
         self.swept.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
         self.sweep_private()?;
         directories.iter().try_for_each(|directory| self.sweep(directory))
@@ -165,7 +165,10 @@ fn sweep(directory: &Path, prefix: &str) -> io::Result<()> {
         let entry = entry?;
         if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) {
             match take_away(&entry.path()) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                // The directory may be somebody else's, who puts there whatever he likes.
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    tracing::warn!("{} cannot be taken away: {error}", entry.path().display());
+                }
                 _ => {}
             }
         }
@@ -175,6 +178,10 @@ fn sweep(directory: &Path, prefix: &str) -> io::Result<()> {
 
 /// Removes a left-over, unless somebody holds it.
 fn take_away(path: &Path) -> io::Result<()> {
+    // What is made beside is a file or a directory; anything else is nobody's work.
+    if !path.symlink_metadata().is_ok_and(|meta| meta.is_file() || meta.is_dir()) {
+        return fs::remove_file(path);
+    }
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let left = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     match left.try_lock() {
@@ -196,6 +203,9 @@ mod tests {
         test.host.put("/x/y", b"1", 0o600).expect("it can be written");
         let directory = test.host.path("/x");
         fs::write(directory.join(".appliance-dead"), "a key").expect("it can be written");
+        // Somebody else's, in a directory that he owns too.
+        std::os::unix::fs::symlink("nowhere", directory.join(".appliance-link")).expect("it can be made");
+        nix::unistd::mkfifo(&directory.join(".appliance-pipe"), nix::sys::stat::Mode::S_IRWXU).expect("it can be made");
         fs::create_dir(directory.join(".appliance-dead-too")).expect("it can be made");
         fs::write(directory.join(".appliance-dead-too/link"), "").expect("it can be written");
         let living = file(&directory.join("z"), b"2", 0o600, None).expect("it can be made");
@@ -213,7 +223,7 @@ mod tests {
         fs::write(directory.join(".appliance-later"), "a page").expect("it can be written");
         next.sweep("/x").expect("it can be looked at");
         assert!(directory.join(".appliance-later").exists(), "looked at once");
-        next.sweep_again(&["/x", "/none"]).expect("it can be looked at");
+        next.sweep_again(&["/x".to_owned(), "/none".to_owned()]).expect("it can be looked at");
         assert!(!directory.join(".appliance-later").exists());
     }
 }

@@ -6,9 +6,11 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use futures_util::Stream;
 use globset::{GlobBuilder, GlobMatcher};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Component, Path, PathBuf};
 use tokio::sync::mpsc;
 
@@ -31,12 +33,13 @@ pub fn context_stream(
     if !inside {
         bail!("the Dockerfile '{dockerfile}' must lie inside the build context");
     }
-    if !context.join(dockerfile).is_file() {
+    let opened = fs::File::open(context).and_then(|at| open_plain(&at, Path::new(dockerfile), ResolveFlags::empty()));
+    if opened.is_err() {
         bail!("there is no Dockerfile '{dockerfile}' in {}", context.display());
     }
     let rewritten = match contexts.is_empty() {
         true => None,
-        false => Some(rewritten(&context.join(dockerfile), contexts)?),
+        false => Some(rewritten(context, dockerfile, contexts)?),
     };
     stream(context, PathBuf::new(), PathBuf::from(dockerfile), rewritten)
 }
@@ -54,7 +57,8 @@ fn stream(
         let mut tar = tar::Builder::new(Chunks { sender: sender.clone(), buffer: Vec::new() });
         tar.follow_symlinks(false);
         let dockerfile = Dockerfile { path: &keep, text: text.as_deref(), below: &below };
-        let written = append(&mut tar, &context, Path::new(""), &ignore, &dockerfile, 0)
+        let written = fs::File::open(&context)
+            .and_then(|context| append(&mut tar, &context, Path::new(""), &ignore, &dockerfile, 0))
             .and_then(|()| dockerfile.append(&mut tar))
             .and_then(|()| tar.into_inner())
             .and_then(|mut chunks| chunks.flush());
@@ -67,6 +71,24 @@ fn stream(
         receiver.recv().await.map(|chunk| (chunk, receiver))
     }))
 }
+
+/// A context whose Dockerfile is none of its files.
+///
+/// # Errors
+/// No such directory, or a broken `.dockerignore`.
+pub fn inline_stream(
+    context: &Path,
+    dockerfile: &str,
+    contexts: &BTreeMap<String, String>,
+) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + use<>> {
+    if !context.is_dir() {
+        bail!("the build context {} is not a directory", context.display());
+    }
+    stream(context, PathBuf::new(), PathBuf::from(INLINE), Some(with_contexts(dockerfile, contexts)))
+}
+
+/// What such a Dockerfile is called in what Docker gets.
+pub const INLINE: &str = ".appliance.inline.Dockerfile";
 
 /// The Dockerfile: where it lies in the context, and what is sent in its place.
 struct Dockerfile<'a> {
@@ -87,17 +109,12 @@ impl Dockerfile<'_> {
     }
 }
 
-/// The largest Dockerfile that is rewritten, in bytes.
-const MAX_DOCKERFILE: u64 = 1 << 20;
+/// The largest Dockerfile that is rewritten, and the largest `.dockerignore`, in bytes.
+const MAX_TEXT: u64 = 1 << 20;
 
-fn rewritten(path: &Path, contexts: &BTreeMap<String, String>) -> Result<String> {
-    let mut text = String::new();
-    let file = fs::File::open(path).with_context(|| format!("could not open {}", path.display()))?;
-    let read = file.take(MAX_DOCKERFILE + 1).read_to_string(&mut text);
-    read.with_context(|| format!("could not read {}", path.display()))?;
-    if text.len() as u64 > MAX_DOCKERFILE {
-        bail!("{} is larger than {MAX_DOCKERFILE} bytes", path.display());
-    }
+fn rewritten(context: &Path, dockerfile: &str, contexts: &BTreeMap<String, String>) -> Result<String> {
+    let text = read_text(context, Path::new(dockerfile));
+    let text = text.with_context(|| format!("could not read the Dockerfile {dockerfile} in {}", context.display()))?;
     Ok(with_contexts(&text, contexts))
 }
 
@@ -141,7 +158,7 @@ impl Write for Chunks {
 
 fn append(
     tar: &mut tar::Builder<Chunks>,
-    context: &Path,
+    directory: &fs::File,
     below: &Path,
     ignore: &Ignore,
     dockerfile: &Dockerfile,
@@ -150,30 +167,68 @@ fn append(
     if depth > MAX_DEPTH {
         return Err(io::Error::other(format!("{} is nested too deeply", below.display())));
     }
-    let mut entries: Vec<_> = fs::read_dir(context.join(below))?.collect::<io::Result<_>>()?;
+    // The directory that was opened, whatever has taken its place since.
+    let place = by_descriptor(directory);
+    let mut entries: Vec<_> = fs::read_dir(&place)?.collect::<io::Result<_>>()?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let name = below.join(entry.file_name());
-        let path = entry.path();
         let kind = entry.file_type()?;
         // Docker itself needs these two, whatever is excluded.
         let needed = name == dockerfile.path || name == Path::new(".dockerignore");
         let excluded = !needed && ignore.excludes(&name);
         if kind.is_dir() {
-            if !excluded {
-                tar.append_dir(dockerfile.below.join(&name), &path)?;
-            }
             // An exception may bring back something below an excluded directory.
             if !excluded || ignore.has_exceptions || dockerfile.path.starts_with(&name) {
-                append(tar, context, &name, ignore, dockerfile, depth + 1)?;
+                let inner =
+                    open_in(directory, Path::new(&entry.file_name()), OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)?;
+                if !excluded {
+                    tar.append_dir(dockerfile.below.join(&name), by_descriptor(&inner))?;
+                }
+                append(tar, &inner, &name, ignore, dockerfile, depth + 1)?;
             }
         } else if name == dockerfile.path && dockerfile.text.is_some() && dockerfile.below == Path::new("") {
             // Sent in the end, rewritten.
-        } else if !excluded && (kind.is_file() || kind.is_symlink()) {
-            tar.append_path_with_name(&path, dockerfile.below.join(&name))?;
+        } else if !excluded && kind.is_file() {
+            let mut file = open_plain(directory, Path::new(&entry.file_name()), ResolveFlags::NO_SYMLINKS)?;
+            tar.append_file(dockerfile.below.join(&name), &mut file)?;
+        } else if !excluded && kind.is_symlink() {
+            tar.append_path_with_name(place.join(entry.file_name()), dockerfile.below.join(&name))?;
         }
     }
     Ok(())
+}
+
+/// The name of an open file that leads to it and to nothing else (proc_pid_fd(5)).
+fn by_descriptor(file: &fs::File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Opens what lies in a directory, without leaving it. A pipe is not waited for.
+fn open_in(directory: &fs::File, name: &Path, flags: OFlags, resolve: ResolveFlags) -> io::Result<fs::File> {
+    let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let resolve = resolve | ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let opened = rustix::fs::openat2(directory, name, flags, Mode::empty(), resolve).map_err(io::Error::from);
+    opened.map(fs::File::from).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", name.display())))
+}
+
+fn open_plain(directory: &fs::File, name: &Path, resolve: ResolveFlags) -> io::Result<fs::File> {
+    let file = open_in(directory, name, OFlags::empty(), resolve)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other(format!("{} is no plain file", name.display()))),
+    }
+}
+
+/// The text of a file of the context; links in it lead nowhere but into it.
+fn read_text(context: &Path, name: &Path) -> io::Result<String> {
+    let file = open_plain(&fs::File::open(context)?, name, ResolveFlags::empty())?;
+    let mut text = String::new();
+    file.take(MAX_TEXT + 1).read_to_string(&mut text)?;
+    match text.len() as u64 > MAX_TEXT {
+        true => Err(io::Error::other(format!("{} is larger than {MAX_TEXT} bytes", name.display()))),
+        false => Ok(text),
+    }
 }
 
 /// The patterns of `.dockerignore`: the last one that matches a path, or a directory above it, decides.
@@ -184,7 +239,7 @@ struct Ignore {
 
 impl Ignore {
     fn read(context: &Path) -> Result<Ignore> {
-        match fs::read_to_string(context.join(".dockerignore")) {
+        match read_text(context, Path::new(".dockerignore")) {
             Ok(text) => Ignore::parse(&text),
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ignore::parse(""),
             Err(other) => Err(other).context("could not read .dockerignore"),
@@ -193,14 +248,15 @@ impl Ignore {
 
     fn parse(text: &str) -> Result<Ignore> {
         let mut patterns = Vec::new();
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
+        for (number, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
             let (pattern, excludes) = match line.strip_prefix('!') {
                 Some(rest) => (rest.trim(), false),
                 None => (line, true),
             };
             let pattern = pattern.trim_start_matches("./").trim_matches('/');
             let glob = GlobBuilder::new(pattern).literal_separator(true).build();
-            let glob = glob.with_context(|| format!(".dockerignore has the broken pattern '{line}'"))?;
+            let glob = glob.ok().with_context(|| format!(".dockerignore has a broken pattern in line {number}"))?;
             patterns.push((glob.compile_matcher(), excludes));
         }
         Ok(Ignore { has_exceptions: patterns.iter().any(|(_, excludes)| !excludes), patterns })

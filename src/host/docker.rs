@@ -21,7 +21,12 @@ pub enum DockerError {
     #[error("{0}")]
     Refused(String),
     #[error("Docker did not {verb} within {seconds} s")]
-    TooSlow { verb: &'static str, seconds: u64 },
+    TooSlow {
+        verb: &'static str,
+        seconds: u64,
+        /// It is work of the app's own that may take hours, and not an answer that Docker owes.
+        is_long: bool,
+    },
 }
 
 /// Whether a container cannot be started since containerd still holds one of its id, from before Docker was killed: Docker will not get
@@ -36,8 +41,7 @@ pub fn is_id_held(error: &anyhow::Error) -> bool {
 
 /// Whether an error means that the daemon is away, or so slow that it might as well be: it is waited for.
 pub fn is_away(error: &anyhow::Error) -> bool {
-    // Work that takes hours is too slow in itself, whatever Docker does.
-    matches!(error.downcast_ref(), Some(DockerError::Away(_) | DockerError::TooSlow { seconds: ..=600, .. }))
+    matches!(error.downcast_ref(), Some(DockerError::Away(_) | DockerError::TooSlow { is_long: false, .. }))
 }
 
 /// Whether an error means that the thing asked for does not exist.
@@ -130,7 +134,7 @@ impl Container {
     }
 }
 
-/// The standard labels (spec/product.md, "Runtime layout").
+/// The standard labels (docs/stack.md).
 pub const LABEL_PROJECT: &str = "com.docker.compose.project";
 pub const LABEL_SERVICE: &str = "com.docker.compose.service";
 pub const LABEL_NUMBER: &str = "com.docker.compose.container-number";
@@ -152,6 +156,8 @@ pub struct DockerEvent {
     pub container_id: String,
     /// With `kill`: which.
     pub signal: Option<i32>,
+    /// How long ago it was when it was taken up: whoever is busy gets to it later.
+    pub age: Duration,
 }
 
 /// A network as it is.
@@ -162,6 +168,10 @@ pub struct NetworkState {
     pub labels: HashMap<String, String>,
     /// In CIDR notation.
     pub subnets: Vec<String>,
+    /// Its containers are only reached through the host: a bridge that hides them, as Docker makes one unless it is told otherwise.
+    pub is_hidden: bool,
+    /// The same for its IPv6 addresses.
+    pub is_hidden6: bool,
 }
 
 /// A volume as it is.
@@ -169,6 +179,9 @@ pub struct NetworkState {
 pub struct VolumeState {
     pub name: String,
     pub labels: HashMap<String, String>,
+    pub driver: String,
+    /// What the driver was told when it was made.
+    pub options: HashMap<String, String>,
 }
 
 /// The default bridge: where containers reach the host.
@@ -204,6 +217,14 @@ pub struct BuildRequest {
     pub cache_from: Vec<String>,
     /// Names in the Dockerfile, and the images that they stand for.
     pub contexts: BTreeMap<String, String>,
+    /// The Dockerfile's text, where it is none of the context's files.
+    pub inline: Option<String>,
+    pub no_cache: bool,
+    pub pull: bool,
+    /// In bytes.
+    pub shm_size: Option<i64>,
+    /// `NAME:ADDRESS`.
+    pub extra_hosts: Vec<String>,
     /// There is no Dockerfile: the image is the directory itself.
     pub is_directory: bool,
 }
@@ -303,8 +324,8 @@ pub trait Docker: Send + Sync {
     /// Removes a network; a missing one is fine.
     fn remove_network<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>>;
     fn volumes<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<VolumeState>>>;
-    /// Whether there is a volume of this name, whoever made it.
-    fn has_volume<'a>(&'a self, name: &'a str) -> Pending<'a, Result<bool>>;
+    /// The volume of this name, whoever made it.
+    fn volume<'a>(&'a self, name: &'a str) -> Pending<'a, Result<Option<VolumeState>>>;
     fn create_volume<'a>(&'a self, volume: VolumeCreateRequest) -> Pending<'a, Result<()>>;
     /// The version of the engine's API.
     fn api_version<'a>(&'a self) -> Pending<'a, Result<(u32, u32)>>;

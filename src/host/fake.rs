@@ -214,7 +214,10 @@ impl Docker for FakeDocker {
         Box::pin(async { done.map(|()| OneOff { exit_code: 0, tail: String::new() }) })
     }
     fn image_id<'a>(&'a self, image: &'a str) -> Pending<'a, Result<Option<String>>> {
-        let id = self.images.lock().expect("no test panics here").get(image).cloned();
+        let images = self.images.lock().expect("no test panics here");
+        // An image is found by its id too, for as long as it is there.
+        let id = images.get(image).or_else(|| images.values().find(|id| *id == image)).cloned();
+        drop(images);
         Box::pin(async { Ok(id) })
     }
     fn image_tagged_at<'a>(&'a self, _: &'a str) -> Pending<'a, Result<Option<jiff::Timestamp>>> {
@@ -257,6 +260,8 @@ impl Docker for FakeDocker {
             name: request.name,
             labels: request.labels.unwrap_or_default(),
             subnets: vec!["172.18.0.0/16".to_owned()],
+            is_hidden: true,
+            is_hidden6: true,
         };
         self.networks.lock().expect("no test panics here").push(network);
         Box::pin(async { Ok(()) })
@@ -270,14 +275,20 @@ impl Docker for FakeDocker {
         let found = self.volumes.lock().expect("no test panics here").clone();
         Box::pin(async { Ok(found) })
     }
-    fn has_volume<'a>(&'a self, name: &'a str) -> Pending<'a, Result<bool>> {
-        let found = self.volumes.lock().expect("no test panics here").iter().any(|volume| volume.name == name);
+    fn volume<'a>(&'a self, name: &'a str) -> Pending<'a, Result<Option<VolumeState>>> {
+        let found =
+            self.volumes.lock().expect("no test panics here").iter().find(|volume| volume.name == name).cloned();
         Box::pin(async move { Ok(found) })
     }
     fn create_volume<'a>(&'a self, request: VolumeCreateRequest) -> Pending<'a, Result<()>> {
         let name = request.name.unwrap_or_default();
         self.did("volume", &name);
-        let volume = VolumeState { name, labels: request.labels.unwrap_or_default() };
+        let volume = VolumeState {
+            name,
+            labels: request.labels.unwrap_or_default(),
+            driver: request.driver.unwrap_or_else(|| "local".to_owned()),
+            options: request.driver_opts.unwrap_or_default(),
+        };
         self.volumes.lock().expect("no test panics here").push(volume);
         Box::pin(async { Ok(()) })
     }

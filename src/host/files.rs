@@ -42,6 +42,9 @@ impl File {
     }
 }
 
+/// The most names of a directory that are read: far above what any that is listed holds.
+const MAX_NAMES: usize = 10_000;
+
 /// The room on a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
@@ -110,14 +113,6 @@ impl Host {
         }
     }
 
-    /// Like [`Host::read_text`], but a link in the file's place is an error: for files in directories that a user owns.
-    pub fn read_text_unlinked(&self, path: &str, max: u64) -> Result<Option<String>> {
-        match self.path(path).symlink_metadata() {
-            Ok(meta) if !meta.is_file() => bail!("{path} must be a plain file; remove what is there"),
-            _ => self.read_text(path, max),
-        }
-    }
-
     /// Gives a file that is there its owner and mode; its contents are not looked at. Links and directories are left alone.
     pub fn ensure_owned(&self, path: &str, mode: u32, owner: &Owner) -> Result<Changed> {
         match self.path(path).symlink_metadata() {
@@ -144,7 +139,10 @@ impl Host {
         self.path(path).is_dir()
     }
 
-    /// The names in a directory, sorted; none if it is missing. At most 10,000.
+    /// The names in a directory, sorted; none if it is missing.
+    ///
+    /// # Errors
+    /// It cannot be read, or holds more than 10,000.
     pub fn names(&self, path: &str) -> Result<Vec<String>> {
         let entries = match fs::read_dir(self.path(path)) {
             Ok(entries) => entries,
@@ -152,7 +150,10 @@ impl Host {
             Err(other) => return Err(other).with_context(|| format!("could not list {path}")),
         };
         let mut names = Vec::new();
-        for entry in entries.take(10_000) {
+        for (index, entry) in entries.enumerate() {
+            if index == MAX_NAMES {
+                bail!("{path} holds more than {MAX_NAMES} names; a part of them is not used");
+            }
             let entry = entry.with_context(|| format!("could not list {path}"))?;
             names.extend(entry.file_name().into_string().ok());
         }
@@ -180,7 +181,7 @@ impl Host {
             return self.write(path, want, want.mode.unwrap_or(0o644), ids);
         };
         let same = meta.len() == want.contents.len() as u64
-            && self.read(path, want.contents.len() as u64)?.as_deref() == Some(&want.contents);
+            && self.read_unlinked(path, want.contents.len() as u64)?.as_deref() == Some(&want.contents);
         if !same {
             self.note(What::File, path, "change");
             let mode = want.mode.unwrap_or(meta.mode() & 0o7777);
@@ -197,15 +198,27 @@ impl Host {
         Ok(Changed::Yes)
     }
 
-    /// Writes a file of the appliance's own state: atomically, in check mode too never, and without a journal entry.
+    /// Writes a file of the appliance's own state: atomically; never in check mode, and without a journal entry.
     pub fn put(&self, path: &str, contents: &[u8], mode: u32) -> Result<()> {
+        self.put_as(path, contents, mode, None)
+    }
+
+    /// As [`Host::put`], for root and those who may read the host's logs (group `adm`): what an app printed may stand in it.
+    pub fn put_for_administrators(&self, path: &str, contents: &[u8]) -> Result<()> {
+        match self.gid("adm")? {
+            Some(adm) => self.put_as(path, contents, 0o640, Some((nix::unistd::geteuid().as_raw(), adm))),
+            None => self.put_as(path, contents, 0o600, None),
+        }
+    }
+
+    fn put_as(&self, path: &str, contents: &[u8], mode: u32, ids: Option<(u32, u32)>) -> Result<()> {
         if self.applies() {
             let target = self.path(path);
             if let Some(parent) = target.parent() {
                 fs::create_dir_all(parent).with_context(|| format!("could not make the directory of {path}"))?;
             }
             self.sweep_beside(path)?;
-            write_atomically(&target, contents, mode, None).with_context(|| format!("could not write {path}"))?;
+            write_atomically(&target, contents, mode, ids).with_context(|| format!("could not write {path}"))?;
         }
         Ok(())
     }
@@ -235,7 +248,8 @@ impl Host {
     pub fn settle_file(&self, beside: &str, target: &str) -> Result<()> {
         if self.applies() {
             let settle = || {
-                fs::File::open(self.path(beside))?.sync_all()?;
+                let flags = nix::libc::O_NOFOLLOW;
+                fs::OpenOptions::new().read(true).custom_flags(flags).open(self.path(beside))?.sync_all()?;
                 fs::rename(self.path(beside), self.path(target))?;
                 sync_parent(&self.path(target))
             };
@@ -265,6 +279,21 @@ impl Host {
             }
         }
         Ok(())
+    }
+
+    /// Removes an empty directory of the appliance's own state; one that is missing or holds something is left.
+    pub fn discard_directory(&self, path: &str) -> Result<()> {
+        match fs::remove_dir(self.path(path)) {
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty | ErrorKind::NotADirectory
+                ) =>
+            {
+                Err(error).with_context(|| format!("could not remove {path}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes a file or link, if it is there.

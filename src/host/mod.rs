@@ -12,6 +12,7 @@ pub mod exec;
 #[cfg(test)]
 pub mod fake;
 mod files;
+mod foreign;
 pub mod http;
 mod journal;
 mod lost_port;
@@ -21,6 +22,7 @@ mod packages;
 pub mod pem;
 mod postgres;
 mod private;
+mod routes;
 mod systemd;
 pub mod terminal;
 mod together;
@@ -36,8 +38,9 @@ pub use files::{Dir, File, Room, replace_block};
 pub use journal::{Entry, Journal, What};
 pub use own::Own;
 pub use packages::apt;
-pub use postgres::{Login, quote_identifier, quote_literal, scram_verifier};
+pub use postgres::{Login, is_lost, quote_identifier, quote_literal, scram_verifier};
 pub use private::PrivateDirectory;
+pub use routes::Route;
 pub use tree::Extent as TreeExtent;
 pub use units::{Owed, UnitState, Units};
 

@@ -40,16 +40,25 @@ pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }
 
-/// Feeds the watchdog while one long piece of work runs that has a deadline of its own; at most half an hour, so that a
-/// hang is still noticed.
+/// Feeds the watchdog while one long piece of work runs that has a deadline of its own.
 pub struct Busy(tokio::task::JoinHandle<()>);
+
+/// How long most work takes at most: so long, and no longer, the watchdog is fed for it, so that a hang is still noticed.
+const USUAL: Duration = Duration::from_secs(30 * 60);
+/// Between two times of feeding; systemd wants to hear from us each minute.
+const BETWEEN: Duration = Duration::from_secs(20);
 
 impl Busy {
     pub fn begin() -> Busy {
-        Busy(tokio::spawn(async {
-            for _ in 0..30 * 60 / 20 {
+        Busy::begin_for(USUAL)
+    }
+
+    /// For work that may take so long.
+    pub fn begin_for(limit: Duration) -> Busy {
+        Busy(tokio::spawn(async move {
+            for _ in 0..limit.as_secs().div_ceil(BETWEEN.as_secs()) {
                 watchdog();
-                tokio::time::sleep(Duration::from_secs(20)).await;
+                tokio::time::sleep(BETWEEN).await;
             }
         }))
     }

@@ -1,7 +1,7 @@
 //! The host's packages, by dpkg and apt. Which ones, and when they are upgraded, is decided elsewhere.
 
-use super::{Changed, Cmd, Host, What};
-use anyhow::{Context, Result};
+use super::{Changed, Cmd, Host, UnitState, What};
+use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -10,23 +10,76 @@ const INSTALLING: Duration = Duration::from_secs(1800);
 /// How long getting the lists may take.
 const LISTS: Duration = Duration::from_secs(300);
 
-/// apt-get as it runs where nobody can answer: configuration files stay the host's own, and a lock is waited for.
+/// The unit in which packages are changed. It outlives whoever asked for it: dpkg is never ended in the middle of its work.
+const WORKER: &str = "appliance-packages";
+/// How long what dpkg had begun may take to be ended, and how long another one's work is waited for.
+const HEALING: Duration = Duration::from_secs(2 * 3600);
+
+/// apt-get's options where nobody can answer: configuration files stay the host's own, and a lock is waited for.
+const OPTIONS: [&str; 5] = [
+    "-q",
+    "-oDPkg::Lock::Timeout=300",
+    "-oAcquire::http::Timeout=20",
+    "-oDpkg::Options::=--force-confdef",
+    "-oDpkg::Options::=--force-confold",
+];
+
+/// apt-get for what changes no package: lists, and simulations.
 pub fn apt<'a>(args: impl IntoIterator<Item = &'a str>) -> Cmd {
-    let options = [
-        "-q",
-        "-o",
-        "DPkg::Lock::Timeout=300",
-        "-o",
-        "Acquire::http::Timeout=20",
-        "-o",
-        "Dpkg::Options::=--force-confdef",
-        "-o",
-        "Dpkg::Options::=--force-confold",
-    ];
-    Cmd::new("apt-get", options.into_iter().chain(args)).env("DEBIAN_FRONTEND", "noninteractive")
+    Cmd::new("apt-get", OPTIONS.into_iter().chain(args)).env("DEBIAN_FRONTEND", "noninteractive")
 }
 
 impl Host {
+    /// Changes packages by apt-get. What a dpkg that was cut off had begun is ended before. Our own end, by a signal or a crash, does not end
+    /// it: whoever comes next waits for it.
+    ///
+    /// # Errors
+    /// apt-get fails; what it said is in the unit's journal.
+    pub async fn change_packages(&self, args: &[&str], deadline: Duration) -> Result<()> {
+        self.heal_packages().await?;
+        self.work_on_packages(&[&["apt-get"], &OPTIONS[..], args].concat(), deadline).await
+    }
+
+    /// Ends what a dpkg that was cut off had begun: until that is done, every apt refuses to work. One that is still at it is waited for.
+    pub async fn heal_packages(&self) -> Result<()> {
+        if !self.applies() {
+            return Ok(());
+        }
+        let unit = format!("{WORKER}.service");
+        let end = tokio::time::Instant::now() + HEALING;
+        while matches!(self.unit_state(&unit).await?, UnitState::Active | UnitState::Changing) {
+            if tokio::time::Instant::now() >= end {
+                bail!("packages are still being changed after {} s; see: systemctl status {unit}", HEALING.as_secs());
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        // The configuration that an operator has changed stays.
+        let args = ["dpkg", "--force-confdef", "--force-confold", "--configure", "--pending"];
+        // Where nothing was begun it does nothing.
+        let done = self.work_on_packages(&args, HEALING).await;
+        // Where one package cannot be configured, apt says which when it is asked.
+        if let Err(error) = done {
+            tracing::warn!("dpkg could not end all that it had begun: {error:#}");
+        }
+        Ok(())
+    }
+
+    async fn work_on_packages(&self, command: &[&str], deadline: Duration) -> Result<()> {
+        let unit = format!("--unit={WORKER}");
+        let run = [
+            "--quiet",
+            "--wait",
+            "--collect",
+            &unit,
+            "--setenv=DEBIAN_FRONTEND=noninteractive",
+            "--setenv=LC_ALL=C.UTF-8",
+        ];
+        let cmd = Cmd::new("systemd-run", [&run[..], command].concat()).deadline(deadline);
+        let verb = command.iter().rev().find(|word| !word.starts_with('-')).unwrap_or(&"");
+        let worked = self.ask(cmd).await;
+        worked.map(drop).with_context(|| format!("{} {verb} failed; see: journalctl -u {WORKER}", command[0]))
+    }
+
     /// Installs those packages that are missing.
     ///
     /// # Errors
@@ -50,11 +103,9 @@ impl Host {
         if !self.applies() {
             return Ok(Changed::Yes);
         }
-        let install = || {
-            apt(["--yes", "--no-install-recommends", "install"].into_iter().chain(missing.iter().copied()))
-                .deadline(INSTALLING)
-        };
-        if let Err(first) = self.ask(install()).await {
+        let install: Vec<&str> =
+            ["--yes", "--no-install-recommends", "install"].into_iter().chain(missing.iter().copied()).collect();
+        if let Err(first) = self.change_packages(&install, INSTALLING).await {
             // The lists may be old, or missing on a fresh host.
             let updated = self.ask(apt(["--error-on=any", "update"]).deadline(LISTS)).await;
             if let Err(error) = updated {
@@ -62,7 +113,7 @@ impl Host {
                     "could not install {names}; the lists of packages cannot be got either: {error:#}"
                 )));
             }
-            self.ask(install())
+            self.change_packages(&install, INSTALLING)
                 .await
                 .with_context(|| format!("could not install {names}; see: apt-get install {names}"))?;
         }

@@ -12,6 +12,12 @@ use zbus_systemd::zbus;
 
 /// How long a unit's job may take.
 const JOB_DEADLINE: Duration = Duration::from_secs(120);
+/// How long one of a database may take: it writes what is in its memory before it stops, and reads its log before it is up.
+const DATABASE_JOB_DEADLINE: Duration = Duration::from_secs(6 * 3600);
+
+fn job_deadline(unit: &str) -> Duration {
+    if unit.starts_with("postgresql") { DATABASE_JOB_DEADLINE } else { JOB_DEADLINE }
+}
 
 /// This machine's systemd.
 pub struct Systemd;
@@ -43,9 +49,10 @@ async fn job(verb: &'static str, unit: &str) -> Result<String> {
         }
         Err(anyhow!("systemd closed the connection"))
     };
-    tokio::time::timeout(JOB_DEADLINE, wait)
+    let deadline = job_deadline(unit);
+    tokio::time::timeout(deadline, wait)
         .await
-        .with_context(|| format!("could not {verb} {unit} within {} s", JOB_DEADLINE.as_secs()))?
+        .with_context(|| format!("could not {verb} {unit} within {} s", deadline.as_secs()))?
 }
 
 async fn run_job(verb: &'static str, unit: &str) -> Result<()> {

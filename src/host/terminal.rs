@@ -29,7 +29,7 @@ impl Drop for Raw {
     }
 }
 
-/// Whether what is printed may have colours (https://no-color.org).
+/// Whether what is printed may have colours (<https://no-color.org>).
 pub fn has_colours() -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");

@@ -41,12 +41,20 @@ impl Host {
         Ok(changed)
     }
 
+    /// Files that changed together, as they were at one moment: their names below the directory. `None` where there are none.
+    pub fn read_together(&self, directory: &str, names: [&str; 2], max: u64) -> Result<Option<[String; 2]>> {
+        let Some(version) = self.link_target(&format!("{directory}/current")) else { return Ok(None) };
+        let [one, other] = names.map(|name| self.read_text(&format!("{directory}/{version}/{name}"), max));
+        Ok(one?.zip(other?).map(|(one, other)| [one, other]))
+    }
+
     fn switch_version(&self, directory: &str, current: &str, files: &[(&str, &str, File)]) -> Result<()> {
         let base = self.path(directory);
         if base.parent().is_some_and(|parent| !parent.exists()) {
             bail!("its directory is missing; run the step storage first");
         }
         fs::create_dir_all(&base)?;
+        let before = self.link_target(current);
         let fresh = tempfile::Builder::new().prefix("version-").tempdir_in(&base)?;
         for (_, name, want) in files {
             let ids = want.owner.as_ref().map(|owner| self.ids(owner)).transpose()?;
@@ -59,7 +67,8 @@ impl Host {
         // From here on it is the current version and stays.
         let _kept = fresh.keep();
         for old in self.names(directory)? {
-            if old.starts_with("version-") && old != name {
+            // A reader may have followed the link a moment ago, so the one before stays.
+            if old.starts_with("version-") && old != name && Some(&old) != before.as_ref() {
                 fs::remove_dir_all(base.join(old))?;
             }
         }

@@ -17,7 +17,7 @@ pub enum UnitState {
     Missing,
 }
 
-/// What can be asked of systemd. Each verb waits for its job's end, at most two minutes.
+/// What can be asked of systemd. Each verb waits for its job's end: two minutes, for a database six hours at most.
 pub trait Units: Send + Sync {
     fn state<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<UnitState>>;
     fn start<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>>;

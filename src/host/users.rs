@@ -36,6 +36,26 @@ impl Host {
         Ok((uid, gid))
     }
 
+    /// The number of a group; nothing where there is no such group.
+    pub(super) fn gid(&self, group: &str) -> Result<Option<u32>> {
+        Ok(field(&self.name_file("/etc/group")?, group, 2))
+    }
+
+    /// The user of a number who may log in; nothing where there is no such user, or only one without a shell.
+    ///
+    /// # Errors
+    /// `/etc/passwd` cannot be read.
+    pub fn login(&self, uid: u32) -> Result<Option<String>> {
+        let passwd = self.name_file("/etc/passwd")?;
+        let number = uid.to_string();
+        let mut users = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        let user = users.find(|fields| fields.get(2) == Some(&number.as_str()));
+        let is_open = |shell: &&str| !shell.ends_with("/nologin") && !shell.ends_with("/false");
+        Ok(user
+            .filter(|fields| fields.get(6).is_some_and(is_open))
+            .and_then(|fields| Some((*fields.first()?).to_owned())))
+    }
+
     fn name_file(&self, path: &str) -> Result<String> {
         let bytes = self.read(path, 4 << 20)?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&bytes).into_owned())

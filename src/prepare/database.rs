@@ -1,6 +1,7 @@
 //! Step database: role, database, extension, password and who may reach it. Nothing is ever dropped or emptied here.
 
-use super::postgres::{Cluster, admitted, cluster, ensure_filter, find, tell};
+use super::filter;
+use super::postgres::{Cluster, admitted, cluster, find, tell};
 use crate::env::Env;
 use crate::host::{File, Host, Login, Owed, quote_identifier, quote_literal, replace_block, scram_verifier};
 use crate::value::{DatabaseName, Owner, Secret};
@@ -29,7 +30,7 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
         None => host.new_password()?,
     };
     // Written before the role gets it: killed in between, the next run sets the role to what the file says.
-    let app: Owner = "app".parse().context("a user name is an owner")?;
+    let app: Owner = "root:app".parse().context("a user and a group are an owner")?;
     let url = format!(
         "DATABASE_URL=postgres://{ROLE}:{}@{}:{}/{}\n",
         password.expose(),
@@ -37,13 +38,13 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
         cluster.port,
         percent_encode(database.as_str())
     );
-    host.ensure_file(&url_file, &File::secret(url).owner(&app))?;
+    host.ensure_file(&url_file, &File::secret(url).mode(0o640).owner(&app))?;
     let services = format!(
         "REDIS_URL=redis://{name}_redis_1:6379/0\nMEMCACHED_URL=memcached://{name}_memcached_1:11211\nSMTP_URL=smtp://{}:25\n",
         bridge.gateway,
         name = env.app.name
     );
-    host.ensure_file(&format!("{directory}/service_urls.env"), &File::secret(services).owner(&app))?;
+    host.ensure_file(&format!("{directory}/service_urls.env"), &File::secret(services).mode(0o640).owner(&app))?;
     if host.applies() || host.can_log_in(&cluster.superuser("postgres")).await? {
         ensure_role(&cluster, &password, host).await?;
         ensure_database(&cluster, database, host).await?;
@@ -63,9 +64,14 @@ pub fn password(env: &Env, host: &Host) -> Result<Option<Secret>> {
 
 /// The app's own login, from this host.
 pub fn login(env: &Env, host: &Host) -> Result<Login> {
+    login_at(&cluster(host)?, env, host)
+}
+
+/// The same in another cluster, that is a copy or becomes one.
+pub fn login_at(cluster: &Cluster, env: &Env, host: &Host) -> Result<Login> {
     let password =
         password(env, host)?.context("the app has no database yet; see: appliance prepare --step database")?;
-    Ok(role(&cluster(host)?, &password, env.app.database.as_str()))
+    Ok(role(cluster, &password, env.app.database.as_str()))
 }
 
 fn role(cluster: &Cluster, password: &Secret, database: &str) -> Login {
@@ -75,6 +81,7 @@ fn role(cluster: &Cluster, password: &Secret, database: &str) -> Login {
         user: ROLE.to_owned(),
         password: Some(password.clone()),
         database: database.to_owned(),
+        is_pinned: false,
     }
 }
 
@@ -110,6 +117,8 @@ async fn ensure_database(cluster: &Cluster, database: &DatabaseName, host: &Host
                 quote_identifier(ROLE)
             );
             host.execute(&superuser, name, "create database", sql).await?;
+            let sql = format!("REVOKE CONNECT ON DATABASE {} FROM PUBLIC", quote_identifier(name));
+            host.execute(&superuser, name, "let nobody but role app into database", sql).await?;
         }
         Some(ROLE) => {}
         Some(_) => {
@@ -129,8 +138,12 @@ async fn ensure_database(cluster: &Cluster, database: &DatabaseName, host: &Host
     let inside = cluster.superuser(name);
     let sql = "SELECT extname::text FROM pg_extension WHERE extname = 'pg_stat_statements'";
     if host.query(&inside, sql, &[]).await?.is_empty() {
-        let sql = "CREATE EXTENSION IF NOT EXISTS pg_stat_statements".to_owned();
-        host.execute(&inside, name, "create the extension pg_stat_statements in database", sql).await?;
+        let sql = "CREATE EXTENSION IF NOT EXISTS pg_stat_statements SCHEMA public".to_owned();
+        let how = "create the extension pg_stat_statements in database";
+        // What the app has in that schema may be in the way; it is figures for the operator, and nothing the app needs.
+        if let Err(error) = host.execute(&inside, name, how, sql).await {
+            tracing::warn!("{error:#}");
+        }
     }
     Ok(())
 }
@@ -139,7 +152,7 @@ async fn ensure_database(cluster: &Cluster, database: &DatabaseName, host: &Host
 pub async fn admit_networks(env: &Env, host: &Host) -> Result<()> {
     let cluster = cluster(host)?;
     let subnets = admitted(env, host).await?;
-    ensure_filter(&cluster, host.docker().bridge().await?.gateway, &subnets, host).await?;
+    filter::ensure(&cluster, env, host).await?;
     let path = cluster.config("pg_hba.conf");
     let text = host.read_text(&path, MAX_CONFIG)?.with_context(|| format!("{path} is missing"))?;
     let edited = replace_block(&text, "appliance", &hba_block(&env.app.database, &subnets));

@@ -4,6 +4,7 @@
 pub mod client_ca;
 mod database;
 mod files;
+mod filter;
 mod hostname;
 pub mod nginx;
 pub mod page;
@@ -17,10 +18,12 @@ mod vault;
 pub use storage::{VolumeMissing, can_be_mounted, is_docker_homeless, is_moving, missing as missing_volumes};
 
 use crate::env::Env;
-use crate::host::{Changed, Host};
+use crate::host::{Changed, Host, is_lost};
 use crate::state::history;
 use crate::value::Step;
 use anyhow::{Context, Result};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// nginx, which more than one step tells.
 pub const NGINX: &str = "nginx.service";
@@ -32,6 +35,15 @@ pub const SITE: &str = "/etc/nginx/conf.d/appliance.conf";
 pub struct Wanted<'a> {
     pub env: &'a Env,
     pub text: &'a [u8],
+}
+
+/// It holds secrets, and an editor leaves it to everybody's eyes.
+fn keep_private(host: &Host) -> Result<()> {
+    let path = crate::env::LOCAL;
+    if host.exists(path) && host.ensure_owned(path, 0o600, &"root".parse().context("a user name is an owner")?)?.yes() {
+        tracing::warn!("{path} could be read by others than root; it is root's alone now");
+    }
+    Ok(())
 }
 
 /// Runs all steps, or one. `progress` is told before each.
@@ -51,7 +63,7 @@ pub async fn prepare(
         progress(step);
         let env = wanted.env;
         let done = match step {
-            Step::Env => history::activate(host, wanted.text, &env.digest),
+            Step::Env => keep_private(host).and_then(|()| history::activate(host, wanted.text, &env.digest)),
             Step::Hostname => hostname::prepare(env, host).await,
             Step::Ssh => ssh::prepare(env, host),
             Step::Page => page::prepare(host).await,
@@ -63,8 +75,8 @@ pub async fn prepare(
             }
             Step::Files => files::prepare(env, host),
             Step::Packages => packages(env, host).await,
-            Step::Postgres => postgres::prepare(env, host).await,
-            Step::Database => database::prepare(env, host).await,
+            Step::Postgres => while_postgres_is_lost(host, async || postgres::prepare(env, host).await).await,
+            Step::Database => while_postgres_is_lost(host, async || database::prepare(env, host).await).await,
             Step::Tls => tls::prepare(env, host).await.map(|changed| certificate = changed),
             Step::Timer => timer::prepare(env, host).await,
             Step::Nginx => nginx::prepare(env, host, certificate).await,
@@ -77,6 +89,42 @@ pub async fn prepare(
     Ok(())
 }
 
+/// How long a PostgreSQL that went away is waited for.
+const LOST: Duration = Duration::from_secs(300);
+/// How many starts of it may fail one after the other: a configuration that it does not take is not mended by waiting.
+const FAILED_STARTS: usize = 3;
+/// How long until it is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Does a step again while PostgreSQL goes away in its middle: somebody restarts it, or it has died and systemd starts it again.
+async fn while_postgres_is_lost(host: &Host, step: impl AsyncFn() -> Result<()>) -> Result<()> {
+    let end = Instant::now() + LOST;
+    let mut failed_starts = 0;
+    loop {
+        let error = match step().await {
+            Err(error)
+                if host.applies() && is_lost(&error) && failed_starts < FAILED_STARTS && Instant::now() < end =>
+            {
+                error
+            }
+            other => return other,
+        };
+        tracing::warn!("{error:#}; waiting for PostgreSQL to be back");
+        tokio::time::sleep(LOOK_AGAIN).await;
+        if let Some(cluster) = postgres::find(host)? {
+            match host.start_unit(&cluster.unit()).await {
+                Ok(()) => failed_starts = 0,
+                // The step itself says what is wrong in the end.
+                Err(error) => {
+                    failed_starts += 1;
+                    tracing::warn!("{error:#}");
+                }
+            }
+            host.wait_for_postgres(&cluster.superuser("postgres")).await?;
+        }
+    }
+}
+
 /// Step packages: `appliance.extra.packages`.
 async fn packages(env: &Env, host: &Host) -> Result<()> {
     let names: Vec<&str> = env.appliance.extra_packages.iter().map(|name| name.as_str()).collect();
@@ -86,9 +134,11 @@ async fn packages(env: &Env, host: &Host) -> Result<()> {
 /// The steps postgres and database, for whoever is changing something about the cluster.
 pub async fn database_again(env: &Env, host: &Host) -> Result<()> {
     host.begin(Step::Postgres);
-    postgres::bring_up(env, host).await.context("the step postgres failed")?;
+    let again = while_postgres_is_lost(host, async || postgres::bring_up(env, host).await);
+    again.await.context("the step postgres failed")?;
     host.begin(Step::Database);
-    database::prepare(env, host).await.context("the step database failed")
+    let again = while_postgres_is_lost(host, async || database::prepare(env, host).await);
+    again.await.context("the step database failed")
 }
 
 /// Lets the project's networks reach PostgreSQL, once they exist; until then the database step cannot know them.
@@ -105,6 +155,11 @@ pub fn app_login(env: &Env, host: &Host) -> Result<crate::host::Login> {
     database::login(env, host)
 }
 
+/// The same in another cluster than the one in use.
+pub fn app_login_at(cluster: &postgres::Cluster, env: &Env, host: &Host) -> Result<crate::host::Login> {
+    database::login_at(cluster, env, host)
+}
+
 /// The password that the app reaches the database with, once there is one.
 pub fn database_password(env: &Env, host: &Host) -> Result<Option<crate::value::Secret>> {
     database::password(env, host)
@@ -113,6 +168,17 @@ pub fn database_password(env: &Env, host: &Host) -> Result<Option<crate::value::
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_env_that_others_could_read_is_roots_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let test = crate::host::fake::TestHost::new();
+        keep_private(&test.host).expect("without one there is nothing to do");
+        test.host.put(crate::env::LOCAL, b"x: 1\n", 0o644).expect("it can be written");
+        keep_private(&test.host).expect("it can be changed");
+        let meta = std::fs::metadata(test.host.path(crate::env::LOCAL)).expect("it is there");
+        assert_eq!(meta.permissions().mode() & 0o777, 0o600);
+    }
     use crate::host::fake::TestHost;
     use crate::host::{Mode, Owed};
 

@@ -36,9 +36,15 @@ pub fn prepare(env: &Env, host: &Host) -> Result<()> {
             host.ensure_dir(&directory, &Dir::plain().mode(0o700).owner(&owner))?;
         }
         if wanted {
-            let text = host.read_text_unlinked(&path, MAX_FILE)?.unwrap_or_default();
-            let text = edit(&text, &env.ssh_authorized, &env.ssh_deprecated);
-            host.ensure_file(&path, &File::secret(text).owner(&owner))?;
+            let edited = host.read_text_unlinked(&path, MAX_FILE).and_then(|text| {
+                let text = edit(&text.unwrap_or_default(), &env.ssh_authorized, &env.ssh_deprecated);
+                host.ensure_file(&path, &File::secret(text).owner(&owner))
+            });
+            match edited {
+                // What user app puts in its own directory keeps nobody from starting.
+                Err(error) if user == "app" => tracing::warn!("{error:#}"),
+                other => drop(other?),
+            }
         }
     }
     // A deploy key is put there by root; git runs as app.

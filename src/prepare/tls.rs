@@ -17,14 +17,14 @@ pub const DH_PARAMETERS: &str = "/app/etc/server.cert.dhparam.pem";
 const VERSIONS: &str = "/app/etc/tls";
 /// The pair that an authority issued last: key, then chain. Written before it is put in place, and kept behind it, so that
 /// neither a kill nor a clock that was wrong for a while loses it.
-const ISSUED: &str = "/app/etc/acme/issued.pem";
+const ISSUED: &str = "/data/appliance/host/acme/issued.pem";
 /// Where dehydrated, which issued before us, kept its certificates.
 const DEHYDRATED: &str = "/app/etc/dehydrated/certs";
 /// A self-signed certificate is renewed this long before its end, in seconds.
 const RENEW_BEFORE_S: i64 = 30 * 24 * 3600;
 
-/// Who else reads the certificate, where it is there, and only when it starts.
-const OTHERS: [&str; 2] = ["stunnel4.service", "postfix.service"];
+/// Who else reads the certificate, where it is there, and only when it starts. An ECS-Appliance had a stunnel unit of its own.
+const OTHERS: [&str; 3] = ["stunnel4.service", "stunnel.service", "postfix.service"];
 
 /// The group ffdhe2048 (RFC 7919, appendix A.1).
 const FFDHE2048: &str = include_str!("templates/ffdhe2048.pem");
@@ -42,17 +42,19 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<Changed> {
             None => self_signed(env, host)?,
         },
     };
-    let changed = put(host, &pair).await?;
-    let parameters = host.ensure_file(DH_PARAMETERS, &File::text(FFDHE2048).mode(0o644))?;
-    Ok(changed.or(parameters))
+    put(host, &pair).await
 }
 
 /// The certificate in place, if it can be read and its key fits.
 pub fn current(host: &Host) -> Option<Pair> {
-    read_pair(host, CERTIFICATE, KEY)
+    match host.read_together(VERSIONS, ["cert.pem", "key.pem"], MAX_PEM) {
+        Ok(Some([certificate, key])) => fitting(&certificate, key),
+        // Of a host before this one, or put there by hand: two files.
+        _ => read_pair(host, CERTIFICATE, KEY),
+    }
 }
 
-/// Keeps a pair that an authority issued; it is put in place by [`install`].
+/// Keeps a pair that an authority issued; it is put in place by [`put`].
 ///
 /// # Errors
 /// The two do not fit together, or cannot be written.
@@ -79,6 +81,9 @@ pub async fn put(host: &Host, pair: &Pair) -> Result<Changed> {
         OTHERS.iter().try_for_each(|unit| host.owe(unit, Owed::Restart))?;
     }
     let changed = host.ensure_together(VERSIONS, &files)?;
+    // The chain stands in it too, for a stunnel that is told of this file and the key.
+    let parameters = format!("{}\n{FFDHE2048}", pair.certificate().trim_end());
+    let changed = changed.or(host.ensure_file(DH_PARAMETERS, &File::text(parameters).mode(0o644))?);
     for unit in OTHERS {
         let is_due = changed.yes() || host.owed(unit)?.is_some();
         if is_due
@@ -196,10 +201,13 @@ mod tests {
         let second = env("a.de b.de");
         assert!(prepare(&second, &check).await.expect("the pair is checked").yes());
         let objects: Vec<String> = check.journal().entries().into_iter().map(|entry| entry.object).collect();
-        assert_eq!(objects, [CERTIFICATE, KEY]);
+        assert_eq!(objects, [CERTIFICATE, KEY, DH_PARAMETERS]);
         assert_eq!(test.host.read_text(CERTIFICATE, MAX_PEM).expect("it can be read"), Some(before));
         assert!(prepare(&second, &test.host).await.expect("the pair is made anew").yes());
-        assert_eq!(test.host.names(VERSIONS).expect("it can be listed").len(), 2, "one version and the link");
+        let versions = test.host.names(VERSIONS).expect("it can be listed").len();
+        assert_eq!(versions, 3, "the version, the one before, which a reader may be at, and the link");
+        prepare(&first, &test.host).await.expect("the pair is made anew");
+        assert_eq!(test.host.names(VERSIONS).expect("it can be listed").len(), 3, "and no more");
     }
 
     /// A pair of an authority for some names, valid between two years.

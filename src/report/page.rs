@@ -1,5 +1,5 @@
 //! The status page: one self-contained file that nginx serves with 503 while it exists, and the same as JSON for machines.
-//! What a page says follows from the status; how nginx chooses between the two is `prepare/nginx.rs`.
+//! What a page says follows from the status; how nginx chooses between the two is `prepare/nginx/mod.rs`.
 
 use crate::host::{File, Host};
 use crate::state::{Status, StepState};
@@ -9,7 +9,7 @@ use base64::Engine;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-/// Its existence is the switch (spec/product.md, "The command line").
+/// Its existence is the switch.
 pub const PAGE: &str = "/var/www/html/503.html";
 const PAGE_JSON: &str = "/var/www/html/503.json";
 /// What nginx shows when the app does not answer although it should.

@@ -3,8 +3,8 @@
 
 use super::Kind;
 use crate::env::MAX_BYTES;
-use crate::host::Host;
 use crate::host::http::{Answer, Request};
+use crate::host::{Host, Route};
 use anyhow::Result;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub enum Said {
     Failed(String),
 }
 
-/// How long one service may take (spec/env.md, "Sources").
+/// How long one service may take (docs/env.md).
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How much of it may go to the session token.
 const TOKEN_PATIENCE: Duration = Duration::from_secs(1);
@@ -29,7 +29,8 @@ const MAX_TOKEN: usize = 1024;
 /// Asks one service.
 pub async fn ask(host: &Host, kind: Kind) -> Result<Said> {
     if !is_plausible(host, kind)? {
-        let text = "not asked: neither the machine's DMI data nor a route to 169.254.169.254 says that it is there";
+        let text =
+            "not asked: neither the machine's DMI data nor a route to 169.254.169.254 alone says that it is there";
         return Ok(Said::Nothing(text.to_owned()));
     }
     let asking = async {
@@ -91,7 +92,7 @@ fn judge(answer: Answer) -> Said {
     }
 }
 
-/// Whether the firmware names the cloud, or there is a route of its own to the service's address.
+/// Whether the firmware names the cloud, or there is a route to the service's address alone.
 fn is_plausible(host: &Host, kind: Kind) -> Result<bool> {
     let names: &[&str] = match kind {
         Kind::Gce => &["google"],
@@ -110,43 +111,28 @@ fn is_plausible(host: &Host, kind: Kind) -> Result<bool> {
             return Ok(true);
         }
     }
-    let routes = host.read_start("/proc/net/route", 1 << 20)?.unwrap_or_default();
-    Ok(has_link_local_route(&String::from_utf8_lossy(&routes)))
+    Ok(has_host_route(&host.routes()?))
 }
 
-/// Whether a route other than the default one covers 169.254.169.254 (proc_net_route(5): addresses are in hexadecimal,
-/// in the byte order of the machine).
-fn has_link_local_route(table: &str) -> bool {
-    const SERVICE: u32 = u32::from_be_bytes([169, 254, 169, 254]);
-    table.lines().skip(1).any(|line| {
-        let field = |at: usize| line.split_whitespace().nth(at).and_then(|text| u32::from_str_radix(text, 16).ok());
-        match (field(1), field(7)) {
-            (Some(to), Some(mask)) => {
-                let (to, mask) = (u32::from_be_bytes(to.to_ne_bytes()), u32::from_be_bytes(mask.to_ne_bytes()));
-                // Not a route that merely leads everywhere.
-                mask.leading_ones() >= 16 && SERVICE & mask == to
-            }
-            _ => false,
-        }
-    })
+/// Whether there is a host route to 169.254.169.254. Many networks have a route to all of 169.254.0.0/16 (RFC 3927), where a neighbour can
+/// take that address and hand over an env.
+fn has_host_route(routes: &[Route]) -> bool {
+    routes.iter().any(|route| route.length == 32 && route.to.octets() == [169, 254, 169, 254])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HEAD: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
-
     #[test]
-    fn only_a_link_local_route_makes_it_plausible() {
-        let route = |to: &str, mask: &str| {
-            has_link_local_route(&format!("{HEAD}eth0\t{to}\t00000000\t0001\t0\t0\t0\t{mask}\t0\t0\t0\n"))
-        };
-        assert!(route("0000FEA9", "0000FFFF"));
-        assert!(route("FEA9FEA9", "FFFFFFFF"));
-        assert!(!route("00000000", "00000000"));
-        assert!(!route("0000000A", "000000FF"));
-        assert!(!has_link_local_route("") && !has_link_local_route("nonsense\nx y z\n"));
+    fn only_a_route_to_the_service_alone_makes_it_plausible() {
+        let route =
+            |to: [u8; 4], length| has_host_route(&[Route { interface: "eth0".to_owned(), to: to.into(), length }]);
+        assert!(route([169, 254, 169, 254], 32));
+        assert!(!route([169, 254, 168, 254], 32));
+        assert!(!route([169, 254, 0, 0], 16));
+        assert!(!route([0; 4], 0));
+        assert!(!has_host_route(&[]));
     }
 
     #[test]

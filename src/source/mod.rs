@@ -4,7 +4,8 @@
 mod metadata;
 mod own;
 
-use crate::env::{BrokenFile, Diagnostic, Env, MAX_BYTES, Report, document::Place};
+pub use crate::env::LOCAL;
+use crate::env::{Diagnostic, Env, MAX_BYTES, Report, document::Place};
 use crate::host::{Cmd, Drive, Host};
 use crate::state::history::{self, ACTIVE};
 use crate::value::Calendar;
@@ -13,12 +14,10 @@ use metadata::Said;
 use std::io::Read;
 use std::time::Duration;
 
-/// The local env.yml.
-pub const LOCAL: &str = "/app/env.yml";
 /// How long looking at all drives may take.
 const LOOKING: Duration = Duration::from_secs(2);
 
-/// Where an env comes from (spec/product.md, "Words").
+/// Where an env comes from (docs/env.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     File,
@@ -73,7 +72,7 @@ pub enum Search {
 /// `env_yml` is the variable `$ENV_YML`.
 ///
 /// # Errors
-/// [`BrokenFile`] if the source that answers holds errors; anything else if it cannot be read.
+/// [`crate::env::BrokenFile`] if the source that answers holds errors; anything else if it cannot be read.
 pub async fn find(host: &Host, env_yml: Option<&str>) -> Result<Search> {
     let mut tried = Vec::new();
     let mut note = |place: &str, why: String, failed| tried.push(Tried { place: place.to_owned(), why, failed });
@@ -188,7 +187,7 @@ pub fn is_user_data(bytes: &[u8]) -> bool {
 /// Reads what a source said into an env.
 ///
 /// # Errors
-/// [`BrokenFile`] with every problem.
+/// [`crate::env::BrokenFile`] with every problem.
 pub async fn check(host: &Host, kind: Kind, origin: &str, bytes: Vec<u8>) -> Result<Found> {
     let bytes = if kind == Kind::File { bytes } else { unpacked(bytes) };
     let parsed = Env::parse(&bytes);
@@ -212,7 +211,7 @@ fn good(env: Option<Env>, kind: Kind, origin: &str, bytes: Vec<u8>, report: Repo
     let report = report.sorted();
     match env {
         Some(env) if !report.has_errors() => Ok(Found { env, kind, origin: origin.to_owned(), bytes, report }),
-        _ => Err(BrokenFile { file: origin.to_owned(), report }.into()),
+        _ => Err(report.into_error(origin).into()),
     }
 }
 
@@ -268,7 +267,7 @@ mod tests {
         test.host.put("/other.yml", b"appliance: 1\n", 0o600).expect("the file can be written");
         assert!(matches!(find(&test.host, None).await, Ok(Search::Found(found)) if found.origin == LOCAL));
         let broken = find(&test.host, Some("/other.yml")).await.expect_err("a broken source does not fall through");
-        assert!(broken.downcast_ref::<BrokenFile>().is_some());
+        assert!(broken.downcast_ref::<crate::env::BrokenFile>().is_some());
         assert!(find(&test.host, Some("/none.yml")).await.is_err());
         assert!(find(&test.host, Some("relative.yml")).await.is_err());
     }

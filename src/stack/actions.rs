@@ -45,6 +45,8 @@ pub struct Present {
     pub networks: BTreeMap<String, String>,
     /// Ids of containers that somebody stopped by hand.
     pub stopped: BTreeSet<String>,
+    /// Ids of containers that have used up their restarts.
+    pub given_up: BTreeSet<String>,
 }
 
 /// One thing to do.
@@ -197,7 +199,7 @@ fn decide(
     if let Some(tie) = want.ties.iter().find(|tie| replaced.contains(*tie)) {
         return recreate(format!("it is tied to {tie}, which is new"));
     }
-    if let Some(lost) = want.networks.iter().find(|network| is_lost(container, network, present)) {
+    if let Some(lost) = lost_network(container, want.networks.iter(), &present.networks) {
         return recreate(format!("it is not connected to the network {lost} any more"));
     }
     if let Some(shared) =
@@ -222,27 +224,29 @@ fn decide(
         return Some(Action::Restart { service, container: name, container_id, why });
     }
     let never_ran = container.state == ContainerState::Created;
-    let stays_down = match (occasion, want.restart) {
-        (Occasion::Start, _) => false,
-        (Occasion::Mend, Restart::No) => true,
-        (Occasion::Mend, Restart::OnFailure(_)) => container.exit_code == 0,
-        (Occasion::Mend, Restart::Always) => false,
-    };
+    // How often it was restarted is the supervisor's to know: what it has given up is among those that stay down.
+    let stays_down = occasion == Occasion::Mend
+        && (want.restart.is_over(container.exit_code, 0) || present.given_up.contains(&container.id));
     if !never_ran && stays_down {
         return None;
     }
     Some(Action::Start { service, container: name, container_id })
 }
 
-/// Whether a container is not in a network that it should be in, or in one of that name that is gone.
-fn is_lost(container: &Container, network: &str, present: &Present) -> bool {
-    match (container.networks.get(network), present.networks.get(network)) {
-        (None, _) => true,
-        // It is about to be made anew.
-        (Some(_), None) => true,
+/// The first network that a container should be in and is not, or is in one of that name that is gone. `networks` are those that there
+/// are, by Docker's names, with their ids.
+pub fn lost_network<S: AsRef<str>>(
+    container: &Container,
+    wanted: impl IntoIterator<Item = S>,
+    networks: &BTreeMap<String, String>,
+) -> Option<S> {
+    let is_lost = |network: &S| match (container.networks.get(network.as_ref()), networks.get(network.as_ref())) {
         // One that never ran does not know the id yet.
         (Some(has), Some(is)) => !has.is_empty() && has != is,
-    }
+        // It is in none; or the one of that name is about to be made anew.
+        _ => true,
+    };
+    wanted.into_iter().find(is_lost)
 }
 
 #[cfg(test)]

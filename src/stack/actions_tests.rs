@@ -36,6 +36,7 @@ fn present(containers: &[Container]) -> Present {
         containers: containers.to_vec(),
         networks: BTreeMap::from([("n".to_owned(), "id-n".to_owned())]),
         stopped: BTreeSet::new(),
+        given_up: BTreeSet::new(),
     }
 }
 
@@ -122,6 +123,7 @@ fn what_ended_for_good_stays_down() {
         with(Restart::No, "never"),
         with(Restart::OnFailure(None), "well"),
         with(Restart::OnFailure(None), "failed"),
+        with(Restart::OnFailure(Some(2)), "given-up"),
         with(Restart::Always, "always"),
         with(Restart::Always, "by-hand"),
         with(Restart::No, "made"),
@@ -132,15 +134,17 @@ fn what_ended_for_good_stays_down() {
         ended("never", 1),
         ended("well", 0),
         ended("failed", 1),
+        ended("given-up", 1),
         ended("always", 0),
         ended("by-hand", 137),
         have("made", "1", Created),
     ]);
     present.stopped.insert("id-by-hand".to_owned());
+    present.given_up.insert("id-given-up".to_owned());
     let names =
         |all: Vec<String>| -> Vec<String> { all.iter().map(|said| said[2..].replace("_1 start", "")).collect() };
     let start = names(said(&wanted, &present, Occasion::Start));
-    assert_eq!(start, ["broken", "never", "well", "failed", "always", "by-hand", "made"]);
+    assert_eq!(start, ["broken", "never", "well", "failed", "given-up", "always", "by-hand", "made"]);
     let mend = names(said(&wanted, &present, Occasion::Mend));
     assert_eq!(mend, ["failed", "always", "made"]);
 }

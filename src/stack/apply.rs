@@ -2,9 +2,11 @@
 
 use super::actions::{Action, Occasion, Present, Wanted, actions};
 use super::create::{Image, Role, container};
+use super::images::{Images, look_up};
 use super::manner::{self, Beside};
 use super::model::{Condition, Network, Service, Source, Stack};
-use super::{grants, stopped, surroundings, wait};
+use super::{grants, mounts, stopped, surroundings, wait};
+use crate::env::{Allow, Binds};
 use crate::host::Host;
 use crate::host::docker::{Container, LABEL_CONFIG, LABEL_CONFIG_HASH, Look, NewContainer, OneOff, is_id_held};
 use anyhow::{Context, Result, bail};
@@ -12,9 +14,6 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// Service to image reference, as a release holds them.
-pub type Images = BTreeMap<String, String>;
 
 /// Told what is happening.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
@@ -29,6 +28,7 @@ pub struct Pending {
     /// Names of containers that somebody stopped by hand, and that stay down.
     stopped: BTreeSet<String>,
     occasion: Occasion,
+    allow: Allow,
 }
 
 impl Pending {
@@ -68,6 +68,7 @@ pub(super) async fn compare(
     let (mut all, mut wanted) = (BTreeMap::new(), Vec::new());
     for service in stack.levels().into_iter().flatten() {
         let image = image_of(service, &found)?;
+        mounts::check(stack, service, host)?;
         let granted = grants::look(stack, service, host)?;
         for number in 1..=service.replicas {
             let new = container(stack, service, image, &granted, Role::Service(number));
@@ -75,13 +76,13 @@ pub(super) async fn compare(
             all.insert(new.name.clone(), new);
         }
     }
-    let present = Present { containers, networks, stopped: stopped::read(host)? };
+    let present = Present { containers, networks, stopped: stopped::read(host)?, given_up: stopped::given_up(host)? };
     let actions = actions(&wanted, &present, occasion);
     let stays_down = |container: &&Container| {
         present.stopped.contains(&container.id) && !actions.iter().any(|action| action.container() == container.name)
     };
     let stopped = present.containers.iter().filter(stays_down).map(|container| container.name.clone()).collect();
-    Ok(Pending { wanted: all, actions, stopped, occasion })
+    Ok(Pending { wanted: all, actions, stopped, occasion, allow: stack.allow })
 }
 
 fn want(stack: &Stack, service: &Service, new: &NewContainer) -> Wanted {
@@ -108,32 +109,6 @@ fn want(stack: &Stack, service: &Service, new: &NewContainer) -> Wanted {
         restart: service.restart,
         once: stack.is_one_shot(&service.name),
     }
-}
-
-/// Each image once: services share them.
-async fn look_up(images: &Images, containers: &[Container], host: &Host) -> Result<BTreeMap<String, Image>> {
-    let mut by_reference: BTreeMap<&String, Option<String>> = BTreeMap::new();
-    for reference in images.values() {
-        if !by_reference.contains_key(reference) {
-            by_reference.insert(reference, host.docker().image_id(reference).await?);
-        }
-    }
-    let mut all = BTreeMap::new();
-    for (service, reference) in images {
-        let id = by_reference.get(reference).cloned().flatten();
-        let id = match id {
-            Some(id) => id,
-            // Cleaned away under a container: that one has it, and goes on.
-            None if let Some(own) = containers.iter().find(|container| container.service() == service) => {
-                own.image_id.clone()
-            }
-            // What is only looked at may still have to be built or pulled.
-            None if !host.applies() => "not there yet".to_owned(),
-            None => bail!("the image {reference} of the service {service} is missing"),
-        };
-        all.insert(service.clone(), Image { reference: reference.clone(), id });
-    }
-    Ok(all)
 }
 
 fn image_of<'a>(service: &Service, images: &'a BTreeMap<String, Image>) -> Result<&'a Image> {
@@ -265,7 +240,7 @@ pub(super) async fn carry_out(service: &Service, action: &Action, pending: &Pend
         }
         Action::Create { container, .. } => docker.create(pending.wanted(container)?).await?,
         Action::Recreate { container, container_id, .. } => {
-            replace(service, container_id, pending.wanted(container)?, host).await?
+            replace(service, container_id, pending.wanted(container)?, pending.allow, host).await?
         }
     };
     let started = match start(&id, host).await {
@@ -283,6 +258,10 @@ pub async fn start_again(
     container: &Container,
     host: &Host,
 ) -> Result<()> {
+    if let Some(service) = stack.service(service) {
+        // It may have put a link in the way of its own next start.
+        mounts::check(stack, service, host)?;
+    }
     match (start(&container.id, host).await, stack.service(service)) {
         (Err(error), Some(service)) if is_id_held(&error) => {
             let pending = pending(stack, images, host, Occasion::Mend).await?;
@@ -301,7 +280,7 @@ async fn make_anew(
     host: &Host,
 ) -> Result<()> {
     tracing::warn!("{name}: {why:#}; it is made anew");
-    let new = replace(service, id, pending.wanted(name)?, host).await?;
+    let new = replace(service, id, pending.wanted(name)?, pending.allow, host).await?;
     host.start_container(&new).await
 }
 
@@ -325,9 +304,13 @@ const BESIDE: &str = ".new";
 
 /// Makes the new container before the old one is touched, so that what Docker refuses costs nothing; what the old one kept in
 /// anonymous volumes goes on in the new one.
-async fn replace(service: &Service, old: &str, mut new: NewContainer, host: &Host) -> Result<String> {
+async fn replace(service: &Service, old: &str, mut new: NewContainer, allow: Allow, host: &Host) -> Result<String> {
     let docker = host.docker();
     let kept = docker.anonymous_volumes(old).await?;
+    for (_, volume) in kept.iter().filter(|_| allow.binds == Binds::Own) {
+        // A name that looks like one of Docker's own may have been given to something else, when more was allowed.
+        docker.volume(volume).await?.map_or(Ok(()), |known| surroundings::refuse_foreign(&known))?;
+    }
     let has_own =
         |target: &str| service.mounts.iter().any(|mount| mount.target == target && mount.source != Source::Anonymous);
     let config = new.body.host_config.get_or_insert_default();
@@ -380,6 +363,7 @@ pub async fn run_once(
     let name = format!("{}_{purpose}_1", stack.project);
     check_engine(stack, host).await?;
     let found = look_up(images, &[], host).await?;
+    mounts::check(stack, service, host)?;
     let granted = grants::look(stack, service, host)?;
     let mut new = container(stack, service, image_of(service, &found)?, &granted, Role::OneOff);
     new.name = name.clone();

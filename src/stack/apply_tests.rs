@@ -5,6 +5,7 @@ use crate::host::fake::TestHost;
 use crate::stack::compose;
 use crate::stack::stop::stop;
 use crate::value::AppName;
+use crate::value::PinnedImage;
 
 fn stack(text: &str) -> Stack {
     let (stack, report) = compose::of_text(text, &AppName::ecs(), "/c.yml", &BTreeMap::new());
@@ -19,7 +20,8 @@ fn host() -> (TestHost, Images) {
     for image in ["w", "d"] {
         test.docker.images.lock().expect("no test panics here").insert(image.to_owned(), format!("sha-{image}"));
     }
-    let images = [("web", "w"), ("db", "d")].map(|(service, image)| (service.to_owned(), image.to_owned()));
+    let images = [("web", "w"), ("db", "d")]
+        .map(|(service, image)| (service.to_owned(), PinnedImage::unknown(image.to_owned())));
     (test, BTreeMap::from(images))
 }
 

@@ -2,7 +2,8 @@
 //! `manner.rs`; when that is done, and what sends visitors to them, is `update/`.
 
 use super::actions::{Action, Occasion};
-use super::apply::{self, Images, Pending, Progress};
+use super::apply::{self, Pending, Progress};
+use super::images::Images;
 use super::manner::{BRIDGE, Beside, Manner, NEXT, is_beside, manner};
 use super::model::{Service, Stack};
 use super::surroundings;

@@ -26,11 +26,13 @@ pub enum Role {
     OneOff,
 }
 
-/// A service's image: the reference, and the id that it stands for now.
+/// A service's image: the reference, and the id of the one that is meant.
 #[derive(Debug, Clone)]
 pub struct Image {
     pub reference: String,
     pub id: String,
+    /// The reference leads to that one now.
+    pub is_current: bool,
 }
 
 /// What to create, labels and hash included.
@@ -39,7 +41,7 @@ pub fn container(stack: &Stack, service: &Service, image: &Image, grants: &[Gran
     let mut body = ContainerCreateBody {
         image: Some(image.reference.clone()),
         cmd: service.command.clone(),
-        env: Some(service.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+        env: Some(environment(service)),
         healthcheck: if alone { Some(no_health()) } else { health(service) },
         stop_timeout: Some(whole_seconds(service.stop_grace)),
         ..Default::default()
@@ -92,7 +94,17 @@ pub fn container(stack: &Stack, service: &Service, image: &Image, grants: &[Gran
         ("com.docker.compose.project.config_files", stack.files.join(",")),
     ];
     labels.extend(about.map(|(name, value)| (name.to_owned(), value)));
+    if !image.is_current {
+        // Not before: by what name Docker is asked for the same image makes no other container.
+        body.image = Some(image.id.clone());
+    }
     NewContainer { name: stack.container_name(service, number), body, further }
+}
+
+/// `NAME=value`; a name alone takes a variable of the image away.
+fn environment(service: &Service) -> Vec<String> {
+    let set = service.environment.iter().map(|(name, value)| format!("{name}={value}"));
+    set.chain(service.unset.iter().cloned()).collect()
 }
 
 fn whole_seconds(duration: Duration) -> i64 {

@@ -2,7 +2,8 @@
 //! own is written to memory, and is gone with the boot.
 
 use super::model::{Content, Grant, Service, Stack};
-use crate::env::hex;
+use super::{allow, by_its_own_name, in_checkout};
+use crate::env::{Binds, hex};
 use crate::host::{Dir, File, Host};
 use crate::state::RUN;
 use crate::value::Owner;
@@ -30,7 +31,11 @@ pub struct Granted {
 /// # Errors
 /// A file that is missing.
 pub fn look(stack: &Stack, service: &Service, host: &Host) -> Result<Vec<Granted>> {
-    service.grants.iter().map(|grant| Ok(granted(stack, service, grant, &content(service, grant, host)?))).collect()
+    service
+        .grants
+        .iter()
+        .map(|grant| Ok(granted(stack, service, grant, &content(stack, service, grant, host)?)))
+        .collect()
 }
 
 /// Writes what must lie in memory.
@@ -47,7 +52,7 @@ pub fn ensure(stack: &Stack, host: &Host) -> Result<()> {
     host.ensure_dir(RUN, &Dir::plain())?;
     host.ensure_dir(&directory(stack), &Dir::plain().mode(0o700))?;
     for (service, grant) in written {
-        let bytes = content(service, grant, host)?;
+        let bytes = content(stack, service, grant, host)?;
         let path = granted(stack, service, grant, &bytes).source;
         let owner: Owner = format!("{}:{}", grant.uid.unwrap_or(0), grant.gid.unwrap_or(0))
             .parse()
@@ -68,12 +73,28 @@ fn is_written(grant: &Grant) -> bool {
     !matches!(grant.content, Content::File(_)) || grant.uid.is_some() || grant.gid.is_some() || grant.mode.is_some()
 }
 
-fn content(service: &Service, grant: &Grant, host: &Host) -> Result<Vec<u8>> {
+fn content(stack: &Stack, service: &Service, grant: &Grant, host: &Host) -> Result<Vec<u8>> {
     match &grant.content {
         Content::Text(text) => Ok(text.clone().into_bytes()),
-        Content::File(path) => host.read(path, MAX_BYTES)?.with_context(|| {
+        Content::File(path) => read(stack, path, host)?.with_context(|| {
             format!("the service {} needs the file {path} for {}, which is missing", service.name, grant.name)
         }),
+    }
+}
+
+/// With `app.allow.binds: own` no link leads out of the app's own directories, whoever has made it and when.
+fn read(stack: &Stack, path: &str, host: &Host) -> Result<Option<Vec<u8>>> {
+    if stack.allow.binds == Binds::Any {
+        return host.read(path, MAX_BYTES);
+    }
+    let path = by_its_own_name(path);
+    if in_checkout(&path).is_some_and(|(app, _)| app == stack.project) {
+        return host.read_beneath(&format!("/app/{}", stack.project), &path, MAX_BYTES);
+    }
+    match allow::own_directory(&path, &stack.project) {
+        Some(directory) => host.read_beneath(directory, &path, MAX_BYTES),
+        // Where root alone writes.
+        None => host.read_trusted(&path, MAX_BYTES),
     }
 }
 

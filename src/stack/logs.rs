@@ -29,6 +29,8 @@ impl Query {
     pub fn arguments(&self) -> Vec<String> {
         let mut args = vec!["--output=json".to_owned(), "--all".to_owned(), "--no-pager".to_owned()];
         args.push(format!("COM_DOCKER_COMPOSE_PROJECT={}", self.project));
+        // Anybody may write an entry with these fields; this one is journald's own word for who wrote it.
+        args.push("_SYSTEMD_UNIT=docker.service".to_owned());
         // Matches of one field are alternatives.
         args.extend(self.services.iter().map(|service| format!("COM_DOCKER_COMPOSE_SERVICE={service}")));
         if self.follow {
@@ -75,6 +77,43 @@ impl Entry {
     pub fn origin(&self) -> String {
         if self.number > 1 { format!("{}.{}", self.service, self.number) } else { self.service.clone() }
     }
+}
+
+/// A line as a terminal may have it: what an app, or whoever it quotes, has put in to move the cursor or to title the window is shown
+/// instead of done. Colours stay where they are wanted.
+pub fn harmless(message: &str, with_colours: bool) -> String {
+    let mut shown = String::with_capacity(message.len());
+    let mut rest = message.trim_end_matches('\r');
+    let mut is_coloured = false;
+    while let Some(next) = rest.chars().next() {
+        match colour(rest) {
+            Some(length) => {
+                if with_colours {
+                    shown.push_str(&rest[..length]);
+                    is_coloured = true;
+                }
+                rest = &rest[length..];
+            }
+            None => {
+                match next.is_control() && next != '\t' {
+                    true => shown.extend(next.escape_default()),
+                    false => shown.push(next),
+                }
+                rest = &rest[next.len_utf8()..];
+            }
+        }
+    }
+    if is_coloured {
+        shown.push_str("\u{1b}[0m");
+    }
+    shown
+}
+
+/// How long the colour is that a text begins with, in bytes: SGR of ECMA-48, 8.3.117.
+fn colour(text: &str) -> Option<usize> {
+    let parameters = text.strip_prefix("\u{1b}[")?;
+    let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';' && c != ':')?;
+    parameters[end..].starts_with('m').then_some(2 + end + 1)
 }
 
 /// One entry of `journalctl --output=json`.
@@ -151,6 +190,15 @@ mod tests {
         assert_eq!(lines.take(&part("a", "one", true)), None);
         assert_eq!(lines.take(&part("b", "other", false)).map(|entry| entry.message), Some("other".to_owned()));
         assert_eq!(lines.take(&part("a", "two", false)).map(|entry| entry.message), Some("onetwo".to_owned()));
+    }
+
+    #[test]
+    fn what_would_play_with_the_terminal_is_shown() {
+        let line = "\u{1b}[31mred\u{1b}[0m\ta\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}K\u{1b}[1;";
+        let tail = "\ta\\u{1b}[2J\\u{1b}]0;title\\u{7}\\u{9b}K\\u{1b}[1;";
+        assert_eq!(harmless(line, false), format!("red{tail}"));
+        assert_eq!(harmless(line, true), format!("\u{1b}[31mred\u{1b}[0m{tail}\u{1b}[0m"));
+        assert_eq!(harmless("done\r", false), "done");
     }
 
     #[test]

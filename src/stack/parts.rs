@@ -155,7 +155,7 @@ fn leaves(value: &Value) -> Vec<String> {
     }
 }
 
-fn sounds_secret(key: &str) -> bool {
+pub(super) fn sounds_secret(key: &str) -> bool {
     const WORDS: [&str; 12] =
         ["PASS", "SECRET", "TOKEN", "KEY", "CREDENTIAL", "DSN", "AUTH", "PRIVATE", "SALT", "COOKIE", "PWD", "SETTINGS"];
     let key = key.to_ascii_uppercase();

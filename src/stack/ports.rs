@@ -24,14 +24,15 @@ pub fn port(text: &str) -> Result<Vec<Port>, String> {
         Some((address, published)) => {
             let address = address.trim_matches(['[', ']']);
             let address = if address.is_empty() { None } else { Some(address.parse::<IpAddr>().map_err(|_| right())?) };
-            let published = if published.is_empty() { None } else { Some(range(published).ok_or_else(right)?) };
+            let published =
+                if published.is_empty() { None } else { Some(published_range(published).ok_or_else(right)?) };
             (address, published)
         }
     };
     let port = |target, published| Port { address, published, target, protocol };
     let targets = target.0..=target.1;
     match published {
-        None => Ok(targets.map(|target| port(target, Published::Any)).collect()),
+        None | Some((0, _)) => Ok(targets.map(|target| port(target, Published::Any)).collect()),
         Some((first, last)) if last - first == target.1 - target.0 => {
             Ok(targets.zip(first..=last).map(|(target, own)| port(target, Published::Fixed(own))).collect())
         }
@@ -58,6 +59,11 @@ pub fn range(text: &str) -> Option<(u16, u16)> {
     (first <= last && last - first < MAX_RANGE).then_some((first, last))
 }
 
+/// [`range`], or 0, for which Docker chooses one.
+pub fn published_range(text: &str) -> Option<(u16, u16)> {
+    if text == "0" { Some((0, 0)) } else { range(text) }
+}
+
 /// `PORT[-PORT][/PROTOCOL]`, as `expose:` has it: one `PORT/PROTOCOL` each.
 pub fn exposed(text: &str) -> Option<Vec<String>> {
     let (ports, name) = text.split_once('/').unwrap_or((text, "tcp"));
@@ -66,8 +72,8 @@ pub fn exposed(text: &str) -> Option<Vec<String>> {
     Some((first..=last).map(|port| format!("{port}/{name}")).collect())
 }
 
-/// `[SOURCE:]TARGET[:MODE]`; a relative source counts from `directory`.
-pub fn mount(text: &str, directory: &str) -> Result<Mount, String> {
+/// `[SOURCE:]TARGET[:MODE]`; a relative source counts from `directory`, `~` from `home`.
+pub fn mount(text: &str, directory: &str, home: &str) -> Result<Mount, String> {
     let right = || format!("'{text}' is not [source:]/target[:mode]");
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, modes) = match parts[..] {
@@ -84,11 +90,7 @@ pub fn mount(text: &str, directory: &str) -> Result<Mount, String> {
         None => Source::Anonymous,
         Some(path) if path.starts_with('/') => Source::Path(join("/", path)),
         Some(path) if path.starts_with('.') => Source::Path(join(directory, path)),
-        Some(path) if path.starts_with('~') => {
-            return Err(format!(
-                "'{text}' begins with '~'; whose home that is, is not known here: write the whole path"
-            ));
-        }
+        Some(path) if path.starts_with('~') => Source::Path(in_home(path, home).ok_or_else(right)?),
         Some(name) if is_volume_name(name) => Source::Volume(name.to_owned()),
         Some(_) => return Err(right()),
     };
@@ -106,6 +108,12 @@ pub fn mount(text: &str, directory: &str) -> Result<Mount, String> {
         }
     }
     Ok(mount)
+}
+
+/// A path that begins with `~`; `None`: it is somebody else's home.
+pub fn in_home(path: &str, home: &str) -> Option<String> {
+    let rest = path.strip_prefix('~')?;
+    (rest.is_empty() || rest.starts_with('/')).then(|| join(home, rest.trim_start_matches('/')))
 }
 
 /// How mounts travel (mount(8), "Shared subtree operations").
@@ -133,7 +141,7 @@ pub fn join(directory: &str, path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// `1h30m`, `10s`, `1.5s`, `250ms`, `100us`: the Compose Specification's durations.
+/// `1h30m`, `10s`, `1.5s`, `250ms`, `100us`: the Compose Specification's durations; days and weeks too, as docker compose takes them.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let right = || format!("'{text}' is not a duration like '30s' or '1m30s'");
     let mut total = Duration::ZERO;
@@ -153,6 +161,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
             "s" => 1.0,
             "m" => 60.0,
             "h" => 3600.0,
+            "d" => 24.0 * 3600.0,
+            "w" => 7.0 * 24.0 * 3600.0,
             _ => return Err(right()),
         };
         let number: f64 = number.parse().map_err(|_| right())?;
@@ -178,30 +188,39 @@ pub fn long_duration(text: &str) -> Result<Duration, String> {
     if rest.is_empty() { Ok(total) } else { Ok(total.saturating_add(duration(rest)?)) }
 }
 
-/// A number of CPUs in billionths.
+/// A number of CPUs in billionths; 0 stands for no limit.
 pub fn nano_cpus(text: &str) -> Option<i64> {
     let cpus: f64 = text.trim().parse().ok()?;
     // Bounded before it is made a whole number.
-    (cpus > 0.0 && cpus <= 100_000.0).then_some((cpus * 1e9).round() as i64)
+    (0.0..=100_000.0).contains(&cpus).then_some((cpus * 1e9).round() as i64)
 }
 
-/// `512m`, `1gb`, `1144m`, `1048576`: bytes, in powers of 1024.
+/// A limit's size; 0 stands for none.
+pub fn limit(text: &str) -> Result<Option<i64>, String> {
+    bytes(text).map(|size| Some(size).filter(|size| *size > 0))
+}
+
+/// `512m`, `1gb`, `1 GiB`, `1048576`: bytes, in powers of 1024.
 pub fn bytes(text: &str) -> Result<i64, String> {
     let right = || format!("'{text}' is not a size like '512m' or '1g'");
     let lower = text.to_ascii_lowercase();
     let split = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
     let (number, unit) = lower.split_at(split);
-    let factor: i64 = match unit {
-        "" | "b" => 1,
-        "k" | "kb" => 1 << 10,
-        "m" | "mb" => 1 << 20,
-        "g" | "gb" => 1 << 30,
+    let unit = unit.strip_prefix(' ').unwrap_or(unit);
+    let letter = unit.strip_suffix('b').unwrap_or(unit);
+    let factor: i64 = match letter.strip_suffix('i').unwrap_or(letter) {
+        "" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        "t" => 1 << 40,
+        "p" => 1 << 50,
         _ => return Err(right()),
     };
     let whole = number.parse::<i64>().ok().and_then(|number| number.checked_mul(factor));
     // `1.5g`; bounded before it is made a whole number.
     let part = || number.parse::<f64>().ok().map(|number| number * factor as f64).filter(|size| *size < 9e15);
-    whole.or_else(|| part().map(|size| size as i64)).filter(|size| *size > 0).ok_or_else(right)
+    whole.or_else(|| part().map(|size| size as i64)).filter(|size| *size >= 0).ok_or_else(right)
 }
 
 #[cfg(test)]
@@ -225,6 +244,7 @@ mod tests {
         assert_eq!(port("8000-8010:80"), one(ranged));
         let second = Port { published: Published::Fixed(91), target: 81, ..plain.clone() };
         assert_eq!(port("90-91:80-81"), Ok(vec![Port { published: Published::Fixed(90), ..plain }, second]));
+        assert_eq!(port("0:80"), one(plain.clone()), "Docker chooses one");
         for bad in ["", "0", "80/x", "a:80", "1.2.3:1:2", "70000", "1-3:1-2", "3-1", "1-2000:1-2000"] {
             assert!(port(bad).is_err(), "{bad}");
         }
@@ -234,7 +254,8 @@ mod tests {
 
     #[test]
     fn mounts_in_every_short_form() {
-        let read = |text: &str| mount(text, "/app/x");
+        let read = |text: &str| mount(text, "/app/x", "/root");
+        assert_eq!(read("~/a:/b").map(|mount| mount.source), Ok(Source::Path("/root/a".into())));
         assert_eq!(read("./a:/b:ro"), Ok(Mount::plain(Source::Path("/app/x/a".into()), "/b", true)));
         assert_eq!(read("../a:/b").map(|mount| mount.source), Ok(Source::Path("/app/a".into())));
         assert_eq!(read("data:/b").map(|mount| mount.source), Ok(Source::Volume("data".into())));
@@ -242,7 +263,7 @@ mod tests {
         assert_eq!(read("/b:ro").map(|mount| (mount.source, mount.read_only)), Ok((Source::Anonymous, true)));
         let labelled = read("/a:/b:ro,z,rslave").expect("the modes are known");
         assert_eq!((labelled.selinux, labelled.propagation.as_deref()), (Some('z'), Some("rslave")));
-        for bad in ["", "a:b", "/a:/b:q", "a:/b:c:d", "-x:/b", "~/a:/b"] {
+        for bad in ["", "a:b", "/a:/b:q", "a:/b:c:d", "-x:/b", "~me/a:/b"] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }
@@ -251,12 +272,17 @@ mod tests {
     fn durations_and_sizes() {
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
-        for bad in ["", "5", "s", "1d", "1..5s", "99999999h", "-1s"] {
+        assert_eq!(duration("1w1d"), Ok(Duration::from_secs(8 * 24 * 3600)));
+        for bad in ["", "5", "s", "1y", "1..5s", "99999999h", "-1s"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert_eq!(bytes("1144m"), Ok(1144 << 20));
         assert_eq!(bytes("1.5g"), Ok(1536 << 20));
-        for bad in ["", "m", "-1", "1t", "99999999999g", "0"] {
+        for (text, expected) in [("1GiB", 1_i64 << 30), ("2 GB", 2 << 30), ("1T", 1 << 40), ("0", 0), ("7", 7)] {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        assert_eq!((limit("0"), limit("1k")), (Ok(None), Ok(Some(1024))));
+        for bad in ["", "m", "-1", "1x", "99999999999g", "1  g", "1bb"] {
             assert!(bytes(bad).is_err(), "{bad}");
         }
     }

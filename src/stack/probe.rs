@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a service without a health check must run before it counts (spec/update.md, "gate").
+/// How long a service without a health check must run before it counts (docs/updates.md).
 const SETTLED: Duration = Duration::from_secs(10);
 /// How long one request may take.
 const REQUEST: Duration = Duration::from_secs(10);

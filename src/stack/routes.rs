@@ -1,4 +1,4 @@
-//! Which service answers which path (spec/prepare.md, "Routes"). Pure.
+//! Which service answers which path (docs/stack.md). Pure.
 
 use super::model::{Port, Protocol, Published, Service, Stack};
 use crate::value::Route;
@@ -48,6 +48,52 @@ pub fn routes(stack: &Stack) -> Result<Vec<Route>> {
     Ok(first.into_iter().collect())
 }
 
+/// Binds the ports behind the routes to this host's loopback, whatever the file says, and gives back what that changes, in words: nginx
+/// alone decides who gets to the app, and in whose name.
+///
+/// # Errors
+/// As for [`routes`]: which ports are to be bound is not known.
+pub fn bind_to_loopback(stack: &mut Stack) -> Result<Vec<String>> {
+    let routes = routes(stack)?;
+    let mut said = Vec::new();
+    for service in &mut stack.services {
+        for port in service.ports.iter_mut().filter(|port| port.protocol == Protocol::Tcp) {
+            let is_routed = |route: &Route| {
+                route.service == service.name.as_str() && port.published == Published::Fixed(route.upstream.port())
+            };
+            let is_open = port.address.is_none_or(|address| !address.is_loopback());
+            if !is_open {
+                continue;
+            }
+            let at = port.address.map_or_else(|| "every address".to_owned(), |address| address.to_string());
+            if routes.iter().any(is_routed) {
+                port.address = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+                said.push(format!(
+                    "the port {} of the service {} is published on {at}, and has a route; it is bound to 127.0.0.1, so that visitors \
+                     come by nginx",
+                    port.target, service.name
+                ));
+            } else if let Published::Fixed(number) = port.published {
+                said.push(format!(
+                    "the port {} of the service {} is published on {at} as {number}: whoever reaches this host reaches it, past nginx; \
+                     '127.0.0.1:{number}:{}' keeps it to the host",
+                    port.target, service.name, port.target
+                ));
+            }
+        }
+        // What was published on several addresses is one port now.
+        let mut seen: Vec<Port> = Vec::new();
+        service.ports.retain(|port| {
+            let is_new = !seen.contains(port);
+            if is_new {
+                seen.push(port.clone());
+            }
+            is_new
+        });
+    }
+    Ok(said)
+}
+
 fn labelled(service: &Service, path: &str) -> Result<Route> {
     let name = &service.name;
     if !Route::is_path(path) {
@@ -73,7 +119,8 @@ fn published(service: &Service) -> impl Iterator<Item = &Port> {
 
 fn route(service: &Service, path: &str, port: &Port) -> Option<Route> {
     let address = match port.address {
-        Some(address) if !address.is_unspecified() => address,
+        Some(address) if address.is_loopback() => address,
+        // See `bind_to_loopback`.
         _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
     };
     let Published::Fixed(published) = port.published else { return None };
@@ -106,6 +153,28 @@ mod tests {
         let ecs = "  ecs.web: {image: x, ports: ['127.0.0.1:5000:5000']}\n  pdfas: {image: x, ports: ['127.0.0.1:5095:8080']}\n";
         assert_eq!(of("ecs", ecs).expect("routes").len(), 2);
         assert_eq!(of("shop", "  a: {image: x}\n").expect("routes"), []);
+    }
+
+    #[test]
+    fn what_has_a_route_is_reached_by_nginx_alone() {
+        let text = "services:\n  web: {image: x, ports: ['8000:80', '[::]:8000:80', '0.0.0.0:8001:81', '[::1]:8002:82', '10.0.0.1:8003:83/udp']}\n";
+        let project: AppName = "shop".parse().expect("the name is valid");
+        let (stack, _) = compose::of_text(text, &project, "/c.yml", &BTreeMap::new());
+        let mut stack = stack.expect("the file is good");
+        let said = bind_to_loopback(&mut stack).expect("the routes are good");
+        assert!(
+            said.len() == 3 && said[0].contains("bound to 127.0.0.1") && said[2].contains("past nginx"),
+            "{said:?}"
+        );
+        let addresses: Vec<_> =
+            stack.services[0].ports.iter().map(|port| port.address.map(|a| a.to_string())).collect();
+        let expected = [Some("127.0.0.1"), Some("0.0.0.0"), Some("::1"), Some("10.0.0.1")];
+        assert_eq!(addresses, expected.map(|address| address.map(str::to_owned)));
+        assert_eq!(
+            bind_to_loopback(&mut stack).expect("the routes are good").len(),
+            1,
+            "the second time only what stays open is told"
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// How long a container gets that no service speaks for; Docker's own default.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
-/// How long stopping the stack may take in all, unless a service asks for more (spec/stack.md, "Stop").
+/// How long stopping the stack may take in all, unless a service asks for more.
 pub const STOP_BUDGET: Duration = Duration::from_secs(45);
 
 /// What stopping itself takes beside the grace periods.

@@ -6,26 +6,42 @@ use crate::state::RUN;
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 
-const FILE: &str = "stopped-by-hand";
+const BY_HAND: &str = "stopped-by-hand";
+/// Containers that have used up the restarts of their `on-failure:COUNT`.
+const GIVEN_UP: &str = "given-up";
 /// A line is a container's id; far more than a stack may have.
 const MAX_BYTES: u64 = 1 << 20;
 
-fn path() -> String {
-    format!("{RUN}/{FILE}")
-}
-
-/// Ids of the containers.
+/// Ids of the containers that somebody stopped.
 pub fn read(host: &Host) -> Result<BTreeSet<String>> {
-    let text = host.read_text(&path(), MAX_BYTES)?.unwrap_or_default();
-    Ok(text.lines().map(str::to_owned).collect())
+    read_file(BY_HAND, host)
 }
 
 /// Remembers these and no others.
 pub fn write(ids: &BTreeSet<String>, host: &Host) -> Result<()> {
-    if *ids == read(host)? {
+    write_file(BY_HAND, ids, host).context("could not remember what was stopped by hand")
+}
+
+/// Ids of the containers that have used up their restarts.
+pub fn given_up(host: &Host) -> Result<BTreeSet<String>> {
+    read_file(GIVEN_UP, host)
+}
+
+/// Remembers these and no others.
+pub fn give_up(ids: &BTreeSet<String>, host: &Host) -> Result<()> {
+    write_file(GIVEN_UP, ids, host).context("could not remember what has used up its restarts")
+}
+
+fn read_file(name: &str, host: &Host) -> Result<BTreeSet<String>> {
+    let text = host.read_text(&format!("{RUN}/{name}"), MAX_BYTES)?.unwrap_or_default();
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+fn write_file(name: &str, ids: &BTreeSet<String>, host: &Host) -> Result<()> {
+    if *ids == read_file(name, host)? {
         return Ok(());
     }
     host.ensure_dir(RUN, &Dir::plain())?;
     let text: String = ids.iter().map(|id| format!("{id}\n")).collect();
-    host.put(&path(), text.as_bytes(), 0o644).context("could not remember what was stopped by hand")
+    host.put(&format!("{RUN}/{name}"), text.as_bytes(), 0o644)
 }

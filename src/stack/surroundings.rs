@@ -1,17 +1,18 @@
 //! What containers need around them: networks, volumes, and the files of secrets and configs. What is external is required, the rest
 //! is made. Volumes are never removed.
 
-use super::grants;
 use super::model::{Stack, StackNetwork, StackVolume};
-use crate::env::hex;
-use crate::host::Host;
+use super::{allow, grants};
+use crate::env::{Binds, hex};
 use crate::host::docker::{
     Container, LABEL_CONFIG_HASH, LABEL_NETWORK, LABEL_PROJECT, LABEL_VOLUME, Look, NetworkState, VolumeState,
 };
+use crate::host::{Host, Route};
 use anyhow::{Context, Result, bail};
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest, VolumeCreateRequest};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Makes what is missing; in check mode it is only noted. Gives back the networks that are there, by Docker's names, with their ids;
 /// one that is (or would be) made anew is not among them, so that the containers in it are made anew, too.
@@ -66,8 +67,16 @@ async fn ensure_network(
     known: Option<&NetworkState>,
     host: &Host,
 ) -> Result<()> {
+    let meets = if stack.allow.privileged { None } else { meets_the_hosts(network, host)? };
     match known {
-        Some(known) if is_as_wanted(network, known) => return Ok(()),
+        Some(known) if is_as_wanted(network, known) => {
+            // It was there first.
+            meets.into_iter().for_each(|meets| tracing::warn!("{meets}"));
+            return Ok(());
+        }
+        _ if meets.is_some() => {
+            bail!("{}; app.allow.privileged does not let the app have that", meets.unwrap_or_default())
+        }
         Some(known) => {
             host.note_network(&network.name, "recreate: its options changed");
             if host.applies() {
@@ -88,6 +97,32 @@ async fn ensure_network(
             .with_context(|| format!("could not make the network {}", network.name))?;
     }
     Ok(())
+}
+
+/// A network over addresses that the host reaches elsewhere would take its traffic there: to the gateway, or a name server.
+fn meets_the_hosts(network: &StackNetwork, host: &Host) -> Result<Option<String>> {
+    // Docker itself sees to it that its own do not meet.
+    let is_dockers = |route: &Route| {
+        let id = route.interface.strip_prefix("br-");
+        route.interface == "docker0" || id.is_some_and(|id| id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    let mut routes: Vec<Route> = host.routes()?.into_iter().filter(|route| !is_dockers(route)).collect();
+    for resolver in host.resolvers()? {
+        if let IpAddr::V4(to) = resolver {
+            routes.push(Route { interface: "/etc/resolv.conf".to_owned(), to, length: 32 });
+        }
+    }
+    for subnet in network.pools.iter().filter_map(|pool| pool.subnet.as_deref()) {
+        let (address, length) = subnet.split_once('/').unwrap_or((subnet, "32"));
+        let (Ok(address), Ok(length)) = (address.parse::<Ipv4Addr>(), length.parse()) else { continue };
+        if let Some(route) = routes.iter().find(|route| route.meets(address, length)) {
+            return Ok(Some(format!(
+                "the network {} has {subnet}, and the host reaches {}/{} by {}",
+                network.name, route.to, route.length, route.interface
+            )));
+        }
+    }
+    Ok(None)
 }
 
 /// A network cannot be removed while containers are in it; ours are made again.
@@ -165,8 +200,20 @@ async fn ensure_volumes(stack: &Stack, host: &Host) -> Result<()> {
     let known = host.docker().volumes(stack.project.as_str()).await?;
     for volume in &stack.volumes {
         match known.iter().find(|known| known.name == volume.name) {
-            Some(known) => warn_of_difference(volume, known),
-            None if host.docker().has_volume(&volume.name).await? => {}
+            Some(known) => {
+                if stack.allow.binds == Binds::Own {
+                    refuse_foreign(known)?;
+                }
+                warn_of_difference(volume, known);
+            }
+            None if host.docker().volume(&volume.name).await?.is_some() => {
+                if stack.allow.binds == Binds::Own {
+                    bail!(
+                        "there is a volume {} that is not the app's, and app.allow.binds says that it gets no others",
+                        volume.name
+                    );
+                }
+            }
             None if volume.external => bail!(
                 "the volume {} is external, but Docker has none of that name; make it, or leave 'external' out",
                 volume.name
@@ -178,6 +225,19 @@ async fn ensure_volumes(stack: &Stack, host: &Host) -> Result<()> {
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// A volume may have been made when the env allowed more.
+pub(super) fn refuse_foreign(known: &VolumeState) -> Result<()> {
+    if known.driver != "local" || !allow::is_plain(&known.options) {
+        bail!(
+            "the volume {} stands for something else than a directory of its own, which app.allow.binds does not let the app have; where it \
+             is not needed any more: docker volume rm {}",
+            known.name,
+            known.name
+        );
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The failed flag: while it exists nothing starts (spec/product.md, "Runtime layout").
+//! The failed flag: while it exists nothing starts (docs/operating.md).
 
 use crate::host::Host;
 use anyhow::Result;
@@ -10,7 +10,7 @@ const MAX_REASON: u64 = 64 * 1024;
 
 /// Raises the flag; the reason is what `recover` and the next start will say.
 pub fn raise(host: &Host, reason: &str) -> Result<()> {
-    host.put(FAILED[0], format!("{reason}\n").as_bytes(), 0o644)
+    host.put_for_administrators(FAILED[0], format!("{reason}\n").as_bytes())
 }
 
 /// The reason in the flag, if it is up.

@@ -6,10 +6,10 @@ use anyhow::{Context, Result};
 
 /// The active env: what every command but `run`, `prepare` and `plan` reads.
 pub const ACTIVE: &str = "/run/active-env.yml";
-/// Where the activated envs are kept (spec/env.md, "Sources").
-pub const DIRECTORY: &str = "/app/etc/env-history";
+/// Where the activated envs are kept.
+pub const DIRECTORY: &str = "/data/appliance/host/env-history";
 /// What `DIRECTORY` lies in; before storage is prepared it is not there, and must not be made by us.
-const PARENT: &str = "/app/etc";
+const PARENT: &str = super::DIRECTORY;
 /// How many are kept.
 const MAX_KEPT: usize = 200;
 /// The largest that is read back, in bytes: an env.yml's own bound.
@@ -89,6 +89,12 @@ pub fn list(host: &Host) -> Result<Vec<Kept>> {
 pub fn read(host: &Host, kept: &Kept) -> Result<Vec<u8>> {
     let path = kept.path();
     host.read(&path, MAX_BYTES)?.with_context(|| format!("{path} is not there any more"))
+}
+
+/// The newest text with a digest, if it is kept.
+pub fn by_digest(host: &Host, digest: &str) -> Result<Option<Vec<u8>>> {
+    let found = list(host)?.into_iter().rev().find(|kept| digest.starts_with(&kept.digest));
+    found.map(|kept| read(host, &kept)).transpose()
 }
 
 /// The one before a text: the newest that differs from it and is older; the newest of all, if the text was never active.

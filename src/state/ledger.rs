@@ -1,13 +1,14 @@
 //! The ledger: which release is current, previous, in flight, and which failed. Written before what it announces.
 
+use super::{DIRECTORY, app_directory};
 use crate::host::Host;
-use crate::value::{AppName, Commit, Route, Stage};
+use crate::value::{AppName, Commit, PinnedImage, Route, ServiceName, Stage};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Where it lies.
-pub const LEDGER: &str = "/app/etc/ledger.json";
+/// The file's name in the app's directory.
+pub const NAME: &str = "ledger.json";
 /// The largest ledger that is read, in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 /// How many failed commits are remembered.
@@ -17,15 +18,31 @@ const MAX_FAILED: usize = 50;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Release {
     pub commit: Commit,
-    /// Service to image reference.
-    pub images: BTreeMap<String, String>,
+    /// Service to image.
+    pub images: BTreeMap<String, PinnedImage>,
     /// SHA-256 of the env it was made with.
     pub env_digest: String,
+    /// SHA-256 of the env it runs with since its last good start; the one it was made with, before the first.
+    #[serde(default)]
+    pub runs_with: Option<String>,
     pub routes: Vec<Route>,
     /// When it became current.
     pub since: jiff::Timestamp,
     /// Whether the database was migrated for it.
     pub migrated: bool,
+}
+
+impl Release {
+    /// SHA-256 of the env that it ran with last.
+    pub fn ran_with(&self) -> &str {
+        self.runs_with.as_deref().unwrap_or(&self.env_digest)
+    }
+
+    /// The services that visitors reach and those that the env calls critical: without one of them the app is down.
+    pub fn vital<'a>(&'a self, critical: &'a [ServiceName]) -> Vec<&'a str> {
+        let routed = self.routes.iter().map(|route| route.service.as_str());
+        critical.iter().map(ServiceName::as_str).chain(routed).collect()
+    }
 }
 
 /// A release on its way.
@@ -49,8 +66,12 @@ pub struct InFlight {
 pub enum Touched {
     #[default]
     No,
-    /// It is being migrated, or was; the dump from before is there.
+    /// It is being copied: nothing in it is changed, but nobody can connect, and there may be a part of a copy.
+    Copying,
+    /// It is being migrated, or was; the copy from before is there.
     Migrated,
+    /// The version that ran already was migrated once more: the way back is the one that there was, and the copy from before goes.
+    Again,
     /// A release that was the current one is gone back from, and its migration with it.
     Left,
 }
@@ -88,38 +109,43 @@ impl InFlight {
     }
 }
 
+/// Where an app's ledger lies.
+pub fn path(app: &AppName) -> String {
+    format!("{}/{NAME}", app_directory(app))
+}
+
 impl Ledger {
-    /// Reads the ledger; a missing one is empty.
+    /// Reads the ledger of the app that this host has; a missing one is empty.
     ///
     /// # Errors
-    /// A broken one: it is not guessed at, since it decides over data.
+    /// A broken one: it is not guessed at, since it decides over data. Or there are several.
     pub fn read(host: &Host) -> Result<Ledger> {
-        match host.read(LEDGER, MAX_BYTES)? {
-            Some(bytes) => serde_json::from_slice(&bytes).with_context(|| {
-                format!("{LEDGER} is broken; restore it from a backup, or move it away to start anew")
-            }),
-            None => Ok(Ledger::default()),
+        match &apps(host)?[..] {
+            [] => Ok(Ledger::default()),
+            [app] => read_one(host, app),
+            several => bail!(
+                "this host has ledgers of several apps: {}",
+                several.iter().map(AppName::as_str).collect::<Vec<_>>().join(", ")
+            ),
         }
     }
 
-    /// Reads the ledger for an app.
+    /// Reads the ledger of an app.
     ///
     /// # Errors
-    /// It belongs to another app.
+    /// It is broken, or the host has another app.
     pub fn read_for(host: &Host, app: &AppName) -> Result<Ledger> {
-        let ledger = Ledger::read(host)?;
-        match &ledger.app {
-            Some(other) if other != app => {
-                bail!("{LEDGER} belongs to the app '{other}', not to '{app}'; stop that one, then move the file away")
-            }
-            _ => Ok(Ledger { app: Some(app.clone()), ..ledger }),
+        if let Some(other) = apps(host)?.iter().find(|other| *other != app) {
+            let path = path(other);
+            bail!("{path} belongs to the app '{other}', not to '{app}'; stop that one, then move the file away")
         }
+        Ok(Ledger { app: Some(app.clone()), ..read_one(host, app)? })
     }
 
     /// Writes the ledger, and the old tags beside it that scripts read.
     pub fn write(&self, host: &Host, app: &AppName) -> Result<()> {
         let text = serde_json::to_string_pretty(self).context("could not render the ledger")?;
-        host.put(LEDGER, text.as_bytes(), 0o644)?;
+        host.put(&path(app), text.as_bytes(), 0o600)?;
         // What operators and their scripts know from before. What decides is the ledger itself.
         let tag = |name: &str, value: &str| {
             if let Err(error) = host.put(&format!("/app/etc/tags/{name}"), value.as_bytes(), 0o644) {
@@ -127,7 +153,7 @@ impl Ledger {
             }
         };
         if let Some(current) = &self.current {
-            let images: Vec<&str> = current.images.values().map(String::as_str).collect();
+            let images: Vec<&str> = current.images.values().map(|image| image.reference.as_str()).collect();
             tag(&format!("last_running_{app}"), current.commit.as_str());
             tag(&format!("last_build_{app}"), current.commit.as_str());
             tag(&format!("{app}_version"), current.commit.as_str());
@@ -157,6 +183,22 @@ impl Ledger {
     }
 }
 
+/// The apps that have a ledger on this host.
+fn apps(host: &Host) -> Result<Vec<AppName>> {
+    let names = host.names(&format!("{DIRECTORY}/apps"))?;
+    let apps = names.iter().filter_map(|name| name.parse::<AppName>().ok());
+    Ok(apps.filter(|app| host.exists(&path(app))).collect())
+}
+
+fn read_one(host: &Host, app: &AppName) -> Result<Ledger> {
+    let path = path(app);
+    match host.read(&path, MAX_BYTES)? {
+        Some(bytes) => serde_json::from_slice(&bytes)
+            .with_context(|| format!("{path} is broken; restore it from a backup, or move it away to start anew")),
+        None => Ok(Ledger::default()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,7 +217,7 @@ mod tests {
         assert!(test.host.exists("/app/etc/tags/last_failed_ecs"));
         let other: AppName = "shop".parse().expect("the name is valid");
         assert!(Ledger::read_for(&test.host, &other).is_err());
-        test.host.put(LEDGER, b"{\"current\": 1}", 0o644).expect("the file can be written");
+        test.host.put(&path(&AppName::ecs()), b"{\"current\": 1}", 0o644).expect("the file can be written");
         assert!(Ledger::read(&test.host).is_err());
     }
 }

@@ -28,6 +28,7 @@ const ORDER: &str = "order.lock";
 const UPDATE: &str = "update.lock";
 /// The locks of those who change what runs: their files are closed when one is given up, however that came about.
 pub const LOCKS: [&str; 2] = [NAME, UPDATE];
+const CHECKOUT: &str = "checkout.lock";
 const AUTHORITY: &str = "authority.lock";
 
 impl Lock {
@@ -45,6 +46,14 @@ impl Lock {
     /// As [`Lock::take`].
     pub async fn take_order(host: &Host, verb: &str, patience: Duration) -> Result<Lock> {
         Lock::take_named(host, ORDER, verb, patience).await
+    }
+
+    /// Takes the lock of those who change the checkout, or git's repository: an update does so beside a supervisor that starts.
+    ///
+    /// # Errors
+    /// As [`Lock::take`].
+    pub async fn take_checkout(host: &Host, verb: &str, patience: Duration) -> Result<Lock> {
+        Lock::take_named(host, CHECKOUT, verb, patience).await
     }
 
     /// Takes the lock of those who make a release: a build may take long, and must not keep the supervisor from its work.

@@ -83,12 +83,13 @@ impl Status {
 
     pub fn write(&self, host: &Host) -> Result<()> {
         let text = serde_json::to_string(self).context("could not render the status")?;
-        host.put(&format!("{RUN}/{NAME}"), text.as_bytes(), 0o644)
+        host.put_for_administrators(&format!("{RUN}/{NAME}"), text.as_bytes())
     }
 
     /// The last status that was written, if any.
     pub fn read(host: &Host) -> Result<Option<Status>> {
-        match host.read(&format!("{RUN}/{NAME}"), MAX_BYTES)? {
+        let read = host.read(&format!("{RUN}/{NAME}"), MAX_BYTES);
+        match read.context("only root and the group adm can read the status")? {
             Some(bytes) => serde_json::from_slice(&bytes).map(Some).context("the status file is broken"),
             None => Ok(None),
         }
@@ -100,7 +101,7 @@ impl Status {
         !ended && start_time(host, self.pid) != Some(self.started)
     }
 
-    /// What `status` exits with (spec/product.md, "The command line").
+    /// What `status` exits with (docs/operating.md).
     pub fn exit_code(&self) -> u8 {
         match self.phase {
             Phase::Standby { .. } => 3,

@@ -30,8 +30,8 @@ type Events = BoxStream<'static, Result<DockerEvent>>;
 /// [`Halt`] with failed.
 pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<()> {
     let project = running.stack.project.clone();
-    let mut releases = Releases::watch(host)?;
-    let mut judge = Judge::new(Hands::new(stopped::read(host)?));
+    let mut releases = Releases::watch(host, &running.env.app.name)?;
+    let mut judge = Judge::new(Hands::new(stopped::read(host)?), stopped::given_up(host)?);
     let mut events = host.docker().events(project.as_str()).await?;
     let mut watchdog = notify::watchdog_interval().map(|interval| {
         let mut ticks = tokio::time::interval(interval / 2);
@@ -48,7 +48,7 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
                 let _busy = notify::Busy::begin();
                 if releases::take_up(host, board, &mut running, news).await? {
                     // What its containers went through while they were replaced was no death of theirs.
-                    judge = Judge::new(Hands::new(stopped::read(host)?));
+                    judge = Judge::new(Hands::new(stopped::read(host)?), stopped::given_up(host)?);
                 }
             }
             if releases::is_outdated(host, &running)? {
@@ -80,7 +80,9 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
         };
         // Docker is away, or stumbled over one call. Neither is the app's failure: the truth is read again, later each time.
         tracing::warn!("{error:#}; looking again");
-        judge.hands.docker_lost(Instant::now());
+        // One that only stumbled has stopped nothing.
+        let graces = running.stack.services.iter().map(|service| service.stop_grace).filter(|_| is_away(&error));
+        judge.hands.docker_lost(Instant::now(), graces.max().unwrap_or_default());
         named = None;
         if !is_away(&error) {
             let _busy = notify::Busy::begin();
@@ -231,6 +233,7 @@ async fn look_and_act(
     }
     let decision = judge.decide(stack, &containers, &networks, now);
     stopped::write(&judge.hands.all(), host)?;
+    stopped::give_up(&judge.given_up, host)?;
     if let Some(fatal) = decision.looping.iter().find(|name| is_critical(running, name)) {
         let text = format!("the service {fatal} died more than 5 times in 5 minutes; see: appliance logs {fatal}");
         return Err(Halt::failed("The app keeps dying", text).into());
@@ -293,8 +296,7 @@ async fn restart(due: &Due, running: &Running, host: &Host) -> Result<bool> {
 
 /// Whose crash loop fails the stack: services with a route, and those that the env names.
 fn is_critical(running: &Running, service: &str) -> bool {
-    running.release.routes.iter().any(|route| route.service == service)
-        || running.env.app.critical.iter().any(|name| name.as_str() == service)
+    running.release.vital(&running.env.app.critical).contains(&service)
 }
 
 fn describe(running: &Running, containers: &[Container], judge: &Judge) -> Vec<ServiceStatus> {

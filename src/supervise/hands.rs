@@ -11,6 +11,8 @@ const REASON: Duration = Duration::from_secs(2);
 /// A daemon that goes down stops its containers like a hand would: stops so shortly before it was lost are its own. Docker gives
 /// containers 15 s then.
 const LAST_BREATH: Duration = Duration::from_secs(30);
+/// What Docker takes beyond the longest grace period of a container when it goes down.
+const BEYOND_GRACE: Duration = Duration::from_secs(15);
 const SIGKILL: i32 = 9;
 
 /// What is known of hands.
@@ -40,7 +42,8 @@ impl Hands {
             "kill" if event.signal != Some(SIGKILL) => drop(self.signalled.entry(id.to_owned()).or_default()),
             "stop" => {
                 self.signalled.remove(id);
-                self.stopped.insert(id.to_owned(), Some(now));
+                // When it was, and not when somebody got to hear of it.
+                self.stopped.insert(id.to_owned(), Some(now.checked_sub(event.age).unwrap_or(now)));
             }
             "start" | "destroy" => {
                 self.own.remove(id);
@@ -62,10 +65,13 @@ impl Hands {
     }
 
     /// Docker was lost: what it stopped shortly before was not stopped by hand.
-    pub fn docker_lost(&mut self, now: Instant) {
+    ///
+    /// `grace` is the longest that any container gets to end: Docker waits for all of them.
+    pub fn docker_lost(&mut self, now: Instant, grace: Duration) {
+        let last_breath = LAST_BREATH.max(grace + BEYOND_GRACE);
         self.signalled.clear();
         self.own.clear();
-        self.stopped.retain(|_, since| since.is_none_or(|since| now.duration_since(since) >= LAST_BREATH));
+        self.stopped.retain(|_, since| since.is_none_or(|since| now.duration_since(since) >= last_breath));
     }
 
     /// Whether a dead container was stopped by hand.
@@ -102,7 +108,7 @@ mod tests {
     use super::*;
 
     fn event(action: &str, signal: Option<i32>) -> DockerEvent {
-        DockerEvent { action: action.to_owned(), container_id: "c".to_owned(), signal }
+        DockerEvent { action: action.to_owned(), container_id: "c".to_owned(), signal, age: Duration::ZERO }
     }
 
     #[tokio::test(start_paused = true)]
@@ -159,7 +165,13 @@ mod tests {
         tokio::time::advance(LAST_BREATH).await;
         hands.note(&DockerEvent { container_id: "late".to_owned(), ..event("stop", None) }, Instant::now());
         tokio::time::advance(Duration::from_secs(5)).await;
-        hands.docker_lost(Instant::now());
-        assert_eq!(hands.all(), BTreeSet::from(["c".to_owned(), "known".to_owned()]));
+        // One that was heard of late, since the supervisor was busy.
+        let (id, age) = ("heard late".to_owned(), Duration::from_secs(31));
+        hands.note(&DockerEvent { container_id: id, age, ..event("stop", None) }, Instant::now());
+        hands.docker_lost(Instant::now(), Duration::from_secs(10));
+        assert_eq!(hands.all(), BTreeSet::from(["c".to_owned(), "known".to_owned(), "heard late".to_owned()]));
+        // It waits for one that gets a minute, and tells of the others long before.
+        hands.docker_lost(Instant::now(), Duration::from_secs(60));
+        assert_eq!(hands.all(), BTreeSet::from(["known".to_owned()]));
     }
 }

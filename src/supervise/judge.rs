@@ -1,11 +1,13 @@
-//! What follows from what is seen of the stack's containers (spec/stack.md, "Supervision"). Pure: time is handed in; when one
+//! What follows from what is seen of the stack's containers (docs/operating.md, "When a container dies"). Pure: time is handed in; when one
 //! container is restarted is `restarts.rs`, whether a hand stopped it `hands.rs`.
 
 use super::hands::Hands;
 use super::restarts::{Memory, Seen, Verdict};
 use crate::host::docker::{Container, ContainerState, Health};
+use crate::stack::actions::lost_network;
 use crate::stack::{Condition, Service, Stack};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// What is remembered between looks.
@@ -13,9 +15,18 @@ use tokio::time::Instant;
 pub struct Judge {
     memories: BTreeMap<String, Memory>,
     pub hands: Hands,
+    /// Ids of containers that were healthy since they were started, and since when others are unhealthy.
+    been_healthy: BTreeSet<String>,
+    unhealthy_since: BTreeMap<String, Instant>,
+    /// Ids of containers that have used up their restarts.
+    pub given_up: BTreeSet<String>,
     /// Containers that must be restarted once what they follow is ready again; with the service that they follow.
     owed: BTreeMap<String, BTreeSet<String>>,
 }
+
+/// How long a container that has never been healthy may be unhealthy before it is restarted for that: what is slow to start, slower than its
+/// health check allows, would be restarted for ever.
+const SLOW: Duration = Duration::from_secs(600);
 
 /// A container to be started, or restarted if it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +50,9 @@ pub struct Decision {
 }
 
 impl Judge {
-    pub fn new(hands: Hands) -> Judge {
-        Judge { hands, ..Judge::default() }
+    /// `given_up` are those that had used up their restarts when another supervisor judged.
+    pub fn new(hands: Hands, given_up: BTreeSet<String>) -> Judge {
+        Judge { hands, given_up, ..Judge::default() }
     }
 
     /// Judges what is seen. `networks` are those that there are, by Docker's names, with their ids.
@@ -55,6 +67,9 @@ impl Judge {
             containers.iter().map(|container| (container.name.as_str(), container)).collect();
         let ids: BTreeSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
         self.hands.keep(|id| ids.contains(id));
+        self.been_healthy.retain(|id| ids.contains(id.as_str()));
+        self.unhealthy_since.retain(|id, _| ids.contains(id.as_str()));
+        self.given_up.retain(|id| ids.contains(id.as_str()));
         containers
             .iter()
             .filter(|container| container.is_running())
@@ -69,7 +84,8 @@ impl Judge {
                     Some(container) => {
                         let is_done = stack.is_one_shot(&service.name) && container.exit_code == 0;
                         let stays_down = !container.is_running() && (is_done || self.hands.stopped(&container.id));
-                        let lost = lost_network(stack, service, container, networks);
+                        let wanted = service.joined().iter().map(|joined| stack.network_name(&joined.network));
+                        let lost = lost_network(container, wanted, networks);
                         if let Some(network) = lost.filter(|_| !stays_down) {
                             decision.mend = Some(format!("{name} is not connected to the network {network} any more"));
                         } else {
@@ -101,18 +117,39 @@ impl Judge {
         let mut sooner = |at: Instant| decision.wake = Some(decision.wake.map_or(at, |wake| wake.min(at)));
         let seen = seen(container);
         if let Seen::Ended { .. } = seen {
-            if self.hands.stopped(&container.id) {
+            if self.hands.stopped(&container.id) || self.given_up.contains(&container.id) {
                 return;
             }
             if let Some(until) = self.hands.open_until(&container.id, now) {
                 return sooner(until);
             }
         }
+        if container.health == Some(Health::Healthy) {
+            self.been_healthy.insert(container.id.clone());
+        }
+        let mut seen = seen;
+        if seen == Seen::Unhealthy && !self.been_healthy.contains(&container.id) {
+            let until = *self.unhealthy_since.entry(container.id.clone()).or_insert(now) + SLOW;
+            if now < until {
+                sooner(until);
+                seen = Seen::Good;
+            }
+        } else {
+            self.unhealthy_since.remove(&container.id);
+        }
         let memory = self.memories.entry(container.name.clone()).or_default();
-        match memory.judge(seen, service.restart, now) {
+        let verdict = memory.judge(seen, service.restart, now);
+        if !matches!(seen, Seen::Ended { .. }) {
+            self.given_up.remove(&container.id);
+        } else if matches!(verdict, Verdict::Fine { .. }) {
+            self.given_up.insert(container.id.clone());
+        }
+        match verdict {
             Verdict::Fine { look_again } => look_again.into_iter().for_each(sooner),
             Verdict::Wait(due) => sooner(due),
             Verdict::Restart => {
+                self.been_healthy.remove(&container.id);
+                self.unhealthy_since.remove(&container.id);
                 let why = match seen {
                     Seen::Unhealthy => "it is unhealthy".to_owned(),
                     _ if container.oom_killed => "it ran out of memory".to_owned(),
@@ -188,19 +225,6 @@ fn is_ready(stack: &Stack, follower: &Service, followed: &str, by_name: &BTreeMa
 fn follows(follower: &Service, service: &Service) -> bool {
     let said = follower.depends_on.iter().any(|needed| needed.restart && needed.service == service.name);
     said || follower.shared().any(|name| *name == service.name)
-}
-
-fn lost_network(
-    stack: &Stack,
-    service: &Service,
-    container: &Container,
-    networks: &BTreeMap<String, String>,
-) -> Option<String> {
-    let mut names = service.joined().iter().map(|joined| stack.network_name(&joined.network));
-    names.find(|name| match (container.networks.get(name), networks.get(name)) {
-        (Some(has), Some(is)) => !has.is_empty() && has != is,
-        _ => true,
-    })
 }
 
 fn seen(container: &Container) -> Seen {

@@ -44,7 +44,7 @@ fn restarts(decision: &Decision) -> Vec<String> {
 }
 
 fn event(action: &str, service: &str, signal: Option<i32>) -> DockerEvent {
-    DockerEvent { action: action.to_owned(), container_id: format!("id-{service}"), signal }
+    DockerEvent { action: action.to_owned(), container_id: format!("id-{service}"), signal, age: Duration::ZERO }
 }
 
 #[tokio::test(start_paused = true)]
@@ -62,12 +62,47 @@ async fn each_kind_of_death_is_answered_at_once_with_its_reason() {
     for (container, expected) in
         [(ended("a", 3), "a: it ended with 3"), (oom, "a: it ran out of memory"), (unhealthy, "a: it is unhealthy")]
     {
-        assert_eq!(restarts(&decide(&mut Judge::default(), &stack, &[container])), [expected]);
+        let mut judge = Judge::default();
+        let healthy = Container { health: Some(Health::Healthy), ..running("a") };
+        assert_eq!(decide(&mut judge, &stack, &[healthy]), Decision::default());
+        assert_eq!(restarts(&decide(&mut judge, &stack, &[container])), [expected]);
     }
     let paused = Container { state: ContainerState::Paused, ..running("a") };
     assert_eq!(decide(&mut Judge::default(), &stack, &[paused]), Decision::default());
     let starting = Container { health: Some(Health::Starting), ..running("a") };
     assert_eq!(decide(&mut Judge::default(), &stack, &[starting]), Decision::default());
+}
+
+/// It may only be slow: what starts slower than its health check allows would be restarted for ever.
+#[tokio::test(start_paused = true)]
+async fn one_that_was_never_healthy_gets_ten_minutes() {
+    let stack = stack("  a: {image: x}\n  b: {image: x, restart: 'no'}\n");
+    let mut judge = Judge::default();
+    let unhealthy = |service: &str| Container { health: Some(Health::Unhealthy), ..running(service) };
+    let both = || [unhealthy("a"), unhealthy("b")];
+    let first = decide(&mut judge, &stack, &both());
+    assert_eq!((restarts(&first), first.wake), (Vec::new(), Some(Instant::now() + SLOW)));
+    tokio::time::advance(SLOW - Duration::from_secs(1)).await;
+    assert_eq!(restarts(&decide(&mut judge, &stack, &both())), [""; 0]);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(restarts(&decide(&mut judge, &stack, &both())), ["a: it is unhealthy"], "and b has no restarts");
+    // Started again, it has its ten minutes again.
+    assert_eq!(restarts(&decide(&mut judge, &stack, &both())), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_used_up_its_restarts_stays_down_for_the_next_supervisor_too() {
+    let stack = stack("  a: {image: x, restart: 'on-failure:1'}\n");
+    let mut judge = Judge::default();
+    assert_eq!(restarts(&decide(&mut judge, &stack, &[ended("a", 1)])), ["a: it ended with 1"]);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(decide(&mut judge, &stack, &[ended("a", 1)]).restarts, []);
+    assert_eq!(judge.given_up, BTreeSet::from(["id-a".to_owned()]));
+    let mut next = Judge::new(Hands::default(), judge.given_up.clone());
+    assert_eq!(decide(&mut next, &stack, &[ended("a", 1)]).restarts, []);
+    // Somebody starts it by hand: it counts anew.
+    decide(&mut next, &stack, &[running("a")]);
+    assert_eq!(next.given_up, BTreeSet::new());
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,13 +114,13 @@ async fn a_crash_loop_waits_longer_each_time_and_is_named() {
     for _ in 0..6 {
         let decision = decide(&mut judge, &stack, &both(ended("a", 1)));
         if let Some(wake) = decision.wake.filter(|_| decision.restarts.is_empty()) {
-            waits.push((wake - Instant::now()).as_secs());
+            waits.push((wake - Instant::now()).as_millis());
             tokio::time::sleep_until(wake).await;
             assert_eq!(restarts(&decide(&mut judge, &stack, &both(ended("a", 1)))), ["a: it ended with 1"]);
         }
         decide(&mut judge, &stack, &both(running("a")));
     }
-    assert_eq!(waits, [1, 2, 4, 8, 16]);
+    assert_eq!(waits, [100, 200, 400, 800, 1600]);
     assert_eq!(decide(&mut judge, &stack, &both(ended("a", 1))).looping, ["a"], "and b is not");
     tokio::time::advance(Duration::from_secs(3600)).await;
     assert!(decide(&mut judge, &stack, &both(running("a"))).looping.is_empty());

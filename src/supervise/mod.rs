@@ -18,10 +18,11 @@ mod stop;
 
 pub use stop::{announce, stop_stack};
 
+use crate::env::BrokenFile;
 use crate::error::{Halt, Severity};
 use crate::host::{Host, notify};
 use crate::report::sentry;
-use crate::state::flags;
+use crate::state::{flags, moved};
 use crate::value::Event;
 use anyhow::{Context, Result};
 pub use board::Board;
@@ -52,25 +53,30 @@ pub async fn run(host: &Host, env_yml: Option<&str>) -> Result<()> {
     }
     let halt = match error.downcast::<Halt>() {
         Ok(halt) => halt,
-        // A broken env is not a failed stack: what runs is left alone.
-        Err(error) if error.downcast_ref::<crate::env::BrokenFile>().is_some() => {
-            let file = error.downcast_ref::<crate::env::BrokenFile>().map(|broken| broken.file.clone());
-            let file = file.unwrap_or_default();
-            let what = if file.ends_with("env.yml") { "appliance env check" } else { "appliance plan --stack" };
-            board.event(Event::Standby(format!("{file} is broken; see: {what}")));
-            notify::ready();
-            return Err(error);
-        }
-        Err(error) => Halt::failed("The appliance could not start", format!("{error:#}")),
+        Err(error) => match error.downcast::<BrokenFile>() {
+            // A broken env is not a failed stack: what runs is left alone.
+            Ok(broken) => {
+                let said = format!("{} is broken; see: {}", broken.file, broken.kind.checked_by());
+                board.event(Event::Standby(said));
+                notify::ready();
+                return Err(broken.into());
+            }
+            Err(error) => Halt::failed("The appliance could not start", format!("{error:#}")),
+        },
     };
-    end(&halt, host, &board).await;
+    // Whoever wants it to end now does not wait for its farewell: the flag comes first in it.
+    tokio::select! {
+        () = end(&halt, host, &board) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
     Err(halt.into())
 }
 
 async fn live(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<()> {
     let running = start::start(host, env_yml, board).await?;
     // This version of the appliance came up: one that ends as failed or in standby has not shown that it can run the app.
-    if let Err(error) = host.keep_own() {
+    if let Err(error) = host.keep_own().and_then(|()| moved::settle(host)) {
         tracing::warn!("{error:#}");
     }
     notify::ready();

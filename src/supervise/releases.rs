@@ -4,24 +4,32 @@
 use super::board::Board;
 use crate::env::Env;
 use crate::error::Halt;
-use crate::host::Host;
 use crate::host::docker::is_away;
 use crate::host::watch::Watch;
+use crate::host::{Host, notify};
 use crate::source;
 use crate::stack::{self, Stack};
-use crate::state::{LOCKS, Ledger, Lock, RUN, Release};
+use crate::state::{LOCKS, Ledger, Lock, RUN, Release, app_directory, ledger};
 use crate::update::{self, Told};
-use crate::value::Stage;
+use crate::value::{AppName, Stage};
 use anyhow::{Context, Result};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// What runs, for as long as it does.
 pub struct Running {
     pub env: Env,
     pub stack: Stack,
     pub release: Release,
+    /// When a copy of the database that a killed update left was last looked for.
+    pub settled: Option<Instant>,
 }
 
+/// Between two looks for such a copy: its dump takes a lock, whose end is what wakes us.
+const BETWEEN_COPIES: Duration = Duration::from_secs(600);
+
+/// The longest that an update may take to be undone: a day for a dump that is put back, and what belongs to it.
+const LONGEST: Duration = Duration::from_secs(25 * 3600);
 /// Between tries to finish or undo what a killed update left.
 const AGAIN_S: [u64; 4] = [1, 2, 4, 8];
 
@@ -31,8 +39,8 @@ pub struct Releases {
 }
 
 impl Releases {
-    pub fn watch(host: &Host) -> Result<Releases> {
-        Ok(Releases { ledger: host.watch("/app/etc/", &["ledger.json"])?, lock: host.watch(RUN, &LOCKS)? })
+    pub fn watch(host: &Host, app: &AppName) -> Result<Releases> {
+        Ok(Releases { ledger: host.watch(&app_directory(app), &[ledger::NAME])?, lock: host.watch(RUN, &LOCKS)? })
     }
 
     /// Waits until something may have changed. Cancel-safe.
@@ -69,7 +77,7 @@ pub fn is_outdated(host: &Host, running: &Running) -> Result<bool> {
 pub async fn take_up(host: &Host, board: &Board, running: &mut Running, news: News) -> Result<bool> {
     let env = source::active(host)?.env;
     if news == News::Closed
-        && let Err(error) = host.sweep_again(&update::WRITES)
+        && let Err(error) = host.sweep_again(&update::writes(&env.app.name))
     {
         tracing::warn!("{error:#}");
     }
@@ -89,6 +97,10 @@ pub async fn take_up(host: &Host, board: &Board, running: &mut Running, news: Ne
     let ledger = Ledger::read_for(host, &env.app.name)?;
     if ledger.in_flight.is_some() {
         return Ok(false);
+    }
+    if news == News::Closed && running.settled.is_none_or(|at| at.elapsed() >= BETWEEN_COPIES) {
+        running.settled = Some(Instant::now());
+        update::settle_soon(&env, host);
     }
     let release = ledger.current.context("the ledger has lost the current release")?;
     let is_other = release != running.release;
@@ -118,6 +130,8 @@ async fn alone(host: &Host, news: News) -> Result<Option<Lock>> {
 /// # Errors
 /// [`Halt`] with failed, after some tries; or Docker is away.
 pub async fn recover(env: &Env, host: &Host, board: &Board, lock: &Lock) -> Result<()> {
+    // A dump that is put back takes as long as it takes.
+    let _busy = notify::Busy::begin_for(LONGEST);
     let mut waits = AGAIN_S.iter();
     loop {
         let Some(flight) = Ledger::read_for(host, &env.app.name)?.in_flight else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! When a container that died is started again (spec/stack.md, "Supervision"). Pure: time is handed in.
+//! When a container that died is started again (docs/operating.md, "When a container dies"). Pure: time is handed in.
 
 use crate::stack::Restart;
 use std::collections::VecDeque;
@@ -10,6 +10,8 @@ pub const WINDOW: Duration = Duration::from_secs(300);
 /// More restarts than this in the window are a crash loop.
 pub const MAX_RESTARTS: usize = 5;
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
+/// Before the second restart; each further one waits twice as long. Docker's own policy begins with the same.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
 
 /// What is seen of a service's container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,11 +49,11 @@ impl Memory {
         while self.restarts.front().is_some_and(|first| now.duration_since(*first) >= WINDOW) {
             self.restarts.pop_front();
         }
-        let stays_down = match (seen, policy) {
-            (Seen::Ended { .. }, Restart::No) => true,
-            (Seen::Ended { exit_code: 0 }, Restart::OnFailure(_)) => true,
-            (Seen::Ended { .. }, Restart::OnFailure(Some(most))) => self.attempts >= most,
-            _ => false,
+        let stays_down = match seen {
+            Seen::Good => false,
+            Seen::Ended { exit_code } => policy.is_over(exit_code, self.attempts),
+            // One that nobody would start again is not stopped for that either.
+            Seen::Unhealthy => policy == Restart::No,
         };
         if seen == Seen::Good || stays_down {
             return if stays_down { self.over() } else { self.well(now) };
@@ -60,7 +62,7 @@ impl Memory {
         self.good_since = None;
         let delay = match self.attempts {
             0 => Duration::ZERO,
-            attempts => LONGEST_DELAY.min(Duration::from_secs(1 << (attempts - 1).min(6))),
+            attempts => LONGEST_DELAY.min(FIRST_DELAY * (1 << (attempts - 1).min(10))),
         };
         let due = *self.due.get_or_insert(now + delay);
         if now < due {
@@ -114,11 +116,11 @@ mod tests {
     async fn the_first_death_is_answered_at_once_then_with_doubling_delays() {
         let mut memory = Memory::default();
         assert_eq!(memory.judge(DEAD, Restart::Always, Instant::now()), Verdict::Restart);
-        for expected in [1, 2, 4, 8] {
+        for expected in [100, 200, 400, 800] {
             assert!(matches!(memory.judge(Seen::Good, Restart::Always, Instant::now()), Verdict::Fine { .. }));
             let now = Instant::now();
-            assert_eq!(memory.judge(DEAD, Restart::Always, now), Verdict::Wait(now + Duration::from_secs(expected)));
-            tokio::time::advance(Duration::from_secs(expected)).await;
+            assert_eq!(memory.judge(DEAD, Restart::Always, now), Verdict::Wait(now + Duration::from_millis(expected)));
+            tokio::time::advance(Duration::from_millis(expected)).await;
             assert_eq!(memory.judge(DEAD, Restart::Always, Instant::now()), Verdict::Restart);
         }
         assert!(!memory.loops());
@@ -132,12 +134,12 @@ mod tests {
         let mut delays = Vec::new();
         for _ in 0..20 {
             if let Verdict::Wait(due) = memory.judge(DEAD, Restart::Always, Instant::now()) {
-                delays.push((due - Instant::now()).as_secs());
+                delays.push((due - Instant::now()).as_millis());
                 tokio::time::advance(due - Instant::now()).await;
                 assert_eq!(memory.judge(DEAD, Restart::Always, Instant::now()), Verdict::Restart);
             }
         }
-        assert_eq!(delays[..8], [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(delays[..12], [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 51_200, 60_000, 60_000]);
         let Verdict::Fine { look_again: Some(at) } = memory.judge(Seen::Good, Restart::Always, Instant::now()) else {
             panic!("a service with a past is looked at again")
         };
@@ -165,6 +167,10 @@ mod tests {
         }
         let given_up = twice.judge(DEAD, Restart::OnFailure(Some(2)), Instant::now());
         assert!(matches!(given_up, Verdict::Fine { .. }), "{given_up:?}");
-        assert_eq!(Memory::default().judge(Seen::Unhealthy, Restart::No, Instant::now()), Verdict::Restart);
+        assert_eq!(Memory::default().judge(Seen::Unhealthy, Restart::No, Instant::now()), fine);
+        assert_eq!(
+            Memory::default().judge(Seen::Unhealthy, Restart::OnFailure(None), Instant::now()),
+            Verdict::Restart
+        );
     }
 }

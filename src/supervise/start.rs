@@ -15,7 +15,7 @@ use crate::stack::actions::{Action, Occasion};
 use crate::stack::manner::Beside;
 use crate::stack::probe::{Gate, Rigour, wait_until_good};
 use crate::stack::{self, Stack, apply, stopped, surroundings};
-use crate::state::{InFlight, Ledger, Lock, Release, flags};
+use crate::state::{InFlight, Ledger, Lock, Release, Touched, flags, moved};
 use crate::update;
 use crate::value::{Event, Stage, Step};
 use anyhow::{Context, Result};
@@ -35,6 +35,7 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
         return Err(Halt::failed("The appliance had failed before", text).into());
     }
     let lock = Lock::take(host, "run", PATIENCE).await?;
+    moved::take_over(host)?;
     let Chosen { found, trouble } = find(host, env_yml).await?;
     board.keep(sentry::start(&found.env));
     if let Some(trouble) = &trouble {
@@ -81,7 +82,7 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
                 return Err(Again.into());
             }
             Err(error) => return Err(error),
-            Ok((stack, release)) => return Ok(Running { env: found.env, stack, release }),
+            Ok((stack, release)) => return Ok(Running { env: found.env, stack, release, settled: None }),
         }
     }
 }
@@ -217,6 +218,7 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     if !up_already {
         board.show_page();
         stopped::write(&Default::default(), host)?;
+        stopped::give_up(&Default::default(), host)?;
     }
     let prepared = prepare(wanted, host, None, &mut |step| board.step(step)).await;
     board.steps_ended(prepared.is_ok());
@@ -233,11 +235,11 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     let known = ledger.current.clone();
     let progress = |what: &str| board.event(Event::StartBegins(what.to_owned()));
     let first = known.is_none();
-    let (stack, release) = match known {
+    let (stack, mut release) = match known {
         Some(mut release) => {
             let restored = update::restore_checkout(env, &release, host).await.and_then(|()| stack::load(env, host));
             let stack = restored.map_err(|error| with_halt(error, "The release cannot be brought up"))?;
-            update::restore(&stack, &mut release, &mut ledger, host, &progress)
+            update::ensure_images(&stack, &mut release, &mut ledger, host, &progress)
                 .await
                 .map_err(|error| with_halt(error, "The release cannot be brought up"))?;
             surroundings::ensure(&stack, host).await?;
@@ -255,17 +257,19 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     board.describe(|status| status.commit = Some(release.commit.as_str().to_owned()));
     let domain = env.appliance.domain.as_str();
     if first {
-        ledger.in_flight = Some(InFlight::at(Some(release.commit.clone()), Stage::Start, host));
+        let database = ledger.in_flight.as_ref().map(|flight| flight.database).unwrap_or_default();
+        ledger.in_flight =
+            Some(InFlight { database, ..InFlight::at(Some(release.commit.clone()), Stage::Start, host) });
         ledger.write(host, &env.app.name)?;
     }
     let rigour = if first { Rigour::New } else { Rigour::Known };
-    let mut vital: Vec<&str> = env.app.critical.iter().map(|name| name.as_str()).collect();
-    vital.extend(release.routes.iter().map(|route| route.service.as_str()));
+    let routed = release.clone();
+    let vital = routed.vital(&env.app.critical);
     let by_hand = stopped::read(host)?;
     let beside = Beside::default();
     let gate = Gate {
         stack: &stack,
-        routes: &release.routes,
+        routes: &routed.routes,
         domain,
         vital: &vital,
         rigour,
@@ -279,15 +283,19 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     if let Err(error) = good.await {
         if first && !is_away(&error) {
             ledger.remember_failed(release.commit.clone());
-            ledger.in_flight = None;
+            // A database that it has migrated is put back by the next start, once the stack is stopped.
+            ledger.in_flight.take_if(|flight| flight.database == Touched::No);
             ledger.write(host, &env.app.name)?;
         }
         return Err(with_halt(error, "The app did not come up"));
     }
-    if first {
+    if first || release.ran_with() != env.digest {
+        release.runs_with = Some(env.digest.clone());
         ledger.current = Some(release.clone());
-        ledger.in_flight = None;
+        ledger.in_flight.take_if(|_| first);
         ledger.write(host, &env.app.name)?;
+        // The packet filter learns the ports of the routes before nginx asks there; those of a release that was known it has.
+        prepare::admit_networks(env, host).await.context("the packet filter could not be set up for the app")?;
     }
     // Only now are the routes known to lead somewhere.
     prepare(wanted, host, Some(Step::Nginx), &mut |_| ()).await.context("nginx could not be set up for the app")?;
@@ -297,13 +305,18 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
         false => wait_for_front(domain, host).await?,
     }
     board.event(Event::Up);
+    update::settle_soon(env, host);
     // What is left over costs room, not the app.
-    if ledger.in_flight.is_none()
-        && let Err(error) = update::clean_up(&env.app.name, &ledger, host).await
-    {
+    if let Err(error) = clean_up(env, host).await {
         tracing::warn!("{error:#}");
     }
     Ok((stack, release))
+}
+
+/// Removes images that no release needs, unless an update is under way: somebody may have begun one since the start read the ledger.
+async fn clean_up(env: &Env, host: &Host) -> Result<()> {
+    let ledger = Ledger::read_for(host, &env.app.name)?;
+    if ledger.in_flight.is_none() { update::clean_up(&env.app.name, &ledger, host).await } else { Ok(()) }
 }
 
 /// How often a known release's start is tried again, and after how long: a vital service may die once before the database

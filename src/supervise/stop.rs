@@ -18,7 +18,7 @@ pub async fn stop_stack(host: &Host) -> Result<()> {
     let Some(found) = source::judged(host, history::ACTIVE).context("the active env cannot be read")? else {
         return Ok(());
     };
-    let stack = match stack::load(&found.env, host) {
+    let stack = match stack::load_to_stop(&found.env, host) {
         Ok(stack) => Some(stack),
         Err(error) => {
             tracing::warn!("the compose file cannot be read, so all containers are stopped at once: {error:#}");
@@ -35,6 +35,7 @@ pub async fn stop_stack(host: &Host) -> Result<()> {
     };
     // The next start starts all of it.
     stopped::write(&Default::default(), host)?;
+    stopped::give_up(&Default::default(), host)?;
     stop::stop(stack.as_ref(), found.env.app.name.as_str(), host).await
 }
 

@@ -1,8 +1,9 @@
 //! Somebody's dump, to be put in the place of the app's database: of another host, of an older PostgreSQL, with other owners. What is
 //! in it is looked at before anything stops. Dumps of our own making are `dump.rs`'s.
 
+use super::{dump, restore};
+use crate::env::Env;
 use crate::host::{Cmd, Host, What};
-use crate::prepare::postgres;
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ const LEFT_OUT: [&str; 4] =
 
 /// What a database is made of that takes the place of the one that is there.
 #[derive(Debug, Clone)]
-pub enum Anew {
+pub enum ResetFrom {
     /// Of nothing but what a migration makes.
     Empty,
     Archive(Archive),
@@ -29,7 +30,7 @@ pub enum Anew {
 pub struct Archive {
     /// In pg_dump's custom format.
     pub path: String,
-    /// What of it is put back, as `pg_restore --use-list` reads it.
+    /// What pg_restore says is in it.
     pub list: String,
     /// The extensions that it asks for, but for plpgsql.
     pub extensions: Vec<String>,
@@ -37,20 +38,22 @@ pub struct Archive {
     is_ours: bool,
 }
 
-/// Looks at a dump, and unpacks it into the directory of the app's own where gzip packed it.
+/// Looks at a dump, and unpacks it into the directory of the app's dumps where gzip packed it.
 ///
 /// # Errors
 /// It is none in pg_dump's custom format, or a broken one.
-pub async fn open(file: &str, directory: &str, host: &Host) -> Result<Archive> {
+pub async fn open(env: &Env, file: &str, host: &Host) -> Result<Archive> {
+    let file = &host.real_path(file).with_context(|| format!("{file} is missing"))?;
     let start = host.read_start(file, 5)?.with_context(|| format!("{file} is missing"))?;
     let (path, is_ours) = match start {
-        start if start.starts_with(GZIP) => (unpack(file, directory, host).await?, true),
+        start if start.starts_with(GZIP) => (unpack(env, file, host).await?, true),
         _ => (file.to_owned(), false),
     };
     let mut archive = Archive { path, list: String::new(), extensions: Vec::new(), is_ours };
-    match look(&archive.path, host).await {
-        Ok((list, extensions)) => {
-            (archive.list, archive.extensions) = (list, extensions);
+    match look(env, &archive.path, host).await {
+        Ok(list) => {
+            archive.extensions = chosen(&list, &[]).1;
+            archive.list = list;
             Ok(archive)
         }
         Err(error) => {
@@ -67,34 +70,34 @@ impl Archive {
     }
 }
 
-async fn unpack(file: &str, directory: &str, host: &Host) -> Result<String> {
-    // Where dumps have their room, closed to others, and under one name: what a killed run left is overwritten.
-    let path = format!("{directory}/restore.pgdump");
-    let packed = format!("{path}.gz");
-    let copy = Cmd::new("cp", ["--reflink=auto", "--no-preserve=mode,ownership", "--", file, &packed]);
-    host.act(What::File, &packed, "copy", copy.deadline(UNPACK)).await.context("could not copy the dump")?;
-    let unpack = Cmd::new("gzip", ["--decompress", "--force", "--no-name", &packed]).deadline(UNPACK);
+async fn unpack(env: &Env, file: &str, host: &Host) -> Result<String> {
+    // Where dumps have their room, and under one name: what a killed run left is removed.
+    let path = format!("{}/restore.pgdump", dump::directory(&env.app.name));
+    let unpack = Cmd::new("gzip", ["--decompress", "--stdout"]);
+    let unpack = unpack.input_file(&host.path(file)).output_file(&host.path(&path)).deadline(UNPACK);
     let unpacked = host.act(What::File, &path, "unpack", unpack).await;
     if unpacked.is_err() {
-        host.discard(&packed)?;
         host.discard(&path)?;
     }
     unpacked.with_context(|| format!("could not unpack {file}"))?;
     Ok(path)
 }
 
-async fn look(path: &str, host: &Host) -> Result<(String, Vec<String>)> {
+async fn look(env: &Env, path: &str, host: &Host) -> Result<String> {
     if host.read_start(path, 5)?.is_none_or(|start| start != CUSTOM) {
         bail!("it is no dump in pg_dump's custom format (pg_dump --format=custom, or that packed by gzip)");
     }
-    let cluster = postgres::cluster(host)?;
-    let listed = host.ask(Cmd::new(&cluster.program("pg_restore"), ["--list", path])).await?;
-    Ok(chosen(&listed.stdout))
+    restore::list(env, path, host).await
 }
 
-/// What is put back, and the extensions that are made before.
-fn chosen(list: &str) -> (String, Vec<String>) {
-    let is_chosen = |line: &&str| !LEFT_OUT.iter().any(|left| format!("{line} ").contains(left));
+/// What is put back, where these schemas are there already; and the extensions that are made before.
+pub(super) fn chosen(list: &str, schemas: &[String]) -> (String, Vec<String>) {
+    let made: Vec<String> = schemas.iter().map(|schema| format!(" SCHEMA - {schema} ")).collect();
+    let is_chosen = |line: &&str| {
+        let mut left_out = LEFT_OUT.iter().copied().chain(made.iter().map(String::as_str));
+        // `ACL - SCHEMA x` and `COMMENT - SCHEMA x` have another word before.
+        !left_out.any(|left| format!("{line} ").contains(left))
+    };
     let chosen = list.lines().filter(is_chosen).map(|line| format!("{line}\n")).collect();
     let extensions = list
         .lines()
@@ -116,7 +119,7 @@ mod tests {
                     7; 2615 2200 SCHEMA - public postgres\n2147; 0 0 COMMENT - SCHEMA public postgres\n2; 3079 12361 EXTENSION - plpgsql \n\
                     2148; 0 0 COMMENT - EXTENSION plpgsql \n1; 3079 16386 EXTENSION - pg_stat_statements \n\
                     2149; 0 0 COMMENT - EXTENSION pg_stat_statements \n181; 1259 16393 TABLE public notes ecs\n2140; 0 16393 TABLE DATA public notes ecs\n";
-        let (chosen, extensions) = chosen(list);
+        let (chosen, extensions) = chosen(list, &[]);
         assert_eq!(extensions, ["pg_stat_statements"]);
         assert!(!chosen.contains("EXTENSION") && !chosen.contains("SCHEMA"), "{chosen}");
         assert!(

@@ -1,6 +1,6 @@
 //! Whether there is something to update to, whether it is tried, and what the ledger says once it is in place. Pure.
 
-use super::archive::Anew;
+use super::archive::ResetFrom;
 use crate::state::{Ledger, Release, Touched};
 use crate::value::Commit;
 use serde::Serialize;
@@ -16,8 +16,8 @@ pub struct Wish {
     pub to: Option<Commit>,
     /// It goes back: what is left is not tried again by itself.
     pub back: bool,
-    /// The database is made anew.
-    pub anew: Option<Anew>,
+    /// The database is replaced by another one.
+    pub reset: Option<ResetFrom>,
 }
 
 /// What stands against what.
@@ -41,7 +41,7 @@ pub enum Decision {
 
 pub fn decide(facts: &Facts, wish: &Wish) -> Decision {
     let is_new = facts.is_other || facts.env_changed;
-    match (is_new, wish.force || wish.migrate || wish.anew.is_some()) {
+    match (is_new, wish.force || wish.migrate || wish.reset.is_some()) {
         (_, true) => Decision::Go,
         (false, false) => Decision::Nothing,
         (true, false) if facts.failed.contains(facts.target) => Decision::Refused,
@@ -79,7 +79,7 @@ pub fn asks_for_migration(when: &str, added: &[String]) -> anyhow::Result<bool> 
     Ok(added.iter().any(|path| glob.is_match(path)))
 }
 
-/// The ledger with a new current release, and whether the dump that was just made is the one to go back by. Pure.
+/// The ledger with a new current release, and what becomes of the copy that was just made. Pure.
 pub fn committed(
     ledger: &Ledger,
     new: &Release,
@@ -96,7 +96,12 @@ pub fn committed(
             let settles = migrates && !old.migrated;
             let since = if settles { now } else { old.since };
             next.current = Some(Release { since, migrated: old.migrated || migrates, ..new.clone() });
-            (next, if settles { Touched::Migrated } else { Touched::No })
+            let database = match (settles, migrates) {
+                (true, _) => Touched::Migrated,
+                (false, true) => Touched::Again,
+                (false, false) => Touched::No,
+            };
+            (next, database)
         }
         old => {
             if let Some(left) = old.as_ref().filter(|_| back) {
@@ -146,10 +151,18 @@ mod tests {
     fn release(letter: char, migrated: bool) -> Release {
         let commit = letter.to_string().repeat(40).parse().expect("40 digits are a commit");
         let since = jiff::Timestamp::from_second(i64::from(u32::from(letter))).expect("a time");
-        Release { commit, images: BTreeMap::new(), env_digest: String::new(), routes: Vec::new(), since, migrated }
+        Release {
+            commit,
+            images: BTreeMap::new(),
+            env_digest: String::new(),
+            runs_with: None,
+            routes: Vec::new(),
+            since,
+            migrated,
+        }
     }
 
-    /// Current and previous by their letters, whether current was migrated and gone back to, and what becomes of the dump.
+    /// Current and previous by their letters, whether current was migrated and gone back to, and what becomes of the copy.
     fn after(ledger: &Ledger, new: char, migrates: bool, back: bool) -> (Ledger, String) {
         let now = jiff::Timestamp::from_second(1_000_000).expect("a time");
         let (next, database) = committed(ledger, &release(new, false), migrates, back, now);
@@ -162,7 +175,11 @@ mod tests {
             letter(&next.previous),
             if current.migrated { "m" } else { "" },
             if next.rolled_back { "r" } else { "" },
-            if database == Touched::Migrated { "d" } else { "" }
+            match database {
+                Touched::Migrated => "c",
+                Touched::Again => "-",
+                _ => "",
+            }
         );
         (next, text)
     }
@@ -171,17 +188,17 @@ mod tests {
     fn the_way_back_survives_the_same_version_once_more() {
         let start = Ledger { current: Some(release('a', false)), ..Ledger::default() };
         let (migrated, text) = after(&start, 'b', true, false);
-        assert_eq!(text, "ba md");
+        assert_eq!(text, "ba mc");
         let since = migrated.current.as_ref().map(|current| current.since);
-        // Another env, or migrated again: still by the first dump, to the time before it.
-        for migrates in [false, true] {
+        // Another env, or migrated again: still by the first copy, to the time before it.
+        for (migrates, expected) in [(false, "ba m"), (true, "ba m-")] {
             let (again, text) = after(&migrated, 'b', migrates, false);
-            assert_eq!(text, "ba m");
+            assert_eq!(text, expected);
             assert_eq!(again.current.map(|current| current.since), since);
         }
-        // Migrated only the second time: that dump it is.
+        // Migrated only the second time: that copy it is.
         let (plain, _) = after(&start, 'b', false, false);
-        assert_eq!(after(&plain, 'b', true, false).1, "ba md");
+        assert_eq!(after(&plain, 'b', true, false).1, "ba mc");
         // Gone back, then another env: what is newer stays newer.
         let (back, text) = after(&plain, 'a', false, true);
         assert_eq!(text, "ab r");

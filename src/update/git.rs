@@ -1,15 +1,25 @@
-//! The app's checkout, made by git as user app. The repository's address may hold a password: it travels in git's
-//! environment, never in an argument.
+//! The app's repository, which git keeps as user app in a directory apart from the checkout: a container that has the checkout mounted
+//! writes no configuration that git would follow. The repository's address may hold a password: it travels in git's environment, never in
+//! an argument.
 
-use super::{local, trust};
+use super::{checkout, local, submodules, trust};
 use crate::env::{App, GitLocal};
-use crate::host::{Cmd, Dir, Host, Output, What};
+use crate::host::{Cmd, Dir, File, Host, Output, What};
+use crate::state::Lock;
 use crate::value::{Commit, Owner};
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
 
+/// The most that the paths of what was added may take, in bytes: a repository's whole tree of some hundred thousand files.
+const MAX_PATHS: usize = 64 << 20;
 /// How long a transfer may take.
 const TRANSFER: Duration = Duration::from_secs(30 * 60);
+
+/// How long somebody else may have the checkout: for a transfer, and some files.
+const PATIENCE: Duration = Duration::from_secs(40 * 60);
+
+/// Where repositories are kept.
+const DIRECTORY: &str = "/data/git";
 
 /// git starts helpers of its own with the address as their argument; what must not be seen there, this one hands them
 /// from the environment.
@@ -50,8 +60,18 @@ impl Git<'_> {
         self.cmd_for(args, &remote)
     }
 
-    /// With other settings than those of the app's own remote: a submodule has one of its own.
+    /// Where git keeps the repository. Only user app writes there.
+    pub(super) fn git_dir(&self) -> String {
+        format!("{DIRECTORY}/{}", self.app.name)
+    }
+
+    /// With other settings than those of the app's own remote.
     pub(super) fn cmd_for<const N: usize>(&self, args: [&str; N], more: &[(&str, &str)]) -> Cmd {
+        self.cmd_in(&self.git_dir(), &self.directory, &args, more)
+    }
+
+    /// For another repository than the app's own, with another directory for its files: a submodule's.
+    pub(super) fn cmd_in(&self, git_dir: &str, work_tree: &str, args: &[&str], more: &[(&str, &str)]) -> Cmd {
         let source = &self.app.git.source;
         let address = source.address();
         // The password is for that server and no other.
@@ -61,12 +81,18 @@ impl Git<'_> {
         settings.extend([
             // No program of the repository's choosing is run.
             ("core.hooksPath", "/dev/null"),
+            ("core.fsmonitor", "false"),
             ("protocol.ext.allow", "never"),
             ("credential.helper", ""),
         ]);
-        let mut cmd = Cmd::new("git", ["-C", &self.directory].into_iter().chain(args))
+        // It ends with us: one that lives on would meet the next in the same repository.
+        let own = ["--pdeathsig", "KILL", "git", &format!("--git-dir={git_dir}"), &format!("--work-tree={work_tree}")];
+        let mut cmd = Cmd::new("setpriv", own.into_iter().chain(args.iter().copied()))
+            .directory(&self.directory)
             .ids(self.ids)
             .env("HOME", "/app")
+            // What user app has set for itself is not meant for this.
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_TERMINAL_PROMPT", "0")
             // A commit is what its id says, whatever stands beside it.
             .env("GIT_NO_REPLACE_OBJECTS", "1")
@@ -122,20 +148,6 @@ impl Git<'_> {
         }
     }
 
-    async fn go_to(&self, commit: &Commit) -> Result<()> {
-        let how = format!("check out {}", commit.short());
-        self.act(&how, ["checkout", "--quiet", "--force", "--detach", commit.as_str()]).await?;
-        // At once: what is not ours there is somebody's, and would be kept.
-        local::remember(self, commit).await?;
-        if self.host.exists(&format!("{}/.gitmodules", self.directory)) {
-            let args = ["submodule", "update", "--init", "--recursive", "--force", "--quiet"];
-            let got =
-                self.host.act(What::Directory, &self.directory, "check out its submodules", self.cmd_for(args, &[]));
-            trust::tell_of_contact(&got.await.context("could not get the app's submodules")?.stderr);
-        }
-        Ok(())
-    }
-
     /// git would leave small text files in the place of large ones, and the app would start with those.
     async fn refuse_lfs(&self) -> Result<()> {
         let args = ["grep", "-lI", "--cached", "-E", "filter=lfs", "--", ".gitattributes", "*/.gitattributes"];
@@ -167,22 +179,63 @@ impl Git<'_> {
     }
 }
 
-/// The checkout's directory, made ready for git.
+/// Repository and checkout, made ready for git.
 async fn open<'a>(app: &'a App, directory: &str, host: &'a Host) -> Result<Git<'a>> {
     let owner: Owner = "app".parse().context("a user name is an owner")?;
     host.ensure_dir(directory, &Dir::plain().owner(&owner))?;
     let git = Git { app, directory: directory.to_owned(), ids: host.ids(&owner)?, host };
-    if !host.exists(&format!("{directory}/.git")) && !host.names(directory)?.is_empty() {
+    let (git_dir, inside) = (git.git_dir(), format!("{directory}/.git"));
+    let fresh = !host.exists(&format!("{git_dir}/HEAD"));
+    if fresh && !host.exists(&inside) && !host.names(directory)?.is_empty() {
         bail!("{directory} holds files, but is no git checkout; move it away");
     }
-    // A git that was killed leaves these, and every later one stops at them; we hold the appliance's lock.
-    for lock in ["index.lock", "HEAD.lock", "config.lock", "shallow.lock", "packed-refs.lock"] {
-        host.discard(&format!("{directory}/.git/{lock}"))?;
+    host.ensure_dir(DIRECTORY, &Dir::plain())?;
+    host.ensure_dir(&git_dir, &Dir::plain().mode(0o750).owner(&owner))?;
+    // A git that was killed leaves these, and every later one stops at them; we hold the lock of the checkout.
+    let stale = ["-xdev", "-name", "*.lock", "-type", "f", "-delete"];
+    host.ask(Cmd::new("find", [&[git_dir.as_str()], &stale[..]].concat()).ids(git.ids)).await?;
+    // What it says is ours to say, each time.
+    for name in ["config", "config.worktree"] {
+        host.discard(&format!("{git_dir}/{name}"))?;
     }
-    let fresh = !host.exists(&format!("{directory}/.git"));
-    git.act("prepare the checkout", ["init", "--quiet"]).await?;
+    git.act("prepare the repository", ["init", "--quiet"]).await?;
+    if host.is_directory(&inside) && host.link_target(&inside).is_none() {
+        take_over(&git, &inside).await.with_context(|| format!("could not take over {inside}"))?;
+    }
+    submodules::set_broken_list_aside(&git).await?;
+    // For people who look; nothing here follows it.
+    let hint = File::text(format!("gitdir: {git_dir}\n")).mode(0o644).owner(&owner);
+    if let Err(error) = host.ensure_file(&inside, &hint) {
+        tracing::warn!("{error:#}");
+    }
     local::ensure_of_source(&git, fresh).await?;
     Ok(git)
+}
+
+/// A repository of before, which lay in the checkout: its commits and branches are taken, its configuration is not.
+async fn take_over(git: &Git<'_>, inside: &str) -> Result<()> {
+    for name in ["objects", "refs", "packed-refs", "HEAD"] {
+        if git.host.exists(&format!("{inside}/{name}")) {
+            let args = [
+                "--recursive",
+                "--no-dereference",
+                "--preserve=mode,timestamps",
+                "--",
+                &format!("{inside}/{name}"),
+                &git.git_dir(),
+            ];
+            git.host
+                .act(
+                    What::Directory,
+                    &git.git_dir(),
+                    &format!("take over {name}"),
+                    Cmd::new("cp", args).ids(git.ids).deadline(TRANSFER),
+                )
+                .await?;
+        }
+    }
+    // How the index was known is lost; the checkout that follows makes a new one.
+    git.host.remove_tree(inside).await
 }
 
 /// A checkout that has just been fetched.
@@ -197,6 +250,7 @@ pub struct Fetched<'a> {
 /// # Errors
 /// git's own words, without the password.
 pub async fn fetch<'a>(app: &'a App, directory: &str, to: Option<&Commit>, host: &'a Host) -> Result<Fetched<'a>> {
+    let _alone = Lock::take_checkout(host, "fetch", PATIENCE).await?;
     let git = open(app, directory, host).await?;
     git.fetch().await?;
     let target = match to {
@@ -225,21 +279,32 @@ impl Fetched<'_> {
     pub async fn added_since(&self, from: &Commit) -> Result<Vec<String>> {
         let args =
             ["diff", "--name-only", "-z", "--no-renames", "--diff-filter=A", from.as_str(), self.target.as_str()];
-        let listed = self.git.host.ask(self.git.cmd(args)).await?;
+        let listed = self.git.host.ask(self.git.cmd(args).max_output(MAX_PATHS)).await?;
         Ok(listed.stdout.split('\0').filter(|path| !path.is_empty()).map(str::to_owned).collect())
     }
 
     /// Puts the target's files in place; what somebody changed there is kept in a branch first. Gives back the commit that the
     /// files are of: another one than the target where local commits are merged into it.
     pub async fn check_out(&self) -> Result<Commit> {
+        let _alone = Lock::take_checkout(self.git.host, "check out", PATIENCE).await?;
         let local = local::keep(&self.git).await?;
-        self.git.go_to(&self.target).await?;
+        checkout::put(&self.git, &self.target).await?;
         let commit = match local.filter(|_| self.git.app.git.local == GitLocal::Merge) {
-            Some(branch) => local::merge(&self.git, &branch, &self.target).await?,
+            Some(branch) => {
+                let merged = local::merge(&self.git, &branch, &self.target).await?;
+                checkout::put(&self.git, &merged).await?;
+                merged
+            }
             None => self.target.clone(),
         };
         self.git.refuse_lfs().await?;
         Ok(commit)
+    }
+
+    /// Whether the target comes after another commit.
+    pub async fn descends_from(&self, commit: &Commit) -> Result<bool> {
+        let args = ["merge-base", "--is-ancestor", commit.as_str(), self.target.as_str()];
+        Ok(self.git.host.try_ask(self.git.cmd(args)).await?.code == Some(0))
     }
 
     /// Whether the target is another version than this one.
@@ -257,22 +322,27 @@ impl Fetched<'_> {
 pub async fn is_at(app: &App, directory: &str, commit: &Commit, host: &Host) -> Result<bool> {
     let owner: Owner = "app".parse().context("a user name is an owner")?;
     let git = Git { app, directory: directory.to_owned(), ids: host.ids(&owner)?, host };
+    // git moves HEAD last, and the files may be of two commits until then: that all are there is known by more than that.
+    if !host.exists(&format!("{}/HEAD", git.git_dir())) || !checkout::is_whole(&git, commit)? {
+        return Ok(false);
+    }
     let head = host.try_ask(git.cmd(["rev-parse", "--verify", "--quiet", "HEAD"])).await?;
     Ok(head.stdout.trim() == commit.as_str())
 }
 
-/// Makes sure that the checkout is at a known release's commit; asks the repository only if it is not.
+/// Makes sure that the checkout is at a known release's commit; asks the repository only if that is not there.
 pub async fn ensure_at(app: &App, directory: &str, commit: &Commit, host: &Host) -> Result<()> {
-    if host.exists(&format!("{directory}/.git")) && is_at(app, directory, commit, host).await? {
-        return Ok(());
+    if is_at(app, directory, commit, host).await? {
+        return checkout::tidy(app, host);
     }
+    let _alone = Lock::take_checkout(host, "check out", PATIENCE).await?;
     let git = open(app, directory, host).await?;
     let known = host.try_ask(git.cmd(["cat-file", "-e", &format!("{commit}^{{commit}}")])).await?;
     if known.code != Some(0) {
         git.fetch().await?;
     }
     local::keep(&git).await?;
-    git.go_to(commit).await
+    checkout::put(&git, commit).await
 }
 
 /// The commit that the env asks for: `commitid`, else the branch's head or the tag, else what the remote's HEAD names.

@@ -3,10 +3,10 @@
 use crate::host::Host;
 use crate::host::build;
 use crate::host::docker::{BuildRequest, DockerError, LABEL_COMMIT, LABEL_PROJECT};
-use crate::stack::apply::Images;
-use crate::stack::{Build, NamedContext, Pull, Service, Stack};
-use crate::state::Ledger;
-use crate::value::{AppName, Commit};
+use crate::stack::images::Images;
+use crate::stack::{Build, NamedContext, Pull, Service, Stack, as_committed};
+use crate::state::pulled;
+use crate::value::{AppName, Commit, PinnedImage};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,11 +17,11 @@ const AGAIN: [Duration; 4] =
 
 /// What images are wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
+pub enum Purpose<'a> {
     /// A new release: `pull_policy` decides.
     Release,
-    /// A release that is known: what is missing is got, and nothing else.
-    Known,
+    /// A release that is known, and its images: what is missing is got, and nothing else.
+    Known(&'a Images),
 }
 
 /// The reference of each service's image in a release. Pure.
@@ -36,7 +36,17 @@ pub fn references(stack: &Stack, commit: &Commit) -> Result<Images> {
         (None, Some(image)) => Ok(built.get(image).cloned().unwrap_or_else(|| image.clone())),
         (None, None) => bail!("the service {} has neither image nor build", service.name),
     };
-    stack.services.iter().map(|service| Ok((service.name.as_str().to_owned(), reference(service)?))).collect()
+    let image = |service: &Service| Ok((service.name.as_str().to_owned(), PinnedImage::unknown(reference(service)?)));
+    stack.services.iter().map(image).collect()
+}
+
+/// The images that a stack refers to, each as the one that a release was tried with. Pure.
+pub fn pinned(images: Images, known: &Images) -> Images {
+    let pin = |(service, image): (String, PinnedImage)| {
+        let was = known.get(&service).filter(|known| known.reference == image.reference);
+        (service, was.cloned().unwrap_or(image))
+    };
+    images.into_iter().map(pin).collect()
 }
 
 /// Builds and pulls what the stack needs; the running containers are not touched.
@@ -46,11 +56,14 @@ pub fn references(stack: &Stack, commit: &Commit) -> Result<Images> {
 pub async fn make(
     stack: &Stack,
     commit: &Commit,
-    purpose: Purpose,
+    purpose: Purpose<'_>,
     host: &Host,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Images> {
-    let images = references(stack, commit)?;
+    let mut images = references(stack, commit)?;
+    if let Purpose::Known(known) = purpose {
+        images = pinned(images, known);
+    }
     for (service, build) in in_order(stack)? {
         let named = name_of(stack, service);
         let tag = tag_of(&named, commit);
@@ -61,16 +74,55 @@ pub async fn make(
         let repository = repository(&named);
         let name_tag = named.strip_prefix(repository).and_then(|rest| rest.strip_prefix(':')).unwrap_or("latest");
         host.docker().tag(&tag, repository, name_tag).await?;
+        for more in &build.tags {
+            let name = self::repository(more);
+            let version = more.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')).unwrap_or("latest");
+            host.docker().tag(&tag, name, version).await?;
+        }
     }
     let mut seen = BTreeSet::new();
     for service in stack.services.iter().filter(|service| service.build.is_none()) {
         let reference = images.get(service.name.as_str()).context("a service without its image")?;
         // What was built here is not pulled.
-        if service.image.as_ref() == Some(reference) && seen.insert(reference) {
-            ensure_pulled(service, reference, purpose, host, progress).await?;
+        if service.image.as_ref() == Some(&reference.reference) && seen.insert(reference) {
+            ensure_pulled(&stack.project, service, reference, purpose, host, progress).await?;
         }
     }
+    pin(&mut images, host).await?;
     Ok(images)
+}
+
+/// Notes which images the references lead to, where that is not known, or where what was known is gone.
+async fn pin(images: &mut Images, host: &Host) -> Result<()> {
+    let mut ids: BTreeMap<String, Option<String>> = BTreeMap::new();
+    for image in images.values_mut() {
+        if is_there(image, host).await? && image.id.is_some() {
+            continue;
+        }
+        let id = match ids.get(&image.reference) {
+            Some(id) => id.clone(),
+            None => host.docker().image_id(&image.reference).await?,
+        };
+        ids.insert(image.reference.clone(), id.clone());
+        image.id = id;
+    }
+    Ok(())
+}
+
+/// Whether the image that is meant is there: the pinned one, if there is such.
+async fn is_there(image: &PinnedImage, host: &Host) -> Result<bool> {
+    let meant = image.id.as_ref().unwrap_or(&image.reference);
+    Ok(host.docker().image_id(meant).await?.is_some())
+}
+
+/// Whether all images of a release are there.
+pub async fn are_there(images: &Images, host: &Host) -> Result<bool> {
+    for image in images.values().collect::<BTreeSet<_>>() {
+        if !is_there(image, host).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 async fn build_one(
@@ -91,7 +143,7 @@ async fn build_one(
     let mut line = |text: &str| tracing::info!("build {}: {text}", service.name);
     let contexts = contexts(build, tag, images, &labels, host, &mut line).await?;
     let request = BuildRequest {
-        context: host.path(&build.context),
+        context: host.path(&as_committed(&build.context, host)),
         dockerfile: build.dockerfile.clone(),
         tag: tag.to_owned(),
         args: build.args.clone(),
@@ -100,44 +152,14 @@ async fn build_one(
         network: build.network.clone(),
         cache_from: build.cache_from.clone(),
         contexts,
+        inline: build.inline.clone(),
+        no_cache: build.no_cache,
+        pull: build.pull,
+        shm_size: build.shm_size,
+        extra_hosts: build.extra_hosts.clone(),
         is_directory: false,
     };
     host.docker().build(request, &mut line).await
-}
-
-/// Takes away what was built for a commit.
-pub async fn discard(app: &AppName, commit: &Commit, host: &Host) -> Result<()> {
-    for image in host.docker().built_images(app.as_str()).await? {
-        if image.commit == commit.as_str() {
-            for name in image.names {
-                host.docker().remove_image(&name).await?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Takes away the images that were built here for releases which the ledger does not know any more, and names that lead to none.
-///
-/// # Errors
-/// Docker does not answer; an image that cannot be removed is told and left.
-pub async fn clean_up(app: &AppName, ledger: &Ledger, host: &Host) -> Result<()> {
-    let known = |commit: &str| ledger.commits().any(|known| known.as_str() == commit);
-    for image in host.docker().built_images(app.as_str()).await? {
-        if known(&image.commit) && !image.names.is_empty() {
-            continue;
-        }
-        let names = if image.names.is_empty() { vec![image.id] } else { image.names };
-        for name in names {
-            match host.docker().remove_image(&name).await {
-                Ok(()) => tracing::info!("removed the image {name}: no release needs it"),
-                Err(error) if crate::host::docker::is_away(&error) => return Err(error),
-                // Somebody has made a container of it, or an image on top of it.
-                Err(error) => tracing::info!("the image {name} stays: {error:#}"),
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The images that the named contexts of a build stand for; those of directories are made.
@@ -153,12 +175,14 @@ async fn contexts(
     for (index, (name, context)) in build.contexts.iter().enumerate() {
         let image = match context {
             NamedContext::Image(image) => image.clone(),
-            NamedContext::Service(service) => images.get(service.as_str()).cloned().context("no image of a service")?,
+            NamedContext::Service(service) => {
+                images.get(service.as_str()).context("no image of a service")?.reference.clone()
+            }
             NamedContext::Directory(directory) => {
                 let (repository, version) = tag.rsplit_once(':').unwrap_or((tag, "latest"));
                 let tag = format!("{repository}-context{index}:{version}");
                 let request = BuildRequest {
-                    context: host.path(directory),
+                    context: host.path(&as_committed(directory, host)),
                     dockerfile: build::OF_DIRECTORY.to_owned(),
                     tag: tag.clone(),
                     labels: labels.clone(),
@@ -198,26 +222,32 @@ fn in_order(stack: &Stack) -> Result<Vec<(&Service, &Build)>> {
 
 /// Pulls an image if its policy asks for it. Where that fails and one is there, the release runs on that one.
 async fn ensure_pulled(
+    app: &AppName,
     service: &Service,
-    image: &str,
-    purpose: Purpose,
+    image: &PinnedImage,
+    purpose: Purpose<'_>,
     host: &Host,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<()> {
-    let is_there = host.docker().image_id(image).await?.is_some();
+    let is_there = is_there(image, host).await?;
+    let image = image.reference.as_str();
     let wanted = match (service.pull, purpose) {
         _ if !is_there => true,
-        (_, Purpose::Known) | (Pull::Missing | Pull::Never | Pull::Build, _) => false,
+        (_, Purpose::Known(_)) | (Pull::Missing | Pull::Never | Pull::Build, _) => false,
         (Pull::Always, _) => true,
         (Pull::Older(seconds), _) => is_older(image, seconds, host).await?,
     };
     if !wanted {
-        return Ok(());
+        // A pull that had failed is over: somebody else has brought it.
+        return pulled::end(host, app, image, None);
     }
     if matches!(service.pull, Pull::Never | Pull::Build) {
         bail!("the image {image} of the service {} is missing, and its pull_policy forbids to pull it", service.name);
     }
-    match pull(image, host, progress).await {
+    pulled::begin(host, app, image, host.docker().image_id(image).await?)?;
+    let done = pull(image, host, progress).await;
+    pulled::end(host, app, image, host.docker().image_id(image).await?)?;
+    match done {
         Err(error) if is_there && !crate::host::docker::is_away(&error) => {
             tracing::warn!("{error:#}; going on with the one that is there");
             Ok(())

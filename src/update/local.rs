@@ -2,6 +2,8 @@
 
 use super::git::Git;
 use crate::env::GitLocal;
+use crate::host::What;
+use crate::state::app_directory;
 use crate::value::Commit;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
@@ -12,16 +14,19 @@ const OURS: &str = "refs/appliance/checked-out";
 const MERGED: &str = "refs/appliance/merged";
 /// Commits that releases were made of: git must not clean them away when the repository has forgotten them.
 const KEPT: &str = "refs/appliance/kept";
-/// Where the checkout is from, as a digest: the address may hold a password.
-const SOURCE: &str = "appliance.source";
 /// Who signs for commits that the appliance makes.
 const WHO: [&str; 4] = ["-c", "user.name=appliance", "-c", "user.email=appliance@localhost"];
+
+/// Where the checkout is from, as a digest: the address may hold a password.
+fn source_mark(git: &Git<'_>) -> String {
+    format!("{}/source.sha256", app_directory(&git.app.name))
+}
 
 /// A checkout of another repository is begun anew: its commits mean nothing here. What somebody left in it stays in its branches.
 pub async fn ensure_of_source(git: &Git<'_>, fresh: bool) -> Result<()> {
     let digest = crate::env::hex(&Sha256::digest(git.app.git.source.address()));
-    let known = git.host.try_ask(git.cmd(["config", "--local", "--get", SOURCE])).await?;
-    let known = known.stdout.trim();
+    let mark = source_mark(git);
+    let known = git.host.read_text(&mark, 256)?.unwrap_or_default();
     if known == digest {
         return Ok(());
     }
@@ -34,7 +39,7 @@ pub async fn ensure_of_source(git: &Git<'_>, fresh: bool) -> Result<()> {
             git.act("forget the old repository", ["update-ref", "-d", name]).await?;
         }
     }
-    git.act("remember the repository", ["config", "--local", SOURCE, &digest]).await.map(drop)
+    git.host.put(&mark, digest.as_bytes(), 0o600)
 }
 
 /// Keeps local commits and changed files in a branch; gives back its name if there was something to keep.
@@ -52,7 +57,8 @@ pub async fn keep(git: &Git<'_>) -> Result<Option<String>> {
     let [a, b, c, d] = WHO;
     let mut kept = head;
     if !changed.stdout.trim().is_empty() {
-        let stash = git.act("keep changed files", [a, b, c, d, "stash", "create", "changed on this host"]).await?;
+        let stash = git.cmd([a, b, c, d, "stash", "create", "changed on this host"]);
+        let stash = git.host.act_and_read(What::Directory, &git.directory, "keep changed files", stash).await?;
         kept = stash.stdout.trim().parse().context("git could not keep the changed files")?;
     }
     let branch = format!("local-{}-{}", git.host.now().strftime("%Y%m%d-%H%M%S"), kept.short());

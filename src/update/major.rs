@@ -1,23 +1,21 @@
-//! Another major version of PostgreSQL: the app stops, the cluster is copied into a new one by Debian's own tool, the copy is compared
+//! Another major version of PostgreSQL: the app stops, all that is in the cluster is copied into a new one, the copy is compared
 //! with its original, and the app starts on it. The old cluster is kept until somebody says otherwise, and is the way back.
 
-use super::{News, undo};
+use super::{News, room, transfer, undo};
 use crate::env::Env;
 use crate::host::Host;
-use crate::prepare::postgres::{self, Cluster, Id, census, change, record};
+use crate::prepare::postgres::{Cluster, Id, census, change, record, upgrade as cluster_upgrade};
+use crate::prepare::{self, postgres};
 use crate::state::{Ledger, Lock};
-use crate::value::{Size, Stage};
+use crate::value::Stage;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::time::Duration;
 
 /// How long it waits for another command.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// How long filling one materialized view may take.
-const REFRESHING: Duration = Duration::from_secs(6 * 3600);
-/// What a copy may take more than its original, and what is to stay free beside it, in bytes.
+/// What a copy may take more than its original.
 const SPARE_PERCENT: u64 = 10;
-const SPARE: u64 = 256 << 20;
 
 /// PostgreSQL on this host, for people and scripts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -78,19 +76,31 @@ pub async fn upgrade_waiting(host: &Host) -> Result<Option<(Cluster, Id)>> {
             from.id
         );
     }
-    let size = census::size(&from, host).await?;
-    let needed = size + size / 100 * SPARE_PERCENT + SPARE;
-    let data = "/var/lib/postgresql";
-    let free = host.room(data)?.with_context(|| format!("{data} is missing"))?.free;
-    if free < needed {
+    whose(&from, host).await.context("nothing was done")?;
+    cluster_upgrade::check(&from, host).await?;
+    let (all, largest) = census::sizes(&from, host).await?;
+    room::for_cluster(all + all / 100 * SPARE_PERCENT, largest, &format!("a copy of {}", from.id), host)?;
+    Ok(Some((from, to)))
+}
+
+/// Whose database is which, where everything can be copied as it is.
+async fn whose(from: &Cluster, host: &Host) -> Result<census::Whose> {
+    let whose = census::whose(from, host).await?;
+    if let Some(closed) = whose.closed.first() {
         bail!(
-            "a copy of {} takes {}, but {data} has {} free; nothing was stopped",
-            from.id,
-            Size(needed),
-            Size(free.max(1))
+            "nobody may connect to the database {closed}, so it would not be copied; open it (ALTER DATABASE … ALLOW_CONNECTIONS true), or \
+             drop it"
         );
     }
-    Ok(Some((from, to)))
+    let strangers = census::strangers(from, &whose, host).await?;
+    if !strangers.is_empty() {
+        bail!(
+            "these things would belong to somebody else in a copy, or could not be made there: {}. Drop them, give them to the role app \
+             (ALTER … OWNER TO app), or move them to a database of their owner's",
+            strangers.join("; ")
+        );
+    }
+    Ok(whose)
 }
 
 /// Upgrades to what was agreed on.
@@ -99,14 +109,14 @@ pub async fn upgrade_waiting(host: &Host) -> Result<Option<(Cluster, Id)>> {
 /// The copy failed, is not the same, or the app does not come up on it: then the old cluster is in use again.
 pub async fn upgrade(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Result<()> {
     let alone = Lock::take_update(host, "postgres upgrade", PATIENCE).await?;
-    undo::recover(env, host, &alone, news).await?;
+    undo::recover_first(env, host, &alone, news).await?;
     let Some((from, to)) = upgrade_waiting(host).await? else { bail!("nothing newer is installed any more") };
     if to != *agreed {
         bail!("{to} is the newest now, not {agreed}; nothing was done");
     }
     let _lock = Lock::take(host, "postgres upgrade", PATIENCE).await?;
     let mut ledger = undo::stop_app(env, host, news).await?;
-    if let Err(error) = copy(&from, &to, host, news).await {
+    if let Err(error) = copy(env, &from, &to, host, news).await {
         return Err(match undo::come_up(env, &mut ledger, host, news).await {
             Ok(()) => error,
             Err(worse) => error.context(format!("the app does not come up again: {worse:#}")),
@@ -114,7 +124,7 @@ pub async fn upgrade(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Res
     }
     let Err(error) = undo::come_up(env, &mut ledger, host, news).await else { return change::settle(host) };
     news.doing("the app does not come up on it; going back");
-    let mut ledger = undo::stop_app(env, host, news).await?;
+    let mut ledger = undo::stop_app_again(env, host, news).await?;
     change::swap(host).await?;
     undo::come_up(env, &mut ledger, host, news).await?;
     // The app may have written there meanwhile, if only by itself.
@@ -124,31 +134,35 @@ pub async fn upgrade(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Res
     )))
 }
 
-async fn copy(from: &Cluster, to: &Id, host: &Host, news: News<'_>) -> Result<()> {
-    news.doing("counting what is there");
-    let before = census::take(from, host).await?;
+async fn copy(env: &Env, from: &Cluster, to: &Id, host: &Host, news: News<'_>) -> Result<()> {
     // Debian makes an empty one with every new version.
     if postgres::clusters(host)?.iter().any(|known| known.id == *to) {
         change::drop(to, host).await?;
     }
-    news.doing(&format!("copying {} into {to}", from.id));
-    change::copy(from, to, host).await?;
-    news.doing("comparing the copy");
-    if let Err(error) = is_same(&before, to, host).await {
-        return Err(change::undo_copy(error, host).await);
+    match make_copy(env, from, to, host, news).await {
+        Ok(()) => change::try_out(from, to, host),
+        Err(error) => {
+            let error = error.context(format!("could not copy {} into {to}", from.id));
+            Err(change::undo_copy(error, host).await)
+        }
     }
-    change::try_out(from, to, host)
 }
 
-async fn is_same(before: &census::Census, to: &Id, host: &Host) -> Result<()> {
-    let copy = postgres::clusters(host)?.into_iter().find(|known| known.id == *to);
-    let copy = copy.with_context(|| format!("there is no {to} after the copy"))?;
-    host.start_unit(&to.unit()).await?;
-    census::refresh(before, &copy, REFRESHING, host).await?;
-    match before.difference(&census::take(&copy, host).await?) {
-        Some(difference) => bail!("the copy is not the same: {difference}"),
-        None => Ok(()),
+async fn make_copy(env: &Env, from: &Cluster, to: &Id, host: &Host, news: News<'_>) -> Result<()> {
+    cluster_upgrade::begin(from, to, host).await?;
+    // Once more, now that nobody else gets in.
+    let whose = whose(from, host).await?;
+    news.doing("counting what is there");
+    let before = census::take(from, &prepare::app_login_at(from, env, host)?, host).await?;
+    news.doing(&format!("making {to}"));
+    let new = cluster_upgrade::make(from, to, host).await?;
+    transfer::all(env, from, &whose, &new, host, news).await?;
+    news.doing("comparing the copy");
+    let app = prepare::app_login_at(&new, env, host)?;
+    if let Some(difference) = before.difference(&census::take(&new, &app, host).await?) {
+        bail!("the copy is not the same: {difference}");
     }
+    cluster_upgrade::end(from, to, host).await
 }
 
 /// Goes to the cluster that is kept; what was written since it was left is in the other one, which is kept instead.
@@ -157,13 +171,13 @@ pub async fn back(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Result
     // An app that does not come up on the one in use is a reason to go back, and not one against it.
     let stage = Ledger::read_for(host, &env.app.name)?.in_flight.map(|flight| flight.stage);
     if stage != Some(Stage::Packages) {
-        undo::recover(env, host, &alone, news).await?;
+        undo::recover_first(env, host, &alone, news).await?;
     }
     if record::read(host)?.kept.as_ref() != Some(agreed) {
         bail!("{agreed} is not kept any more; nothing was done");
     }
     let _lock = Lock::take(host, "postgres back", PATIENCE).await?;
-    let mut ledger = undo::stop_app(env, host, news).await?;
+    let mut ledger = undo::stop_app_again(env, host, news).await?;
     news.doing(&format!("going to {agreed}"));
     let swapped = change::swap(host).await;
     undo::come_up(env, &mut ledger, host, news).await?;

@@ -2,51 +2,67 @@
 //! `stack/`, supervising them `supervise/`.
 //!
 //! `run.rs` is the order of an update's stages, `decide.rs` whether there is anything to do, `room.rs` whether there is room for it,
-//! `release.rs` makes a release (`git.rs`, `local.rs`, `trust.rs` and `image.rs` are its parts), `dump.rs` (with `archive.rs` for somebody else's) is the database's way back, `gate.rs`
-//! asks whether a release is good, `switch.rs` sends visitors over, `undo.rs` goes back and finishes what a killed update left, `rollback.rs` is going back by hand, `packages.rs`
-//! the host's own packages, `major.rs` another major version of PostgreSQL.
+//! `release.rs` makes a release (`git.rs`, `checkout.rs`, `submodules.rs`, `local.rs`, `trust.rs` and `image.rs` are its parts; `leftover.rs`
+//! takes away images that none needs), `databases.rs`, `dump.rs` and `restore.rs` (with `archive.rs` for somebody else's dump) are the
+//! database's way back, `gate.rs` asks whether a release is good, `switch.rs` sends visitors over, `undo.rs` goes back and finishes what a
+//! killed update left, `rollback.rs` is going back by hand, `packages.rs` the host's own packages, `major.rs` (with
+//! `transfer.rs`) another major version of PostgreSQL.
 
 pub mod archive;
+mod blame;
+mod checkout;
+mod copies;
+mod creation;
+mod databases;
 mod decide;
 pub mod dump;
 mod gate;
 mod git;
 mod image;
+mod leftover;
 mod local;
 mod major;
 mod packages;
 mod release;
+mod restore;
 mod rollback;
 mod room;
 mod run;
+mod submodules;
 mod switch;
+mod transfer;
 mod trust;
 mod undo;
 
-pub use archive::Anew;
+pub use archive::ResetFrom;
 pub use decide::{Waiting, Wish};
 pub use gate::probes;
-pub use image::clean_up;
+pub use leftover::clean_up;
 pub use major::{back, clusters, forget, kept, upgrade, upgrade_waiting};
 pub use packages::{Upgrade, Upgraded, upgrade_all, waiting as waiting_packages};
-pub use release::{Built, first, migrate, references, restore, restore_checkout};
+pub use release::{Built, ensure_images, first, migrate, references, restore_checkout};
 pub use rollback::{Back, rollback};
 pub use room::for_dump as room_for_dump;
 pub use run::{Outcome, check, update};
-pub use undo::{recover, recover_locked};
+pub use undo::{Recovered, recover, recover_locked};
 
-use crate::value::Stage;
+pub use copies::settle_soon;
+
+use crate::state::app_directory;
+use crate::value::{AppName, Stage};
 
 /// Where an update writes: what one that was killed there left beside its files is taken away.
-pub const WRITES: [&str; 7] = [
-    "/app/etc",
-    "/app/etc/tags",
-    "/etc/nginx/conf.d",
-    "/run/appliance",
-    "/run/appliance/bridged",
-    "/var/lib/appliance/git",
-    "/var/www/html",
-];
+pub fn writes(app: &AppName) -> Vec<String> {
+    let fixed = [
+        "/app/etc/tags",
+        "/etc/nginx/conf.d",
+        "/run/appliance",
+        "/run/appliance/bridged",
+        "/var/lib/appliance/git",
+        "/var/www/html",
+    ];
+    fixed.map(str::to_owned).into_iter().chain([app_directory(app), dump::directory(app)]).collect()
+}
 
 /// What happens, told to whoever shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

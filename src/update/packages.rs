@@ -34,7 +34,8 @@ const REBOOT: &str = "/run/reboot-required";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Upgrade {
     pub package: String,
-    pub from: String,
+    /// `None`: it comes with another one, as a new kernel does.
+    pub from: Option<String>,
     pub to: String,
 }
 
@@ -62,17 +63,31 @@ pub async fn waiting(host: &Host) -> Result<Vec<Upgrade>> {
     if let Err(error) = updated {
         tracing::warn!("could not get the lists of packages, so the ones that are there count: {error:#}");
     }
-    let simulated = host.ask(apt(["--simulate", "upgrade"])).await.context("apt does not say what can be upgraded")?;
+    let simulated = apt(["--simulate", "--with-new-pkgs", "upgrade"]);
+    let simulated = host.ask(simulated).await.context("apt does not say what can be upgraded")?;
     Ok(simulated.stdout.lines().filter_map(upgrade).collect())
 }
 
-/// `Inst docker.io [20.10.24] (20.10.25 Debian:12/stable [amd64])`
+/// `Inst docker.io [20.10.24] (20.10.25 Debian:12/stable [amd64])`; one that is new has no version in brackets before.
 fn upgrade(line: &str) -> Option<Upgrade> {
     let mut words = line.strip_prefix("Inst ")?.split_whitespace();
     let package = words.next()?.to_owned();
-    let from = words.next()?.strip_prefix('[')?.strip_suffix(']')?.to_owned();
-    let to = words.next()?.strip_prefix('(')?.to_owned();
+    let mut word = words.next()?;
+    let from = word.strip_prefix('[').and_then(|from| from.strip_suffix(']')).map(str::to_owned);
+    if from.is_some() {
+        word = words.next()?;
+    }
+    let to = word.strip_prefix('(')?.to_owned();
     Some(Upgrade { package, from, to })
+}
+
+/// Kernels that nothing needs any more, of what `apt-get --simulate autoremove` would remove: `Remv linux-image-6.1.0-13-amd64 [6.1.55-1]`.
+/// Other packages stay: whether somebody uses them is not known here.
+fn unused_kernels(simulated: &str) -> Vec<&str> {
+    let names = simulated.lines().filter_map(|line| line.strip_prefix("Remv ")?.split_whitespace().next());
+    names
+        .filter(|name| ["linux-image-", "linux-headers-", "linux-modules-"].iter().any(|kind| name.starts_with(kind)))
+        .collect()
 }
 
 /// Upgrades what waits, and reboots where that is needed and allowed.
@@ -81,7 +96,7 @@ fn upgrade(line: &str) -> Option<Upgrade> {
 /// apt failed; the app runs again all the same. Or the appliance's own new version did not come up, and the one before is back.
 pub async fn upgrade_all(env: &Env, host: &Host, news: News<'_>) -> Result<Upgraded> {
     let alone = Lock::take_update(host, "update", PATIENCE).await?;
-    undo::recover(env, host, &alone, news).await?;
+    undo::recover_first(env, host, &alone, news).await?;
     let packages = waiting(host).await?;
     if !packages.is_empty() {
         let names: Vec<&str> = packages.iter().map(|upgrade| upgrade.package.as_str()).collect();
@@ -90,6 +105,9 @@ pub async fn upgrade_all(env: &Env, host: &Host, news: News<'_>) -> Result<Upgra
             true => beside_a_stopped_app(env, host, news).await?,
             false => run(host).await?,
         }
+    } else {
+        // Of one that was cut off, apt may say that nothing waits.
+        host.heal_packages().await?;
     }
     // The new supervisor asks for it.
     drop(alone);
@@ -143,9 +161,19 @@ async fn wait_for_own(upgrade: &Upgrade, host: &Host, news: News<'_>) -> Result<
 }
 
 async fn run(host: &Host) -> Result<()> {
-    let upgrade = apt(["--yes", "upgrade"]).deadline(DEADLINE);
-    let upgraded = host.act(What::Setting, "packages", "upgrade", upgrade).await;
-    upgraded.map(drop).context("could not upgrade the host's packages; see: apt-get upgrade")
+    host.note_act(What::Setting, "packages", "upgrade");
+    let upgraded = host.change_packages(&["--yes", "--with-new-pkgs", "upgrade"], DEADLINE).await;
+    upgraded.context("could not upgrade the host's packages")?;
+    let simulated = host.ask(apt(["--simulate", "autoremove"])).await.context("apt does not say what is unused")?;
+    let unused = unused_kernels(&simulated.stdout);
+    if !unused.is_empty() {
+        host.note_act(What::Package, &unused.join(" "), "remove: no longer needed");
+        let remove: Vec<&str> = ["--yes", "purge"].into_iter().chain(unused).collect();
+        if let Err(error) = host.change_packages(&remove, DEADLINE).await {
+            tracing::warn!("{error:#}; old kernels stay, and take room");
+        }
+    }
+    Ok(())
 }
 
 async fn beside_a_stopped_app(env: &Env, host: &Host, news: News<'_>) -> Result<()> {
@@ -158,10 +186,8 @@ async fn beside_a_stopped_app(env: &Env, host: &Host, news: News<'_>) -> Result<
 
 /// What was stopped for an upgrade comes up again; of a killed one, what dpkg had begun is ended first.
 pub async fn go_on(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> Result<()> {
-    let configure = Cmd::new("dpkg", ["--configure", "--pending"]).env("DEBIAN_FRONTEND", "noninteractive");
-    let done = host.act(What::Setting, "packages", "end what was begun", configure.deadline(DEADLINE)).await;
-    if let Err(error) = done {
-        tracing::error!("dpkg cannot end what it had begun: {error:#}; see: dpkg --configure -a");
+    if let Err(error) = host.heal_packages().await {
+        tracing::error!("{error:#}; see: dpkg --configure -a");
     }
     finish(env, ledger, host, news).await
 }
@@ -187,10 +213,12 @@ mod tests {
     fn what_apt_would_install_is_read_and_what_the_app_needs_is_known() {
         let said = "Inst docker.io [20.10.24+dfsg1-1] (20.10.24+dfsg1-2 local [amd64]) []";
         let docker = upgrade(said).expect("an upgrade");
-        assert_eq!((docker.package.as_str(), docker.from.as_str()), ("docker.io", "20.10.24+dfsg1-1"));
+        assert_eq!((docker.package.as_str(), docker.from.as_deref()), ("docker.io", Some("20.10.24+dfsg1-1")));
         assert_eq!(docker.to, "20.10.24+dfsg1-2");
-        // A new package, and what follows.
-        assert_eq!(upgrade("Inst linux-image-6.1 (6.1.2 Debian:12 [amd64])"), None);
+        let kernel = upgrade("Inst linux-image-6.1 (6.1.2 Debian:12 [amd64])").expect("a new package");
+        assert_eq!((kernel.from, kernel.to.as_str()), (None, "6.1.2"));
+        let removals = "Remv linux-image-6.1.0-13-amd64 [6.1.55-1]\nRemv libfoo1 [1]\nConf x\nRemv linux-headers-6.1.0-13-amd64 [6.1.55-1]\n";
+        assert_eq!(unused_kernels(removals), ["linux-image-6.1.0-13-amd64", "linux-headers-6.1.0-13-amd64"]);
         assert_eq!(upgrade("Conf docker.io (20.10.24 local [amd64])"), None);
         let of = |package: &str| Upgrade { package: package.to_owned(), ..docker.clone() };
         for (package, expected) in

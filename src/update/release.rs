@@ -1,17 +1,19 @@
 //! Making a release: fetched, built, migrated. Each stage is in the ledger before it starts.
 
-use super::git;
+use super::blame::OfCommit;
+use super::databases::Databases;
 use super::image::{self, Purpose};
+use super::{dump, git, restore, room};
 use crate::env::{Env, Migrate};
 use crate::error::Halt;
 use crate::host::Host;
 use crate::host::docker::is_away;
+use crate::stack::images::Images;
 use crate::stack::masking::without_secrets;
-use crate::stack::{self, Stack, apply, routes};
-use crate::state::{InFlight, Ledger, Lock, Release};
+use crate::stack::{self, Stack, apply, routes, stop};
+use crate::state::{InFlight, Ledger, Lock, Release, Touched};
 use crate::value::{Commit, Stage};
 use anyhow::{Context, Result};
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long a migration may take: it is not killed by a short timeout, but not endless either.
@@ -36,18 +38,26 @@ fn begin(env: &Env, ledger: &mut Ledger, stage: Stage, commit: Option<&Commit>, 
 /// # Errors
 /// [`Halt`] with standby: there is nothing to run.
 pub async fn first(env: &Env, ledger: &mut Ledger, host: &Host, _lock: &Lock, progress: Progress<'_>) -> Result<Built> {
+    if ledger.in_flight.as_ref().is_some_and(|flight| flight.database == Touched::Migrated) {
+        progress("putting the database back");
+        stop::stop(None, env.app.name.as_str(), host).await?;
+        restore::put_back(env, &dump::pending(&env.app.name), host).await?;
+    }
     begin(env, ledger, Stage::Fetch, None, host)?;
+    dump::forget_copy(env, host).await?;
     progress("fetching the app");
     let directory = stack::checkout(env);
     let fetched = patient_fetch(env, &directory, host, progress).await;
     let fetched = fetched.map_err(|error| no_release("The app could not be fetched", error))?;
     fetched.verify().await.map_err(|error| no_release("The app's commit is not trusted", error))?;
     begin(env, ledger, Stage::Build, Some(&fetched.target), host)?;
-    match build(env, &fetched, host, progress).await {
+    match build(env, &fetched, Purpose::Release, host, progress).await {
         Ok(built) => Ok(built),
         Err(error) => {
             if !is_away(&error) {
-                ledger.remember_failed(fetched.target.clone());
+                if error.is::<OfCommit>() {
+                    ledger.remember_failed(fetched.target.clone());
+                }
                 ledger.in_flight = None;
                 ledger.write(host, &env.app.name)?;
             }
@@ -79,14 +89,27 @@ async fn patient_fetch<'a>(
 }
 
 /// Checks out and builds what was fetched. Nothing that runs is touched.
-pub async fn build(env: &Env, fetched: &git::Fetched<'_>, host: &Host, progress: Progress<'_>) -> Result<Built> {
+pub async fn build(
+    env: &Env,
+    fetched: &git::Fetched<'_>,
+    purpose: Purpose<'_>,
+    host: &Host,
+    progress: Progress<'_>,
+) -> Result<Built> {
     progress("building the app");
     let commit = fetched.check_out().await?;
     let stack = stack::load(env, host)?;
     let routes = routes::routes(&stack)?;
-    let images = image::make(&stack, &commit, Purpose::Release, host, progress).await?;
-    let release =
-        Release { commit, images, env_digest: env.digest.clone(), routes, since: host.now(), migrated: false };
+    let images = image::make(&stack, &commit, purpose, host, progress).await.map_err(OfCommit::from)?;
+    let release = Release {
+        commit,
+        images,
+        env_digest: env.digest.clone(),
+        runs_with: None,
+        routes,
+        since: host.now(),
+        migrated: false,
+    };
     Ok(Built { release, stack })
 }
 
@@ -103,14 +126,32 @@ pub async fn migrate(
     _lock: &Lock,
     progress: Progress<'_>,
 ) -> Result<()> {
-    begin(env, ledger, Stage::Migrate, Some(&built.release.commit), host)?;
+    begin(env, ledger, Stage::Dump, Some(&built.release.commit), host)?;
     let Some(migrate) = env.app.migrate.as_ref().filter(|migrate| migrate.auto) else { return Ok(()) };
+    let mut database = Touched::No;
+    if restore::has_data(env, host).await? {
+        // Of a host before this one, or of a ledger that was lost.
+        progress("copying the database that is there");
+        room::check(env, None, 1, host).await?;
+        let databases = Databases::of(env, host)?;
+        databases.refuse_strangers().await?;
+        dump::forget_failed(env, host).await?;
+        databases.copy().await?;
+        database = Touched::Migrated;
+    }
+    let flight = InFlight::at(Some(built.release.commit.clone()), Stage::Migrate, host);
+    ledger.in_flight = Some(InFlight { database, ..flight });
+    ledger.write(host, &env.app.name)?;
     progress("migrating the database");
     let done = run_migration(migrate, &built.stack, &built.release, host).await;
     if done.as_ref().is_err_and(|error| !is_away(error)) {
+        if database == Touched::Migrated {
+            restore::put_back(env, &dump::pending(&env.app.name), host).await?;
+        }
         ledger.remember_failed(built.release.commit.clone());
         ledger.in_flight = None;
         ledger.write(host, &env.app.name)?;
+        dump::forget_failed(env, host).await?;
     }
     built.release.migrated = done.is_ok();
     done
@@ -146,20 +187,17 @@ pub async fn restore_checkout(env: &Env, release: &Release, host: &Host) -> Resu
 
 /// Gets images of a known release that have gone missing, and takes up what the operator's compose file asks for now: the checkout
 /// must still be at its commit. What changes is in the ledger before anything is done with it.
-pub async fn restore(
+pub async fn ensure_images(
     stack: &Stack,
     release: &mut Release,
     ledger: &mut Ledger,
     host: &Host,
     progress: Progress<'_>,
 ) -> Result<()> {
-    let (images, routes) = (image::references(stack, &release.commit)?, routes::routes(stack)?);
-    let mut missing = false;
-    for image in images.values().collect::<BTreeSet<_>>() {
-        missing |= host.docker().image_id(image).await?.is_none();
-    }
-    if missing {
-        image::make(stack, &release.commit, Purpose::Known, host, progress).await?;
+    let (mut images, routes) = (references(stack, release)?, routes::routes(stack)?);
+    let is_pinned = images.values().all(|image| image.id.is_some());
+    if !is_pinned || !image::are_there(&images, host).await? {
+        images = image::make(stack, &release.commit, Purpose::Known(&release.images), host, progress).await?;
     }
     if release.images != images || release.routes != routes {
         release.images = images;
@@ -170,12 +208,12 @@ pub async fn restore(
     Ok(())
 }
 
-/// What the images of a release are called, by what the compose file says now.
+/// The images of a release, by what the compose file says now: those that it was tried with, where they are called the same.
 ///
 /// # Errors
 /// Two services that build different images under one name.
-pub fn references(stack: &Stack, release: &Release) -> Result<apply::Images> {
-    image::references(stack, &release.commit)
+pub fn references(stack: &Stack, release: &Release) -> Result<Images> {
+    Ok(image::pinned(image::references(stack, &release.commit)?, &release.images))
 }
 
 fn no_release(title: &str, error: anyhow::Error) -> anyhow::Error {

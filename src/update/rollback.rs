@@ -1,7 +1,8 @@
 //! `appliance rollback`: to the other of the two releases that the ledger knows, by hand.
 
-use super::undo::{recover, undo};
-use super::{News, Wish, dump, room, run};
+use super::databases::Databases;
+use super::undo::{recover_first, undo};
+use super::{News, Wish, dump, restore, room, run};
 use crate::env::Env;
 use crate::host::Host;
 use crate::state::{InFlight, Ledger, Lock, Touched};
@@ -46,7 +47,7 @@ impl Back {
 /// It is not what was agreed on any more; else as for an update.
 pub async fn rollback(env: &Env, agreed: &Back, host: &Host, news: News<'_>) -> Result<()> {
     let alone = Lock::take_update(host, "rollback", PATIENCE).await?;
-    recover(env, host, &alone, news).await?;
+    recover_first(env, host, &alone, news).await?;
     let mut ledger = Ledger::read_for(host, &env.app.name)?;
     if Back::look(&ledger)? != *agreed {
         bail!("another command has changed the release meanwhile; nothing was done, look again: appliance releases");
@@ -59,10 +60,13 @@ pub async fn rollback(env: &Env, agreed: &Back, host: &Host, news: News<'_>) -> 
     room::check(env, None, 1, host).await?;
     let _lock = Lock::take(host, "rollback", PATIENCE).await?;
     let dump = dump::path(&env.app.name);
-    if !host.exists(&dump) {
+    if !restore::has_way_back(env, &dump, host).await? {
         bail!("{dump} is missing, and without it the database cannot go back with the app");
     }
+    Databases::of(env, host)?.refuse_strangers().await?;
     dump::forget_failed(env, host).await?;
+    news.doing("reading the dump of the database beside it");
+    restore::make_ready(env, &dump, host).await?;
     std::mem::swap(&mut ledger.current, &mut ledger.previous);
     ledger.rolled_back = true;
     let flight = InFlight::at(Some(agreed.from.clone()), Stage::Undo, host);

@@ -1,5 +1,6 @@
 //! Whether there is room for what an update makes, before anything is touched.
 
+use super::databases::Databases;
 use super::dump;
 use crate::env::Env;
 use crate::host::Host;
@@ -13,7 +14,7 @@ const RESERVE: u64 = 200 << 20;
 
 /// Whether one dump would fit.
 pub async fn for_dump(env: &Env, host: &Host) -> Result<()> {
-    let size = dump::size(env, host).await?;
+    let size = Databases::of(env, host)?.size().await?;
     judge(vec![(dump::directory(&env.app.name), size)], "the dump", host)
 }
 
@@ -29,13 +30,19 @@ pub async fn check(env: &Env, builds_after: Option<(&Release, &Commit)>, dumps: 
         // Those of a release to go back to are there.
         images = if of(target).is_some() { 0 } else { of(&release.commit).unwrap_or(0) };
     }
-    let mut needs = vec![("/app/etc".to_owned(), 0), ("/var/lib/docker".to_owned(), images)];
+    let mut needs = vec![(crate::state::DIRECTORY.to_owned(), 0), ("/var/lib/docker".to_owned(), images)];
     if dumps > 0 {
-        let size = dump::size(env, host).await?;
+        let size = Databases::of(env, host)?.size().await?;
         needs.push((dump::directory(&env.app.name), size * dumps));
         needs.push(("/var/lib/postgresql".to_owned(), size));
     }
     judge(needs, "the update", host)
+}
+
+/// Whether a cluster of so many bytes fits beside those that are there, and a dump of its largest database.
+pub(super) fn for_cluster(bytes: u64, largest: u64, what: &str, host: &Host) -> Result<()> {
+    let needs = vec![("/var/lib/postgresql".to_owned(), bytes), (crate::state::DIRECTORY.to_owned(), largest)];
+    judge(needs, what, host)
 }
 
 fn judge(needs: Vec<(String, u64)>, what: &str, host: &Host) -> Result<()> {

@@ -1,13 +1,15 @@
 //! An update: its stages in their order, each in the ledger before it begins. Up to the stage switch it is undone when something
 //! fails; from there on it is finished.
 
-use super::archive::Anew;
+use super::archive::ResetFrom;
+use super::blame::OfCommit;
+use super::databases::Databases;
 use super::decide::{Decision, Facts, Waiting, Wish, asks_for_migration, committed, decide};
 use super::git::{self, Fetched};
+use super::image::Purpose;
 use super::release::{self, Built};
-use super::{News, Told, dump, gate, image, room, switch, undo};
-use crate::env::Env;
-use crate::error::Halt;
+use super::{News, Told, dump, gate, leftover, restore, room, switch, undo};
+use crate::env::{Env, GitLocal};
 use crate::host::Host;
 use crate::report::{metrics, sentry};
 use crate::stack::actions::Occasion;
@@ -16,7 +18,7 @@ use crate::stack::manner::Beside;
 use crate::stack::{self, apply};
 use crate::state::{Attempt, InFlight, Ledger, Lock, Release, Touched};
 use crate::value::{Commit, Stage};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -118,7 +120,7 @@ fn flag(env: &Env) -> String {
 /// Something failed; by then the old release runs as before, or the ledger says what is still to be undone.
 pub async fn update(env: &Env, wish: Wish, host: &Host, news: News<'_>) -> Result<Outcome> {
     let alone = Lock::take_update(host, "update", PATIENCE).await?;
-    undo::recover(env, host, &alone, news).await?;
+    undo::recover_first(env, host, &alone, news).await?;
     let failed = Ledger::read_for(host, &env.app.name)?.failed;
     let ended = update_alone(env, wish.clone(), host, &alone, news).await;
     if ended.is_err() && host.has_restarted_docker().await {
@@ -145,7 +147,7 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
 
     run.begin(Stage::Fetch, None, Touched::No)?;
     let directory = stack::checkout(env);
-    if wish.anew.is_some() {
+    if wish.reset.is_some() {
         // Whatever was the current one when somebody asked for it.
         wish.to = Some(current.commit.clone());
     }
@@ -180,7 +182,7 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
     let is_known =
         [Some(&current), run.ledger.previous.as_ref()].into_iter().flatten().any(|known| known.commit == target);
     if !(wish.to.is_some() && is_known)
-        && let Err(error) = fetched.verify().await
+        && let Err(error) = trusted(env, &fetched, &current, &wish).await
     {
         run.ledger.in_flight = None;
         run.write()?;
@@ -199,25 +201,30 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
             return Err(error);
         }
     };
-    let mut built = match release::build(env, &fetched, host, &progress).await {
+    let back_to = run.ledger.previous.as_ref().filter(|previous| wish.back && previous.commit == target).cloned();
+    let purpose = back_to.as_ref().map_or(Purpose::Release, |known| Purpose::Known(&known.images));
+    let mut built = match release::build(env, &fetched, purpose, host, &progress).await {
         Ok(built) => built,
         Err(error) => {
             let error =
                 error.context(format!("the release {} could not be built; the old one runs on", target.short()));
-            let remember = !crate::host::docker::is_away(&error) && target != current.commit;
+            // Somebody who started meanwhile has put the old files back, under the builder's hands.
+            let is_whole =
+                env.app.git.local == GitLocal::Merge || git::is_at(&env.app, &directory, &target, host).await?;
+            let remember = error.is::<OfCommit>() && target != current.commit && is_whole;
             run.give_up(&target, &error, remember).await?;
             sentry::critical(host, "An update failed", &format!("{error:#}"));
             return Err(error);
         }
     };
-    let _lock = Lock::take(host, "update", PATIENCE).await?;
+    let lock = Lock::take(host, "update", PATIENCE).await?;
     // Somebody who held the lock in between may have put the old files back, under the builder's hands.
     if !git::is_at(&env.app, &directory, &built.release.commit, host).await? {
-        image::discard(&env.app.name, &built.release.commit, host).await?;
-        built = release::build(env, &fetched, host, &progress).await?;
+        leftover::discard(&env.app.name, &built.release.commit, host).await?;
+        built = release::build(env, &fetched, purpose, host, &progress).await?;
     }
     let placed = if migrates {
-        with_gap(&mut run, &built, &target, wish.anew.as_ref()).await
+        with_gap(&mut run, &built, &target, wish.reset.as_ref()).await
     } else {
         without_gap(&mut run, &built, &target).await
     };
@@ -240,14 +247,38 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
         (news.0)(Told::Served);
     }
     finish(&mut run, &release).await?;
+    // The supervisor need not wait for the copy to become a file.
+    drop(lock);
+    settle_copy(env, host, news).await;
     Ok(Outcome::Done { commit: release.commit, migrated: migrates })
+}
+
+/// # Errors
+/// The env asks for signatures, and the target has none of its keys'. Or it does not come after the release that runs: somebody who can
+/// write the repository, or stands in its server's place, would bring back an old version, or another project's, that was signed once.
+async fn trusted(env: &Env, fetched: &Fetched<'_>, current: &Release, wish: &Wish) -> Result<()> {
+    fetched.verify().await?;
+    if !env.app.git.verify.is_empty() && wish.to.is_none() && !fetched.descends_from(&current.commit).await? {
+        bail!(
+            "the commit {} is signed, but does not come after {}, which runs; it is taken if it is asked for by name: appliance update --to {}",
+            fetched.target.short(),
+            current.commit.short(),
+            fetched.target
+        );
+    }
+    Ok(())
 }
 
 /// Whether a migration is needed, if there is room for the update.
 async fn prepare_for(env: &Env, fetched: &Fetched<'_>, current: &Release, wish: &Wish, host: &Host) -> Result<bool> {
-    let migrates = wish.anew.is_some() || needs_migration(env, fetched, current, wish).await?;
+    let migrates = wish.reset.is_some() || needs_migration(env, fetched, current, wish).await?;
+    if migrates {
+        Databases::of(env, host)?.refuse_strangers().await?;
+        // The name is needed; a copy from before is still one while the app is served.
+        dump::settle_copy(env, host).await?;
+    }
     let builds = (fetched.target != current.commit).then_some((current, &fetched.target));
-    room::check(env, builds, u64::from(migrates) + u64::from(wish.anew.is_some()), host).await?;
+    room::check(env, builds, u64::from(migrates) + u64::from(wish.reset.is_some()), host).await?;
     Ok(migrates)
 }
 
@@ -290,39 +321,43 @@ pub async fn check(env: &Env, host: &Host) -> Result<Waiting> {
 /// The new containers beside the old ones; no request is lost.
 async fn without_gap(run: &mut Run<'_>, built: &Built, target: &Commit) -> Result<()> {
     let (env, host, news) = (run.env, run.host, run.news);
+    undo::ensure_wanted(host).await?;
     run.begin(Stage::Start, Some(target), Touched::No)?;
     switch::admit(env, &built.stack, host).await?;
     let progress = |what: &str| news.doing(what);
     let beside = beside::start(&built.stack, &built.release.images, host, &progress).await?;
     run.begin(Stage::Gate, Some(target), Touched::No)?;
-    gate::pass(env, &built.stack, &built.release.routes, &beside, host).await?;
+    gate::pass(env, &built.stack, &built.release.routes, &beside, host).await.map_err(OfCommit::from)?;
+    undo::ensure_wanted(host).await?;
     commit_to(run, &built.release, target, false)
 }
 
 /// With a migration: the status page while the database is dumped and migrated. Where it is to be made anew, that is done in between.
-async fn with_gap(run: &mut Run<'_>, built: &Built, target: &Commit, anew: Option<&Anew>) -> Result<()> {
+async fn with_gap(run: &mut Run<'_>, built: &Built, target: &Commit, reset: Option<&ResetFrom>) -> Result<()> {
     let (env, host, news) = (run.env, run.host, run.news);
-    run.begin(Stage::Dump, Some(target), Touched::No)?;
+    run.begin(Stage::Dump, Some(target), Touched::Copying)?;
     dump::forget_failed(env, host).await?;
     (news.0)(Told::Page);
     switch::stop_writers(env, &built.stack, host).await?;
-    if anew.is_some() {
+    if reset.is_some() {
         dump::dump(env, &dump::before_reset(&env.app.name, host), host).await?;
     }
-    dump::dump(env, &dump::pending(&env.app.name), host).await?;
+    Databases::of(env, host)?.copy().await?;
     run.begin(Stage::Migrate, Some(target), Touched::Migrated)?;
-    if let Some(anew) = anew {
-        dump::make_anew(env, anew, host).await?;
+    if let Some(from) = reset {
+        restore::reset(env, from, host).await?;
     }
     switch::admit(env, &built.stack, host).await?;
     if let Some(migrate) = &env.app.migrate {
-        release::run_migration(migrate, &built.stack, &built.release, host).await?;
+        release::run_migration(migrate, &built.stack, &built.release, host).await.map_err(OfCommit::from)?;
     }
+    undo::ensure_wanted(host).await?;
     run.begin(Stage::Start, Some(target), Touched::Migrated)?;
     let progress = |what: &str| news.doing(what);
     apply::up(&built.stack, &built.release.images, host, Occasion::Start, &progress).await?;
     run.begin(Stage::Gate, Some(target), Touched::Migrated)?;
-    gate::pass(env, &built.stack, &built.release.routes, &Beside::default(), host).await?;
+    gate::pass(env, &built.stack, &built.release.routes, &Beside::default(), host).await.map_err(OfCommit::from)?;
+    undo::ensure_wanted(host).await?;
     commit_to(run, &built.release, target, true)
 }
 
@@ -335,6 +370,14 @@ fn commit_to(run: &mut Run<'_>, release: &Release, target: &Commit, migrates: bo
     run.ledger = next;
     run.told(Stage::Switch);
     Ok(())
+}
+
+/// The copy from before the migration becomes a file. One that cannot is still the way back, and tried again later.
+async fn settle_copy(env: &Env, host: &Host, news: News<'_>) {
+    news.doing("the database from before the migration is dumped");
+    if let Err(error) = dump::settle_copy(env, host).await {
+        tracing::warn!("{error:#}; the copy stays, and takes room");
+    }
 }
 
 async fn finish(run: &mut Run<'_>, release: &Release) -> Result<()> {
@@ -353,20 +396,17 @@ async fn finish(run: &mut Run<'_>, release: &Release) -> Result<()> {
 
 /// What is left over costs room, not the app.
 async fn clean_up(run: &Run<'_>) {
-    if let Err(error) = image::clean_up(&run.env.app.name, &run.ledger, run.host).await {
+    if let Err(error) = leftover::clean_up(&run.env.app.name, &run.ledger, run.host).await {
         tracing::warn!("{error:#}");
     }
 }
 
 /// Something failed after the running stack was touched: back to the old release, and everybody is told.
 async fn fail(run: &mut Run<'_>, target: &Commit, error: anyhow::Error) -> anyhow::Error {
-    let why = match error.downcast_ref::<Halt>() {
-        Some(halt) => halt.to_string(),
-        None => format!("{error:#}"),
-    };
+    let why = format!("{error:#}");
     let is_stopped = !undo::is_wanted(run.host).await;
     let is_its_fault = !is_stopped
-        && !crate::host::docker::is_away(&error)
+        && error.is::<OfCommit>()
         && run.ledger.current.as_ref().is_some_and(|current| &current.commit != target);
     if is_stopped {
         // The next start undoes it.

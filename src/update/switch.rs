@@ -19,7 +19,7 @@ use anyhow::Result;
 use futures_util::future::try_join_all;
 use std::time::Duration;
 
-/// How long those that serve no new requests may still answer old ones (spec/update.md, "switch").
+/// How long those that serve no new requests may still answer old ones (docs/updates.md).
 pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// Sends these routes to the bridges.
@@ -50,10 +50,8 @@ pub async fn forward(
     host: &Host,
     news: News<'_>,
 ) -> Result<()> {
-    match database {
-        // Its dump is the one to go back by from now on.
-        Touched::Migrated => dump::settle(&env.app.name, host)?,
-        _ => dump::forget_pending(&env.app.name, host)?,
+    if database == Touched::Again {
+        dump::forget_copy(env, host).await?;
     }
     let bridges = beside::running_bridges(stack, host).await?;
     let bridged: Vec<Route> = release.routes.iter().filter(|route| bridges.contains(&route.service)).cloned().collect();
@@ -96,6 +94,10 @@ pub async fn forward(
 async fn show_routes(env: &Env, host: &Host) {
     if let Err(error) = nginx::ensure_site(env, host).await {
         tracing::error!("nginx does not take the release's routes: {error:#}");
+    }
+    // Whoever could listen at their ports while nobody does is kept out by the filter.
+    if let Err(error) = prepare::admit_networks(env, host).await {
+        tracing::error!("the packet filter does not know the release's routes: {error:#}");
     }
 }
 

@@ -1,7 +1,8 @@
 //! Going back to the release that the ledger calls the current one, and finishing what a killed update left: undone up to the stage
 //! switch, finished from there on.
 
-use super::{News, Told, dump, image, packages, release, switch};
+use super::databases::Databases;
+use super::{News, Told, dump, image, leftover, packages, release, restore, switch};
 use crate::env::Env;
 use crate::host::{Host, UnitState};
 use crate::prepare::{self, nginx};
@@ -10,9 +11,9 @@ use crate::stack::beside;
 use crate::stack::manner::Beside;
 use crate::stack::probe::{Gate, Rigour, wait_until_good};
 use crate::stack::{self, apply, stop};
-use crate::state::{InFlight, Ledger, Lock, Touched};
+use crate::state::{InFlight, Ledger, Lock, Release, Touched, history};
 use crate::value::Stage;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -23,24 +24,56 @@ const LOOK_AGAIN: Duration = Duration::from_secs(15);
 /// How long going back waits for another command.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Finishes or undoes what a killed update left; gives back whether there was something. The first release is not one: the next
-/// start begins it anew.
-pub async fn recover(env: &Env, host: &Host, _alone: &Lock, news: News<'_>) -> Result<bool> {
-    let pending = |ledger: &Ledger| ledger.in_flight.is_some() && ledger.current.is_some();
-    if !pending(&Ledger::read_for(host, &env.app.name)?) {
-        return Ok(false);
-    }
-    if !is_wanted(host).await {
-        return Ok(false);
-    }
-    let lock = Lock::take(host, "recover", PATIENCE).await?;
-    recover_locked(env, host, &lock, news).await
+/// What became of an update that was cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovered {
+    /// There was none.
+    Nothing,
+    /// It is finished or undone.
+    Done,
+    /// It is still to be finished or undone: the appliance is stopped, and its next start does it. Nothing else may begin before.
+    Waiting(Stage),
 }
 
-/// Whether the app is to run at all: stopped by hand, nothing of it is brought up; the next start goes on with it.
+/// Finishes or undoes what a killed update left. The first release is not one: the next start begins it again.
+pub async fn recover(env: &Env, host: &Host, _alone: &Lock, news: News<'_>) -> Result<Recovered> {
+    let ledger = Ledger::read_for(host, &env.app.name)?;
+    let (Some(flight), Some(_)) = (ledger.in_flight, ledger.current) else { return Ok(Recovered::Nothing) };
+    if !is_wanted(host).await {
+        return Ok(Recovered::Waiting(flight.stage));
+    }
+    let lock = Lock::take(host, "recover", PATIENCE).await?;
+    recover_locked(env, host, &lock, news).await?;
+    Ok(Recovered::Done)
+}
+
+/// [`recover`], for those who begin something of their own then.
+///
+/// # Errors
+/// What was cut off waits for the next start.
+pub async fn recover_first(env: &Env, host: &Host, alone: &Lock, news: News<'_>) -> Result<()> {
+    match recover(env, host, alone, news).await? {
+        Recovered::Nothing | Recovered::Done => Ok(()),
+        Recovered::Waiting(stage) => bail!(
+            "an update was cut off in its stage {stage}, and the appliance is stopped; its next start finishes or undoes that: systemctl \
+             start appliance"
+        ),
+    }
+}
+
+/// Whether the app is to run at all: stopped by hand, nothing of it is brought up; the next start goes on with it. Where systemd does
+/// not answer, nobody can have asked it to stop the app.
 pub async fn is_wanted(host: &Host) -> bool {
-    // Where systemd does not answer, nobody can have asked it to stop the app.
-    host.unit_state("appliance.service").await.is_ok_and(|state| state == UnitState::Active)
+    host.unit_state("appliance.service").await.map_or(true, |state| state == UnitState::Active)
+}
+
+/// # Errors
+/// Somebody has stopped the appliance: nothing of the app may come up.
+pub async fn ensure_wanted(host: &Host) -> Result<()> {
+    match is_wanted(host).await {
+        true => Ok(()),
+        false => bail!("the appliance was stopped"),
+    }
 }
 
 /// [`recover`], by whoever holds the lock already and knows that no update lives.
@@ -73,7 +106,7 @@ pub async fn recover_locked(env: &Env, host: &Host, _lock: &Lock, news: News<'_>
             undo(env, &mut ledger, host, news, why).await?;
         }
     }
-    if let Err(error) = image::clean_up(&env.app.name, &ledger, host).await {
+    if let Err(error) = leftover::clean_up(&env.app.name, &ledger, host).await {
         tracing::warn!("{error:#}");
     }
     Ok(true)
@@ -82,26 +115,63 @@ pub async fn recover_locked(env: &Env, host: &Host, _lock: &Lock, news: News<'_>
 /// Stops the app for something about the host, with the status page meanwhile; in the ledger first. [`come_up`] ends it.
 pub async fn stop_app(env: &Env, host: &Host, news: News<'_>) -> Result<Ledger> {
     let mut ledger = Ledger::read_for(host, &env.app.name)?;
+    if let Some(flight) = &ledger.in_flight {
+        bail!("an update is still in its stage {}; nothing else is begun over it", flight.stage);
+    }
+    stop_for_packages(env, &mut ledger, host, news).await?;
+    Ok(ledger)
+}
+
+/// [`stop_app`], where it may be stopped for something about the host already.
+pub async fn stop_app_again(env: &Env, host: &Host, news: News<'_>) -> Result<Ledger> {
+    let mut ledger = Ledger::read_for(host, &env.app.name)?;
+    if let Some(flight) = ledger.in_flight.as_ref().filter(|flight| flight.stage != Stage::Packages) {
+        bail!("an update is still in its stage {}; nothing else is begun over it", flight.stage);
+    }
+    stop_for_packages(env, &mut ledger, host, news).await?;
+    Ok(ledger)
+}
+
+async fn stop_for_packages(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> Result<()> {
     let commit = ledger.current.as_ref().map(|current| current.commit.clone());
     ledger.in_flight = Some(InFlight::at(commit, Stage::Packages, host));
     ledger.write(host, &env.app.name)?;
     news.stage(Stage::Packages);
     (news.0)(Told::Page);
     let stack = stack::load(env, host)?;
-    stop::stop(Some(&stack), env.app.name.as_str(), host).await?;
-    Ok(ledger)
+    stop::stop(Some(&stack), env.app.name.as_str(), host).await
 }
 
 /// The app runs again after it was stopped for something about the host; its database is as the host has it now.
 pub async fn come_up(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> Result<()> {
     prepare::database_again(env, host).await?;
+    ensure_wanted(host).await.context("the app stays down, and the next start brings it up")?;
     undo(env, ledger, host, news, None).await
+}
+
+/// The env that a release runs with, if that is another one than the active env and still kept: what the operator has changed since
+/// may be why it is gone back.
+fn env_of(release: &Release, env: &Env, host: &Host) -> Option<Env> {
+    let digest = release.ran_with();
+    if digest == env.digest {
+        return None;
+    }
+    match history::by_digest(host, digest) {
+        Ok(Some(text)) => Env::parse(&text).env,
+        Ok(None) => None,
+        Err(error) => {
+            tracing::warn!("{error:#}; going back with the env that is active now");
+            None
+        }
+    }
 }
 
 /// Brings back the current release of the ledger, database included if it was touched. Run again, it goes on. With a reason, the
 /// commit that it goes back from is remembered as one that failed.
 pub async fn undo(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>, why: Option<String>) -> Result<()> {
-    let current = ledger.current.clone().context("there is no release to go back to")?;
+    let mut current = ledger.current.clone().context("there is no release to go back to")?;
+    let own_env = env_of(&current, env, host);
+    let env_then = own_env.as_ref().unwrap_or(env);
     let flight = ledger.in_flight.clone().unwrap_or_else(|| InFlight::at(None, Stage::Undo, host));
     let database = flight.database;
     // What comes up again after the host's packages was not gone back to.
@@ -112,11 +182,14 @@ pub async fn undo(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>, w
     let progress = |what: &str| news.doing(what);
 
     switch::to_own(host)?;
-    release::restore_checkout(env, &current, host).await?;
-    let stack = stack::load(env, host)?;
+    release::restore_checkout(env_then, &current, host).await?;
+    let stack = stack::load(env_then, host)?;
     beside::drop_all(&stack, host).await?;
+    if database == Touched::Copying {
+        Databases::of(env, host)?.leave_copying().await?;
+    }
     let dump = match database {
-        Touched::No => None,
+        Touched::No | Touched::Copying | Touched::Again => None,
         Touched::Migrated => Some(dump::pending(&env.app.name)),
         Touched::Left => Some(dump::path(&env.app.name)),
     };
@@ -124,14 +197,15 @@ pub async fn undo(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>, w
         (news.0)(Told::Page);
         switch::stop_writers(env, &stack, host).await?;
         news.doing("putting the database back");
-        dump::restore(env, &dump, host).await?;
+        restore::put_back(env, &dump, host).await?;
     }
     // Names that went over to the new images come back.
-    image::make(&stack, &current.commit, image::Purpose::Known, host, &progress).await?;
+    let known = current.images.clone();
+    current.images = image::make(&stack, &current.commit, image::Purpose::Known(&known), host, &progress).await?;
     switch::admit(env, &stack, host).await?;
     apply::up(&stack, &current.images, host, Occasion::Start, &progress).await?;
     let none = BTreeSet::new();
-    let vital: Vec<&str> = current.routes.iter().map(|route| route.service.as_str()).collect();
+    let vital = current.vital(&env_then.app.critical);
     let gate = Gate {
         stack: &stack,
         routes: &current.routes,
@@ -156,7 +230,12 @@ pub async fn undo(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>, w
     if let Some(commit) = flight.commit.filter(|_| why.is_some()) {
         ledger.remember_failed(commit);
     }
+    ledger.current = Some(current);
     ledger.in_flight = None;
     ledger.write(host, &env.app.name)?;
-    dump::forget_pending(&env.app.name, host)
+    match database {
+        // It has another database now; one whose way back is still needed was not touched.
+        Touched::Migrated => host.discard(&dump::pending(&env.app.name)),
+        _ => Ok(()),
+    }
 }

@@ -2,12 +2,24 @@
 //! where they lie and when they are changed is `prepare/tls.rs`.
 
 use super::{AbsPath, HostPattern, Invalid, Secret};
+use rcgen::{KeyPair, PublicKeyData};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::collections::BTreeSet;
 use std::str::FromStr;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::public_key::PublicKey;
+
+/// Whether the first certificate of a chain is for this key.
+pub fn is_of(chain: &str, key: &KeyPair) -> bool {
+    let Ok(der) = CertificateDer::from_pem_slice(chain.as_bytes()) else { return false };
+    X509Certificate::from_der(&der).is_ok_and(|(_, parsed)| parsed.public_key().raw == key.subject_public_key_info())
+}
+
+/// [`is_of`], with the key as PEM.
+pub fn is_of_key(chain: &str, key: &Secret) -> bool {
+    KeyPair::from_pem(key.expose()).is_ok_and(|key| is_of(chain, &key))
+}
 
 /// PEM text, or where it lies.
 #[derive(Debug, Clone)]

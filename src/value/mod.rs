@@ -5,6 +5,7 @@ mod authority;
 pub mod certificate;
 mod device;
 mod git;
+mod image;
 mod names;
 mod phase;
 mod route;
@@ -13,9 +14,10 @@ mod ssh_key;
 mod stage;
 mod step;
 
-pub use authority::{ClientAuthority, blocks as pem_blocks};
+pub use authority::{ClientAuthority, blocks as pem_blocks, check_chain};
 pub use device::{Device, FileSystemRef, PartName, Position, Size, VolumeName};
 pub use git::{Commit, GitRef, GitUrl};
+pub use image::PinnedImage;
 pub use names::{
     AbsPath, AppName, Calendar, DatabaseName, Domain, Email, FileMode, FileSystemType, HostPattern, Invalid, Owner,
     PackageName, ServiceName, WebUrl,

@@ -69,7 +69,7 @@ checked_text!(
     HostPattern, check_host_pattern
 );
 checked_text!(
-    /// The app's name: project, database and directory name (spec/env.md, `app.name`).
+    /// The app's name: project, database and directory name (docs/env.md, `app.name`).
     AppName, check_app_name
 );
 checked_text!(
@@ -191,7 +191,7 @@ impl From<&Domain> for HostPattern {
     }
 }
 
-/// Names that would collide with directories or databases of the appliance (spec/env.md).
+/// Names that would collide with directories or databases of the appliance.
 const RESERVED_APP_NAMES: [&str; 7] = ["etc", "appliance", "postgres", "template0", "template1", "data", "root"];
 
 fn check_app_name(text: &str) -> Result<String, Invalid> {

@@ -3,7 +3,7 @@
 use super::{Stage, Step};
 use serde::{Deserialize, Serialize};
 
-/// The supervisor's phase (spec/product.md, "Words").
+/// The supervisor's phase (docs/operating.md).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase")]
 pub enum Phase {

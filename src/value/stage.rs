@@ -1,4 +1,4 @@
-//! The stages of making a release current (spec/update.md). What each does is in `update/`.
+//! The stages of making a release current (docs/updates.md). What each does is in `update/`.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -31,8 +31,8 @@ fn certificates_are_got_kept_and_never_missing() {
         ));
         if out.stdout == "200" { Ok(()) } else { Err(out.all()) }
     });
-    let account = machine.ok("cat /app/etc/acme/account-*.json");
-    assert_eq!(machine.ok("stat -c %a /app/etc/acme/account-*.json").trim(), "600");
+    let account = machine.ok("cat /data/appliance/host/acme/account-*.json");
+    assert_eq!(machine.ok("stat -c %a /data/appliance/host/acme/account-*.json").trim(), "600");
     assert_eq!(machine.ok("ls -A /var/lib/appliance/acme"), "", "challenges are taken away");
     let first = served(&machine);
     machine.ok("systemctl restart appliance-supervisor");
@@ -50,7 +50,7 @@ fn certificates_are_got_kept_and_never_missing() {
         let told = machine.ok("journalctl --no-pager -o cat -u appliance-supervisor");
         if told.contains("left out of the certificate: bad.example.test") { Ok(()) } else { Err("not told".to_owned()) }
     });
-    assert_eq!(machine.ok("cat /app/etc/acme/account-*.json"), account, "the account is kept");
+    assert_eq!(machine.ok("cat /data/appliance/host/acme/account-*.json"), account, "the account is kept");
 
     // Killed at growing moments: there is always a pair that nginx can load, and the next one gets through.
     for milliseconds in [5, 50, 150, 300, 450, 600, 900] {
@@ -90,7 +90,7 @@ fn certificates_are_got_kept_and_never_missing() {
     let out = machine.sh("appliance cert renew");
     assert!(out.code == 1 && out.stderr.contains("does not know our account"), "{}", out.all());
     machine.ok("appliance cert renew");
-    assert_ne!(machine.ok("cat /app/etc/acme/account-*.json"), account);
+    assert_ne!(machine.ok("cat /data/appliance/host/acme/account-*.json"), account);
     machine.ok("systemctl restart appliance-supervisor");
     wait_for_phase(&machine, "running");
     let before = served(&machine);

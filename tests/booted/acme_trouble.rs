@@ -68,7 +68,8 @@ fn limits_a_full_disk_and_a_wrong_clock_cost_no_certificate() {
 
     // A full disk: with no room at all nothing is ordered; with some, whatever could be written is whole.
     machine
-        .ok("cp -a /data/etc /root/etc && mount -t tmpfs -o size=1m tmpfs /data/etc && cp -a /root/etc/. /data/etc/");
+        .ok("cp -a /data/etc /root/etc && mount -t tmpfs -o size=1m tmpfs /data/etc && cp -a /root/etc/. /data/etc/ && \
+             cp -a /data/appliance/host/acme /data/etc/orders && mount --bind /data/etc/orders /data/appliance/host/acme");
     let (before, asked) = (served(&machine), orders(&machine));
     for room_kb in [0, 4, 8, 12, 16, 20] {
         machine.ok(&format!(
@@ -86,14 +87,17 @@ fn limits_a_full_disk_and_a_wrong_clock_cost_no_certificate() {
     assert_sound(&machine);
     assert_ne!(served(&machine), before);
     // Without its mount the directory is what it was before: that is what lies there now, on a real disk.
-    machine.ok("rm -rf /root/etc && cp -a /data/etc /root/etc && umount /data/etc && cp -a /root/etc/. /data/etc/ && systemctl reload nginx");
+    machine.ok(
+        "set -e; rm -rf /root/etc; cp -a /data/etc /root/etc; umount /data/appliance/host/acme; umount /data/etc
+         cp -a /root/etc/. /data/etc/; cp -a /data/etc/orders/. /data/appliance/host/acme/; rm -r /data/etc/orders; systemctl reload nginx",
+    );
 
     // A clock far ahead: everything looks expired, so a self-signed one serves; once it is set, the issued one is back,
     // without a new order. Before the year that we were made in nothing is done at all.
     let good = machine.ok("appliance cert show");
     let asked = orders(&machine);
     machine.ok("faketime -f +20y appliance prepare --step tls");
-    assert!(machine.ok("appliance cert show").contains("issuer   itself"));
+    assert!(machine.ok("appliance cert show").contains("issuer   self-signed"));
     assert_sound(&machine);
     renew_refused(&machine, "faketime -f +20y", "could not talk to the ACME server");
     machine.ok("appliance prepare");
@@ -149,7 +153,7 @@ fn what_dehydrated_left_is_taken_over_and_a_revoked_certificate_is_replaced() {
     machine.ok("appliance cert renew");
     assert_ne!(served(&machine), old);
     let thumb = |key: &str| machine.ok(&format!("openssl pkey -pubout -outform DER {key} | sha256sum"));
-    let kept = machine.ok("jq -r .key_pkcs8 /app/etc/acme/account-*.json | tr '_-' '/+' | sed 's/$/==/' | base64 -di 2>/dev/null | openssl pkey -inform DER -pubout -outform DER | sha256sum");
+    let kept = machine.ok("jq -r .key_pkcs8 /data/appliance/host/acme/account-*.json | tr '_-' '/+' | sed 's/$/==/' | base64 -di 2>/dev/null | openssl pkey -inform DER -pubout -outform DER | sha256sum");
     assert_eq!(kept, thumb("-in /app/etc/dehydrated/accounts/*/account_key.pem"));
 
     // Revoked elsewhere: the server's renewal information says so, and it is replaced without anybody asking for it.

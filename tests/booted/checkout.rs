@@ -38,6 +38,8 @@ pub fn refused(machine: &Machine, expected: &str) {
     let was = version(machine);
     let out = machine.sh("appliance update");
     assert!(out.code == 1 && out.stderr.contains(expected), "no '{expected}': {}", out.all());
+    assert!(!out.all().contains('\x1b'), "colours, though this is no terminal: {}", out.all());
+    assert!(!out.all().contains("visitors reach the app"), "they did all the time: {}", out.all());
     assert_eq!(version(machine), was, "the old version runs on");
     assert!(ledger(machine)["in_flight"].is_null());
 }

@@ -199,6 +199,29 @@ fn clients_are_let_in_and_out_again() {
     assert_eq!(visit(&machine, "").0, "503");
     machine.ok("mv /root/ca.good /data/mirror-ca/ca.cert.pem");
     until(&machine, "/root/ida.pem", "200", "SUCCESS");
+
+    // A container that writes there lets nobody in: neither by another CA, nor by a pipe that nginx would wait for.
+    machine.ok(
+        "cd /root && openssl req -x509 -newkey rsa:2048 -nodes -days 9 -keyout evil.key -out evil.crt -subj /CN=evil \
+                -addext basicConstraints=critical,CA:TRUE 2>/dev/null; cat evil.key evil.crt > evil.pem
+                cp -p /data/mirror-ca/ca.cert.pem ca.good; cp evil.crt /data/mirror-ca/ca.cert.pem",
+    );
+    until(&machine, "/root/evil.pem", "503", "");
+    assert!(
+        machine
+            .ok("journalctl -u appliance-supervisor -o cat --no-pager")
+            .contains("is not that of the appliance's own key")
+    );
+    machine.ok("cp -p /root/ca.good /data/mirror-ca/ca.cert.pem");
+    until(&machine, "/root/ida.pem", "200", "SUCCESS");
+    // Nor by one behind ours.
+    machine.ok("cat /root/evil.crt >> /data/mirror-ca/ca.cert.pem; systemctl start appliance-crl");
+    until(&machine, "/root/ida.pem", "503", "");
+    assert_eq!(visit(&machine, "/root/evil.pem").0, "503");
+    machine.ok("rm /data/mirror-ca/ca.cert.pem; mkfifo /data/mirror-ca/ca.cert.pem; timeout 60 systemctl reload nginx");
+    assert_eq!(visit(&machine, "/root/ida.pem").0, "503");
+    machine.ok("rm /data/mirror-ca/ca.cert.pem; mv /root/ca.good /data/mirror-ca/ca.cert.pem");
+    until(&machine, "/root/ida.pem", "200", "SUCCESS");
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! Updates that are cut off: at the beginning and in the middle of each stage, by a killed updater, a killed Docker, a power cut.
+//! Updates that are cut off: at the beginning and in the middle of each stage, by a killed updater (which may leave locks
+//! of git behind), a killed Docker or PostgreSQL, a power cut, and by somebody who stops the appliance.
 //! Afterwards the app is wholly the old or wholly the new one, and the database the one that belongs to it. `make test` takes a
 //! sample, by a seed that is printed; `make soak` takes all.
 
 use super::update::{assert_clean, database, ledger, migrated, push, start_v1, version};
 use crate::host::apps::*;
-use crate::host::sample::seed;
+use crate::host::sample::{Random, seed};
 use crate::host::{Machine, wait_for};
 use std::time::Duration;
 
@@ -12,9 +13,16 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Blow {
     Updater,
+    /// The updater is killed, and with it a git that held its locks.
+    Locks,
     Docker,
+    Postgres,
     Power,
+    /// Somebody stops the appliance, and starts it again later.
+    Hand,
 }
+
+const BLOWS: [Blow; 6] = [Blow::Updater, Blow::Locks, Blow::Docker, Blow::Postgres, Blow::Power, Blow::Hand];
 
 /// What kind of update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +46,7 @@ const PLAIN: [&str; 5] = ["fetch", "build", "start", "gate", "switch"];
 const MIGRATING: [&str; 7] = ["fetch", "build", "dump", "migrate", "start", "gate", "switch"];
 const FAILING: [&str; 1] = ["undo"];
 /// How many cases a sample has.
-const SAMPLE: usize = 5;
+const SAMPLE: usize = 6;
 
 fn all() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -46,23 +54,13 @@ fn all() -> Vec<Case> {
     {
         for stage in stages {
             for percent in [0, 50] {
-                for blow in [Blow::Updater, Blow::Docker, Blow::Power] {
+                for blow in BLOWS {
                     cases.push(Case { kind, stage, percent, blow });
                 }
             }
         }
     }
     cases
-}
-
-/// Numbers that follow from a seed (Knuth's constants).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).expect("31 bits fit") % bound
-    }
 }
 
 /// Updates, waits on the host for a stage, then for a while: nothing is as quick from outside, and the update must not be ahead.
@@ -79,7 +77,7 @@ while time.time() < end:
     if updater.poll() and "for no container" in open("/root/update.log").read():
         updater = update()
     try:
-        flight = json.load(open("/app/etc/ledger.json"))["in_flight"]
+        flight = json.load(open("/data/appliance/apps/notes/ledger.json"))["in_flight"]
     except (OSError, ValueError):
         continue
     if flight and flight["stage"] == stage:
@@ -95,6 +93,12 @@ fn strike(machine: &Machine, case: &Case, took_ms: u64) {
     match case.blow {
         // One that has ended already was quick; what it left is looked at all the same.
         Blow::Updater => drop(machine.sh("pkill -9 -f '^appliance update'")),
+        Blow::Locks => {
+            machine.sh("pkill -9 -f '^appliance update'");
+            machine.ok(LOCKS);
+        }
+        Blow::Postgres => machine.ok("kill -9 $(head -n 1 /var/lib/postgresql/15/main/postmaster.pid)").clear(),
+        Blow::Hand => machine.ok("systemctl stop appliance").clear(),
         Blow::Docker => drop(machine.sh("pkill -9 -x dockerd")),
         Blow::Power => {
             machine.power_cut();
@@ -105,7 +109,16 @@ fn strike(machine: &Machine, case: &Case, took_ms: u64) {
         let lives = machine.sh("pgrep -fa '^appliance update'");
         if lives.code == 1 { Ok(()) } else { Err(lives.all()) }
     });
+    if case.blow == Blow::Hand {
+        assert_eq!(machine.ok("docker ps -q"), "", "{case:?}: it is stopped, whatever the update had in mind");
+        machine.ok("systemctl start appliance");
+    }
 }
+
+/// What a killed git leaves.
+const LOCKS: &str =
+    "cd /data/git/notes && for lock in index HEAD config packed-refs shallow refs/remotes/origin/live refs/heads/x; do
+  mkdir -p $(dirname $lock); touch $lock.lock; done; chown -R app: .";
 
 /// Wholly one or the other; says which.
 fn settled(machine: &Machine, case: &Case, old: &str, new: &str, digests: &[String; 2]) -> String {
@@ -141,7 +154,7 @@ fn settled(machine: &Machine, case: &Case, old: &str, new: &str, digests: &[Stri
 #[test]
 fn an_update_that_is_cut_off_anywhere_is_finished_or_undone() {
     let seed = seed();
-    let mut random = Random(u64::from(seed));
+    let mut random = Random::of(seed);
     let mut cases = all();
     match std::env::var("APPLIANCE_MATRIX").as_deref() {
         Ok("all") => {}

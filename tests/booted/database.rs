@@ -21,7 +21,7 @@ fn dumped(machine: &Machine, file: &str) -> String {
 const WAIT: &str = "import json, sys, time
 end = time.time() + 60
 while time.time() < end:
-    flight = json.load(open('/app/etc/ledger.json'))['in_flight']
+    flight = json.load(open('/data/appliance/apps/notes/ledger.json'))['in_flight']
     if flight and flight['stage'] == 'migrate': sys.exit(0)
 sys.exit(1)";
 

@@ -130,7 +130,7 @@ fn the_old_stack_comes_up_under_its_old_names() {
     assert!(inspect("{{json .Config.Env}}", "ecs_pdfas_1").contains("HOSTNAME=ecs.example.test"));
     // Links resolve under the alias and the container's name.
     machine.ok("docker exec ecs_ecs.web_1 sh -c 'grep -q redis /etc/hosts && grep -q ecs_redis_1 /etc/hosts'");
-    assert!(machine.ok("cat /data/etc/ledger.json").contains("\"migrated\": true"));
+    assert!(machine.ok("cat /data/appliance/apps/ecs/ledger.json").contains("\"migrated\": true"));
     assert_eq!(machine.sh("appliance plan").code, 0, "{}", machine.sh("appliance plan").all());
 
     // A linked container that died is back under its link.

@@ -31,7 +31,10 @@ fn a_broken_env_at_boot_leaves_the_last_good_one_running_and_undo_leads_back() {
     start_notes(&machine, "v1");
     wait_for_phase(&machine, "running");
     assert_eq!(
-        machine.ok("stat -L -c '%a %U' /app/etc/env-history /app/etc/env-history/*").lines().collect::<Vec<_>>(),
+        machine
+            .ok("stat -L -c '%a %U' /data/appliance/host/env-history /data/appliance/host/env-history/*")
+            .lines()
+            .collect::<Vec<_>>(),
         ["700 root", "600 root"]
     );
     let first = machine.get("/app/env.yml");
@@ -121,7 +124,7 @@ fn a_broken_env_at_boot_leaves_the_last_good_one_running_and_undo_leads_back() {
     assert_eq!(machine.get("/app/env.yml"), first);
 
     // Where the last good one cannot be used either, what is wrong with the newest one is what is said.
-    machine.ok("echo 'appliance: [' > /app/env.yml; for f in /app/etc/env-history/*; do echo broken > $f; done; rm /run/active-env.yml");
+    machine.ok("echo 'appliance: [' > /app/env.yml; for f in /data/appliance/host/env-history/*; do echo broken > $f; done; rm /run/active-env.yml");
     machine.ok("systemctl restart appliance-supervisor || true");
     wait_for("the end of the run", Duration::from_secs(60), || {
         if supervisor_is_gone(&machine) { Ok(()) } else { Err("it runs".to_owned()) }

@@ -44,7 +44,7 @@ fn compose(machine: &Machine, image: &str, policy: &str) {
 
 /// As a first start: without a release that is known.
 fn start_anew(machine: &Machine) {
-    machine.ok("systemctl stop appliance; rm -f /data/etc/ledger.json; journalctl --rotate -q; appliance recover >/dev/null; systemctl start appliance");
+    machine.ok("systemctl stop appliance; rm -f /data/appliance/apps/*/ledger.json; journalctl --rotate -q; appliance recover >/dev/null; systemctl start appliance");
 }
 
 #[test]
@@ -127,6 +127,17 @@ fn images_are_pulled_with_a_login_and_a_missing_registry_stops_nothing_that_is_t
     compose(&machine, &two, "missing");
     start_anew(&machine);
     wait_for_phase(&machine, "running");
+    // What was pulled for releases that are gone is gone too: the tag 1, the digest, and what the tag 2 was before. What somebody has
+    // pulled by hand is not ours.
+    let ids = machine.ok(&format!("docker images -aq --no-trunc {REGISTRY}/team/stub | sort -u"));
+    assert_eq!(ids, machine.ok("docker inspect -f '{{.Image}}' img_a_1"));
+    machine.ok(&format!(
+        "echo {PASSWORD} | docker login -u me --password-stdin {REGISTRY} 2>/dev/null; docker pull -q {one}"
+    ));
+    compose(&machine, &two, "always");
+    start_anew(&machine);
+    wait_for_phase(&machine, "running");
+    machine.ok(&format!("docker image inspect {one}"));
 }
 
 /// A build with contexts beside the main one: a directory, an image, and what another service builds.

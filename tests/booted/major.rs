@@ -1,6 +1,7 @@
 //! Another major version of PostgreSQL, on a Debian 13 that was a Debian 12: gone to, come back from, whatever is killed; the old data is
 //! kept until somebody says otherwise.
 
+use super::intruder::{PAYLOAD, as_app, stolen, try_the_payload};
 use crate::host::apps::*;
 use crate::host::sample::{is_soak, seed};
 use crate::host::{Machine, wait_for};
@@ -85,16 +86,25 @@ fn another_major_version_is_gone_to_and_come_back_from() {
     machine.ok("runuser -u postgres -- psql -p 5433 -qc 'DROP TABLE theirs'");
 
     // A copy that lost something is not gone to.
-    let hook =
-        "#!/bin/sh\n[ \"$4\" != finish ] || psql -p 5432 -qd 'od d\"ity' -c 'DELETE FROM \"T a\" WHERE n = 20000'\n";
-    machine.put("/etc/postgresql-common/pg_upgradecluster.d/loser", hook, 0o755);
+    let spoil = |how: &str| {
+        // Debian's own hook calls it too, for the empty cluster.
+        let script = format!(
+            "#!/bin/sh\n/usr/lib/postgresql/17/bin/vacuumdb.whole \"$@\" || exit\ncase $* in *--analyze-only*)\n\
+             exec psql -U postgres -p \"$PGPORT\" -d 'od d\"ity' -qc {how};;\nesac\n"
+        );
+        machine.put("/root/vacuumdb", &script, 0o755);
+        machine.ok("cd /usr/lib/postgresql/17/bin && mv vacuumdb vacuumdb.whole && cp /root/vacuumdb vacuumdb");
+    };
+    let mend = || machine.ok("cd /usr/lib/postgresql/17/bin && mv vacuumdb.whole vacuumdb");
+    spoil("'DELETE FROM public.\"T a\" WHERE n = 20000'");
     let out = machine.sh("appliance postgres upgrade --yes");
     assert!(
         out.code == 1 && out.stderr.contains("the copy is not the same: - od d\"ity: table public.\"T a\": 20000 rows"),
-        "{}",
-        out.all()
+        "{}{}",
+        out.all(),
+        machine.ok("journalctl -u appliance-postgres -o cat -n 40 --no-pager")
     );
-    machine.ok("rm /etc/postgresql-common/pg_upgradecluster.d/loser");
+    mend();
     assert_eq!(in_use(&machine), "15/main none");
     wait_for_notes(&machine, &["on 15"]);
     machine.ok("test ! -e /var/lib/postgresql/17/main && test ! -e /etc/postgresql/17/main");
@@ -145,15 +155,14 @@ fn another_major_version_is_gone_to_and_come_back_from() {
 
     // An app that does not come up on it, which takes its time, goes back.
     if is_soak() {
-        let hook = "#!/bin/sh\n[ \"$4\" != finish ] || psql -p 5432 -qc 'ALTER DATABASE notes CONNECTION LIMIT 0'\n";
-        machine.put("/etc/postgresql-common/pg_upgradecluster.d/closer", hook, 0o755);
+        spoil("'ALTER DATABASE notes CONNECTION LIMIT 0'");
         let out = machine.sh_for(1800, "appliance postgres upgrade --yes");
         assert!(
             out.code == 1 && out.stderr.contains("the app did not come up on 17/main, so 15/main is in use again"),
             "{}",
             out.all()
         );
-        machine.ok("rm /etc/postgresql-common/pg_upgradecluster.d/closer");
+        mend();
         wait_for_notes(&machine, &["on 15"]);
         assert_eq!(in_use(&machine), "15/main 17/main");
         machine.ok("appliance postgres forget --yes");
@@ -167,6 +176,7 @@ fn another_major_version_is_gone_to_and_come_back_from() {
     machine.ok("rm /var/lib/postgresql/17/main/precious && rmdir /var/lib/postgresql/17/main");
     machine.put("/etc/postgresql/15/main/conf.d/own.conf", "log_min_duration_statement = 4321\n", 0o644);
 
+    machine.ok("psql -U postgres -qc \"ALTER SYSTEM SET work_mem = '7MB'\"");
     let said = machine.sh("appliance postgres upgrade --yes");
     assert!(said.code == 0 && said.stdout.contains("17/main is in use now; 15/main is kept"), "{}", said.all());
     assert_eq!(in_use(&machine), "17/main 15/main");
@@ -180,6 +190,7 @@ fn another_major_version_is_gone_to_and_come_back_from() {
         "4321ms\n",
         "the operator's own setting"
     );
+    assert_eq!(machine.ok("psql -U postgres -Atc 'SHOW work_mem'"), "7MB\n", "set by ALTER SYSTEM");
     machine.ok("PGPASSWORD='secret of reader' psql -h 127.0.0.1 -U reader -d 'od d\"ity' -Atc 'SELECT 1'");
     assert_eq!(machine.ok("appliance prepare"), "nothing to do\n");
     assert_eq!(
@@ -226,4 +237,107 @@ fn another_major_version_is_gone_to_and_come_back_from() {
         "appliance database dump /root/on17.pgdump && pg_restore -l /root/on17.pgdump | grep -m 1 'database version'",
     );
     assert!(dumped.contains("database version: 17."), "{dumped}");
+}
+
+/// What the app can leave in its database, for whoever runs it with a superuser's rights.
+const TRAPS: &str = r#"
+CREATE FUNCTION evil.replace(a text, b text, c text) RETURNS text LANGUAGE plpgsql STRICT AS $$
+  BEGIN PERFORM evil.really('by a path'); RETURN pg_catalog.replace(a, b, c); END $$;
+CREATE TABLE guarded (id int CHECK (evil.run('by a check') IS NOT NULL));
+INSERT INTO guarded SELECT generate_series(1, 3);
+CREATE TABLE generated (id int, said text GENERATED ALWAYS AS (evil.run('by a column')) STORED);
+INSERT INTO generated SELECT generate_series(1, 3);
+CREATE DOMAIN doubtful AS int CHECK (evil.run('by a domain') IS NOT NULL);
+CREATE TABLE doubts (id doubtful);
+INSERT INTO doubts VALUES (1);
+CREATE TABLE parted (t text) PARTITION BY LIST ((evil.run('by a key') || t));
+CREATE TABLE rest PARTITION OF parted DEFAULT;
+INSERT INTO parted VALUES ('x');
+CREATE INDEX ON guarded ((evil.run(id::text)));
+CREATE INDEX ON guarded ((id::text || evil.run('by a constant in an index')));
+CREATE INDEX ON guarded (id) WHERE id::text <> evil.run('by a constant in a predicate');
+CREATE STATISTICS counted ON (id::text || evil.run('by a constant in statistics')) FROM guarded;
+CREATE MATERIALIZED VIEW seen AS SELECT evil.run('by a view') AS x;
+CREATE TABLE forced (n int);
+INSERT INTO forced VALUES (1);
+CREATE POLICY of_a_tenant ON forced USING (n = current_setting('app.tenant')::int);
+ALTER TABLE forced ENABLE ROW LEVEL SECURITY;
+ALTER TABLE forced FORCE ROW LEVEL SECURITY;
+ALTER DATABASE notes SET search_path TO evil, pg_catalog, public;
+ALTER ROLE app SET search_path TO evil, pg_catalog, public;
+"#;
+
+#[test]
+fn nothing_of_the_apps_runs_as_superuser_in_an_upgrade() {
+    let machine = Machine::boot_trixie("majorevil");
+    machine
+        .ok("set -e; pg_dropcluster --stop 17 main; pg_lsclusters -h | grep -q . || pg_createcluster --start 15 main");
+    start_notes(&machine, "v1");
+    wait_for_phase(&machine, "running");
+    keep_note(&machine, "on 15");
+    let did = as_app(&machine, &format!("{PAYLOAD}{TRAPS}"));
+    assert_eq!(did.code, 0, "{}", did.all());
+    assert_eq!(stolen(&machine), "", "as the app it cannot");
+    try_the_payload(&machine);
+    // An extension whose rows are a part of a dump, as PostGIS has some, and which the app may only read.
+    machine.ok(
+        "set -e; for v in 15 17; do cd /usr/share/postgresql/$v/extension; printf \"default_version = '1'\\n\" > kept.control
+           printf \"CREATE TABLE kept_rows (n int); GRANT SELECT ON kept_rows TO PUBLIC; SELECT pg_catalog.pg_extension_config_dump('kept_rows', '');\\n\" > kept--1.sql; done
+         PGOPTIONS='-c search_path=public' psql -U postgres -d notes -qAt -c 'CREATE EXTENSION kept SCHEMA public' -c 'INSERT INTO kept_rows VALUES (7)'",
+    );
+    // What would change hands, or be restored by the superuser, stops it before anything is stopped.
+    for (database, sql, named, undo) in [
+        ("notes", "CREATE TABLE audit (n int)", "public.audit belongs to postgres", "DROP TABLE public.audit"),
+        (
+            "notes",
+            "CREATE TYPE mood AS ENUM ('x')",
+            "the type public.mood belongs to postgres",
+            "DROP TYPE public.mood",
+        ),
+        (
+            "notes",
+            "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO pg_monitor",
+            "default privileges of the role postgres",
+            "ALTER DEFAULT PRIVILEGES IN SCHEMA public REVOKE SELECT ON TABLES FROM pg_monitor",
+        ),
+        (
+            "postgres",
+            "CREATE TABLE lent (n int); ALTER TABLE lent OWNER TO app",
+            "the role app owns something in the database postgres",
+            "DROP TABLE lent",
+        ),
+        (
+            "postgres",
+            "SELECT pg_create_physical_replication_slot('s')",
+            "replication slot s",
+            "SELECT pg_drop_replication_slot('s')",
+        ),
+    ] {
+        let psql = |sql: &str| {
+            machine.ok(&format!("PGOPTIONS='-c search_path=public' psql -U postgres -d {database} -qAtc \"{sql}\""))
+        };
+        psql(sql);
+        let out = machine.sh("appliance postgres upgrade --yes");
+        assert!(
+            out.code == 1 && out.stderr.contains(named) && out.stderr.to_lowercase().contains("nothing was done"),
+            "{}",
+            out.all()
+        );
+        psql(undo);
+    }
+    let said = machine.sh("appliance postgres upgrade --yes");
+    assert_eq!(stolen(&machine), "", "{}", said.all());
+    assert_eq!((said.code, in_use(&machine).as_str()), (0, "17/main 15/main"), "{}", said.all());
+    let superusers = "psql -U postgres -Atc 'SELECT rolname FROM pg_roles WHERE rolsuper'";
+    assert_eq!(machine.ok(superusers), "postgres\n");
+    // All of it came along, for the app to use.
+    let sql = "SELECT (SELECT count(*) FROM guarded), (SELECT count(said) FROM generated), (SELECT count(*) FROM doubts), \
+               (SELECT count(*) FROM rest), (SELECT x FROM seen), (SELECT count(*) FROM forced), (SELECT n FROM kept_rows), \
+               current_setting('search_path')";
+    machine.ok("psql -U postgres -d notes -qc \"ALTER DATABASE notes RESET search_path\" -c 'ALTER ROLE app RESET search_path' >/dev/null");
+    assert_eq!(
+        machine.ok(&format!("psql -U postgres -d notes -Atc \"{sql}\"")),
+        "3|3|1|1|by a view|1|7|\"$user\", public\n"
+    );
+    wait_for_notes(&machine, &["on 15"]);
 }

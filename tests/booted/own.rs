@@ -52,6 +52,8 @@ fn the_appliance_is_upgraded_beside_its_containers_and_put_back_if_it_does_not_c
     let machine = Machine::boot("own");
     machine.put("/root/newer.sh", NEWER, 0o644);
     start_stack(&machine, "g", COMPOSE);
+    // It tells systemd that it is up once it has kept itself.
+    machine.wait_for_unit("appliance-supervisor.service");
     machine.ok("cd /usr/lib/appliance && test good -ef appliance");
     let (before, first) = (containers(&machine), supervisor(&machine));
 
@@ -67,7 +69,7 @@ fn the_appliance_is_upgraded_beside_its_containers_and_put_back_if_it_does_not_c
 
     // One that says nothing; its time is shortened for the test.
     machine.ok(
-        "mkdir -p /etc/systemd/system/appliance-supervisor.service.d && printf '[Service]\\nTimeoutStartSec=5\\n' > \
+        "mkdir -p /etc/systemd/system/appliance-supervisor.service.d && printf '[Service]\\nTimeoutStartSec=20\\n' > \
                 /etc/systemd/system/appliance-supervisor.service.d/short.conf && systemctl daemon-reload",
     );
     put_back(&machine, 2, "#!/bin/sh\nexec sleep 10000\n", "timeout");

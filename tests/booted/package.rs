@@ -26,6 +26,19 @@ fn it_is_installed_upgraded_removed_and_purged_and_data_stays() {
     assert_eq!(machine.ok("dpkg-query -W -f '${Conffiles}' appliance"), "", "nothing that the program rewrites");
     machine.ok("bash -c '. /usr/share/bash-completion/completions/appliance && complete -p appliance'");
 
+    // What needs little is given little (systemd.exec(5)); 10 is a process that may do anything. Why two are above 5 stands in them.
+    for (unit, most) in [
+        ("appliance", 2.3),
+        ("appliance-crl", 1.7),
+        ("appliance-filter", 1.8),
+        ("appliance-supervisor", 6.7),
+        ("appliance-update", 6.7),
+    ] {
+        let said = machine.ok(&format!("systemd-analyze security --no-pager {unit} | tail -n 1"));
+        let level: Option<f32> = said.split(": ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        assert!(level.is_some_and(|level| level <= most), "at most {most}: {said}");
+    }
+
     start_notes(&machine, "v1");
     wait_for_phase(&machine, "running");
     keep_note(&machine, "kept");
@@ -52,7 +65,7 @@ fn it_is_installed_upgraded_removed_and_purged_and_data_stays() {
     for file in files.lines() {
         machine.ok(&format!("test ! -e '{file}' || {{ echo '{file} was left'; exit 1; }}"));
     }
-    machine.ok("test -e /var/lib/appliance && test -e /data/etc/ledger.json && systemctl is-active postgresql@15-main nginx docker");
+    machine.ok("test -e /var/lib/appliance && test -e /data/appliance/apps/*/ledger.json && systemctl is-active postgresql@15-main nginx docker");
     // As an update leaves it where a node exporter is.
     machine.put("/var/lib/prometheus/node-exporter/appliance.prom", "x 1\n", 0o644);
     assert_ne!(machine.ok("ls /var/www/html | grep -e 503 -e unavailable"), "");
@@ -64,7 +77,7 @@ fn it_is_installed_upgraded_removed_and_purged_and_data_stays() {
     );
     assert_eq!(left, "", "what is left after a purge");
     assert_eq!(machine.ok("systemctl list-units --all --no-legend '*appliance*' | grep -v not-found || true"), "");
-    machine.ok("nginx -t -q && systemctl restart nginx postgresql@15-main docker && test -e /data/etc/ledger.json && test -e /app/env.yml");
+    machine.ok("nginx -t -q && systemctl restart nginx postgresql@15-main docker && test -e /data/appliance/apps/*/ledger.json && test -e /app/env.yml");
 
     // Installed again, everything is there as it was.
     machine.ok("cd /root && DEBIAN_FRONTEND=noninteractive apt-get install -y ./appliance.deb >/dev/null 2>&1 && systemctl start appliance");

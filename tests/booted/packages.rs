@@ -58,6 +58,13 @@ fn the_hosts_packages_are_upgraded_and_the_app_stops_only_where_it_must() {
     assert_eq!(machine.ok("docker inspect -f '{{.State.StartedAt}}' $(docker ps -q)"), started);
     assert_eq!(machine.sh("appliance update --check").code, 0);
 
+    // A power cut in the middle of dpkg's work: the next one finishes it first.
+    newer(&machine, 9, "jq");
+    machine.ok("apt-get -q update && dpkg --unpack /srv/repo/jq.deb");
+    assert!(installed(&machine, "jq").ends_with("+newer9 install ok unpacked"), "{}", installed(&machine, "jq"));
+    machine.ok("appliance update");
+    assert!(installed(&machine, "jq").ends_with("+newer9 install ok installed"), "{}", installed(&machine, "jq"));
+
     // Docker and PostgreSQL: the page meanwhile, then everything is back.
     newer(&machine, 2, "docker.io postgresql-15 jq");
     let waits = machine.ok("appliance update --check --json || true");

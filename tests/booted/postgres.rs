@@ -2,6 +2,7 @@
 //! nobody but the host and the app.
 
 use crate::host::apps::*;
+use crate::host::sample::{Random, seed};
 use crate::host::{Machine, wait_for};
 use std::time::Duration;
 
@@ -147,9 +148,23 @@ fn only_the_host_and_the_apps_networks_reach_the_database() {
     ));
     assert!(dropped(&machine) > before, "a lent address is no way in");
 
+    // Nor do a container's address, or the host's own loopback, lead past nginx.
+    let container =
+        machine.ok("docker inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' notes_web_1");
+    let visit = format!("ip netns exec outside timeout 3 bash -c 'exec 3<>/dev/tcp/{}/8000'", container.trim());
+    assert_eq!(machine.sh(&visit).code, 124, "a container is not reached from outside");
+    machine.ok(
+        "ip netns exec outside sh -ec 'ip addr del 127.0.0.1/8 dev lo; sysctl -qw net.ipv4.conf.all.route_localnet=1; ip route add 127.0.0.1/32 via 10.99.0.1'",
+    );
+    let loopback = "ip netns exec outside timeout 3 bash -c 'exec 3<>/dev/tcp/127.0.0.1/8000'";
+    assert_eq!(machine.sh(loopback).code, 124, "the host's loopback is not reached from outside");
+    let table = machine.ok("nft list chain inet appliance prerouting");
+    assert!(!table.contains("127.0.0.0/8 counter packets 0 "), "it is the filter that drops it: {table}");
+
     // Without the filter it could get in, so the test could fail; and whatever emptied the rules, they are there again.
     machine.ok("nft delete table inet appliance");
     assert!(outsider_gets_in(&machine), "the way is open but for the filter");
+    assert_eq!(machine.sh(&visit).code, 0, "a container is open but for the filter");
     let plan = machine.sh("appliance plan");
     assert!(plan.code == 2 && plan.stdout.contains("appliance-filter.service"), "{}", plan.all());
     machine.ok("appliance prepare --step postgres");
@@ -175,4 +190,94 @@ fn only_the_host_and_the_apps_networks_reach_the_database() {
     };
     assert!(0 < *filter && filter < postgres, "{order}");
     assert_eq!(notes(&machine), ["from within", "still from within"]);
+}
+
+const SIX: &str = "
+services:
+  a: {image: 'stub:1', stop_grace_period: 1s}
+  b: {image: 'stub:1', stop_grace_period: 1s}
+networks: {default: {enable_ipv6: true, ipam: {config: [{subnet: 'fd77::/64'}]}}}
+";
+
+#[test]
+fn containers_with_ipv6_addresses_are_not_reached_from_outside() {
+    let machine = Machine::boot("filter6");
+    start_stack(&machine, "six", SIX);
+    wait_for_phase(&machine, "running");
+    machine.ok(
+        "set -e; ip netns add outside; ip link add out0 type veth peer name in0 netns outside
+         ip -6 addr add fd99::1/64 dev out0 nodad; ip link set out0 up; sysctl -qw net.ipv6.conf.all.forwarding=1
+         ip netns exec outside sh -ec 'ip -6 addr add fd99::2/64 dev in0 nodad; ip link set in0 up; ip -6 route add default via fd99::1'",
+    );
+    let address = |service: &str| {
+        let template = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}";
+        machine.ok(&format!("docker inspect -f '{template}' six_{service}_1")).trim().to_owned()
+    };
+    let visit = format!("ip netns exec outside timeout 3 bash -c 'exec 3<>/dev/tcp/{}/5000'", address("a"));
+    let inside = || {
+        machine.ok(&format!("timeout 5 bash -c 'exec 3<>/dev/tcp/{}/5000'", address("a")));
+        machine.ok(&format!(
+            "docker exec six_b_1 /bin/busybox timeout 5 /bin/busybox nc {} 5000 < /dev/null",
+            address("a")
+        ));
+    };
+    assert_eq!(machine.sh(&visit).code, 124, "a container is not reached from outside");
+    inside();
+    // The way is there but for the filter.
+    machine.ok("nft delete table inet appliance");
+    wait_for("the way in", Duration::from_secs(30), || {
+        let out = machine.sh(&visit);
+        if out.code == 0 { Ok(()) } else { Err(out.all()) }
+    });
+    machine.ok("appliance prepare --step postgres");
+    assert_eq!(machine.sh(&visit).code, 124);
+    inside();
+    assert_eq!(machine.ok("appliance prepare"), "nothing to do\n");
+}
+
+#[test]
+fn a_recovery_of_postgresqls_is_waited_for() {
+    let machine = Machine::boot("recovers");
+    start_notes(&machine, "v1");
+    wait_for_phase(&machine, "running");
+    keep_note(&machine, "before");
+    // As after a power cut with much to read back: longer than a command that wants an answer would wait.
+    machine.ok(
+        "set -e; systemctl stop appliance postgresql@15-main; touch /var/lib/postgresql/15/main/recovery.signal
+         printf \"restore_command = 'test -e /var/lib/postgresql/slept || sleep 90; touch /var/lib/postgresql/slept; false'\\nrecovery_target_timeline = 'current'\\n\" > /etc/postgresql/15/main/conf.d/zz-slow.conf
+         systemctl start --no-block appliance",
+    );
+    wait_for("a PostgreSQL that recovers", Duration::from_secs(60), || {
+        let said = machine.sh("psql -U postgres -c 'SELECT 1'").stderr;
+        if said.contains("starting up") || said.contains("not yet accepting") { Ok(()) } else { Err(said) }
+    });
+    wait_for_phase(&machine, "running");
+    assert_eq!(notes(&machine), ["before"]);
+    assert_eq!(machine.sh("test -e /run/appliance-failed").code, 1);
+    wait_for("the end of the recovery", UP, || {
+        let said = machine.sh("psql -U postgres -Atc 'SELECT pg_is_in_recovery()'").all();
+        if said == "f\n" { Ok(()) } else { Err(said) }
+    });
+    machine.ok("rm /etc/postgresql/15/main/conf.d/zz-slow.conf; test ! -e /var/lib/postgresql/15/main/recovery.signal");
+
+    // One that is stopped is started, and one that dies in the middle of a step is waited for: whatever the moment.
+    machine.ok("systemctl stop postgresql@15-main");
+    let out = machine.sh("appliance prepare --step database");
+    assert!(out.code == 0 && out.stderr.contains("waiting for PostgreSQL to be back"), "{}", out.all());
+    let mut random = Random::of(seed());
+    for _ in 0..6 {
+        let seconds = random.below(1000) as f64 / 1000.0;
+        let out = machine.sh(&format!(
+            "(sleep {seconds:.2}; kill -9 $(head -n 1 /var/lib/postgresql/15/main/postmaster.pid)) & appliance prepare --step postgres && \
+             appliance prepare --step database; code=$?; wait; exit $code"
+        ));
+        assert_eq!(out.code, 0, "killed after {seconds:.2} s: {}", out.all());
+    }
+    // A supervisor that starts meanwhile is not the end of the app.
+    machine.ok("systemctl kill -s KILL --kill-whom=main appliance-supervisor; kill -9 $(head -n 1 /var/lib/postgresql/15/main/postmaster.pid)");
+    wait_for("the app to be well", UP, || {
+        let (seen, code) = (phase(&machine), get(&machine, "/notes").0);
+        if seen.0 == "running" && code == 200 { Ok(()) } else { Err(format!("{seen:?} {code}")) }
+    });
+    assert_eq!(machine.sh("test -e /run/appliance-failed").code, 1);
 }

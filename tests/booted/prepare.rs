@@ -45,7 +45,15 @@ fn the_second_prepare_does_nothing_and_a_plan_names_what_follows_and_touches_not
     assert_eq!((plan.code, plan.stdout.as_str()), (0, "nothing to do\n"));
 
     let other = env_yml(&machine, "v1").replace(DOMAIN, "other.example.test");
+    let differs = |machine: &Machine| {
+        let text = machine.ok("appliance status");
+        let json = machine.ok("appliance status --json | jq .env_differs");
+        assert_eq!(text.contains("another one than the active env"), json == "true\n", "{text}{json}");
+        json == "true\n"
+    };
+    assert!(!differs(&machine));
     machine.put("/app/env.yml", other, 0o600);
+    assert!(differs(&machine));
     let (files, units) = (machine.ok(FILES), machine.ok(UNITS));
     // inotify sees what no comparison of before and after would: a file that is written and put back.
     let mut file_watch = machine.spawn(
@@ -78,6 +86,7 @@ fn the_second_prepare_does_nothing_and_a_plan_names_what_follows_and_touches_not
         "file /etc/hosts",
         "file /app/etc/server.cert.pem",
         "file /app/etc/server.key.pem",
+        "file /app/etc/server.cert.dhparam.pem",
         "file /etc/nginx/conf.d/appliance.conf",
         "unit nginx.service",
         "container notes_web_1",
@@ -88,6 +97,7 @@ fn the_second_prepare_does_nothing_and_a_plan_names_what_follows_and_touches_not
 
     // What was planned for the host is what is done.
     machine.ok("appliance prepare");
+    assert!(!differs(&machine));
     let rest = machine.sh("appliance plan --json");
     assert!(objects(&rest.stdout).iter().all(|object| object.starts_with("container ")), "{}", rest.stdout);
     let (code, _) =
@@ -98,6 +108,25 @@ fn the_second_prepare_does_nothing_and_a_plan_names_what_follows_and_touches_not
     let (code, _) =
         curl(&machine, &["--header", "Host: other.example.test", &format!("https://{}/health", machine.address())]);
     assert_eq!(code, 200);
+
+    // What stands in the environment of whoever calls it changes neither which programs run nor whom they ask.
+    let shadowed = "psql pg_dump git nft docker systemctl nginx findmnt lsblk openssl sysctl hostnamectl";
+    machine.ok(&format!(
+        "set -e; mkdir /srv/evil; for p in {shadowed}; do printf '#!/bin/sh\\ntouch /srv/evil/was-run\\n' > /srv/evil/$p; done; chmod +x /srv/evil/*
+         PATH=/srv/evil:$PATH sh -c psql; rm /srv/evil/was-run"
+    ));
+    let hostile = "PATH=/srv/evil:$PATH DOCKER_HOST=tcp://127.0.0.1:9 PGHOST=/srv/evil PGSERVICE=evil GIT_DIR=/srv/evil \
+                   BASH_ENV=/srv/evil/git LC_ALL=de_DE";
+    for command in ["prepare", "plan", "update --check"] {
+        let out = machine.sh(&format!("{hostile} appliance {command}"));
+        assert!([0, 2].contains(&out.code), "{command}: {}", out.all());
+        assert_eq!(
+            machine.sh("test -e /srv/evil/was-run").code,
+            1,
+            "{command} ran a program of its caller's: {}",
+            out.all()
+        );
+    }
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn no_build_is_standby_a_failed_migration_or_a_sick_app_is_failed_and_a_good_one
     try_version(&machine, "v5");
     let text = wait_for_end(&machine, "failed", 4);
     assert!(text.contains("the service web answers / with 500"), "{text}");
-    let ledger = machine.get("/app/etc/ledger.json");
+    let ledger = machine.get("/data/appliance/apps/notes/ledger.json");
     let v5 = machine.ok("runuser -u app -- git -C /srv/notes.git rev-parse v5");
     assert!(ledger.contains(v5.trim()) && ledger.contains("\"current\": null"), "{ledger}");
     machine.ok("appliance recover");

@@ -27,7 +27,7 @@ fn no_secret_reaches_journal_status_arguments_or_readable_files() {
     wait_for_phase(&machine, "running");
     // A repository that asks for a password which it then does not take.
     let wrong = "http://me:canary-git-5Xw1@127.0.0.1:9/x.git";
-    machine.ok("rm /app/etc/ledger.json");
+    machine.ok("rm /data/appliance/apps/*/ledger.json");
     machine.put("/app/env.yml", env_yml(&machine, "v1").replace("file:///srv/notes.git", wrong), 0o600);
     machine.ok("systemctl restart appliance");
     wait_for_another_try(&machine, "could not fetch");
@@ -64,13 +64,16 @@ fn no_secret_reaches_journal_status_arguments_or_readable_files() {
         let found = machine.sh(&format!("docker image history --no-trunc notes/app:latest | grep -aF -e '{secret}'"));
         assert_eq!(found.code, 1, "{secret} is in the image");
     }
-    for path in [
-        "/run/active-env.yml",
-        "/app/etc/notes/database_url.env",
-        "/etc/extra.secret",
-        "$(readlink -f /app/etc/server.key.pem)",
+    for (path, expected) in [
+        ("/run/active-env.yml", "600 root root"),
+        // A script of user app's may read it; nobody but root writes it.
+        ("/app/etc/notes/database_url.env", "640 root app"),
+        ("/etc/extra.secret", "600 root root"),
+        ("$(readlink -f /app/etc/server.key.pem)", "600 root root"),
+        ("/data/appliance", "700 root root"),
+        ("/data/appliance/apps/notes/ledger.json", "600 root root"),
     ] {
-        assert_eq!(machine.ok(&format!("stat -c %a {path}")).trim(), "600", "{path}");
+        assert_eq!(machine.ok(&format!("stat -c '%a %U %G' {path}")).trim(), expected, "{path}");
     }
     assert_eq!(machine.ok("stat -c %a /var/lib/docker").trim(), "710");
 }

@@ -2,6 +2,7 @@
 
 use crate::host::apps::*;
 use crate::host::drive::Drive;
+use crate::host::patience::stretched;
 use crate::host::{Machine, wait_for};
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,7 @@ fn a_host_without_any_source_says_what_was_tried_in_time() {
     ] {
         assert!(said.contains(place), "{place} is missing:\n{said}");
     }
-    assert!(took < Duration::from_secs(10), "the search took {took:?}");
+    assert!(took < stretched(Duration::from_secs(10)), "the search took {took:?}");
 }
 
 #[test]
@@ -90,7 +91,7 @@ fn a_drive_is_read_without_a_trace() {
             code == 1 && said.contains(why) && said.contains("a drive labelled cidata cannot be read"),
             "{fill}: {said}"
         );
-        assert!(took < Duration::from_secs(5), "{fill}: {took:?}");
+        assert!(took < stretched(Duration::from_secs(5)), "{fill}: {took:?}");
         seed.unplug(&machine);
     }
     // A drive without the file says nothing, and the next one is asked.
@@ -120,17 +121,20 @@ fn metadata_services_are_asked_and_hostile_ones_break_nothing() {
         0o600,
     );
     serve(&machine, "v2");
-    // Without a route of its own to the address nobody is asked.
+    // Without a route to that address alone nobody is asked: among all link-local addresses it may be any neighbour's.
     machine.ok("ip netns add md && ip link add md0 type veth peer name md1 netns md && ip -n md link set lo up && ip -n md link set md1 up && \
                 ip -n md addr add 169.254.169.254/16 dev md1");
     let mut server = machine.spawn("exec ip netns exec md python3 /root/metadata.py");
-    let (said, ..) = check(&machine);
-    assert!(said.contains("EC2's metadata service: not asked"), "{said}");
     machine.ok("ip addr add 169.254.1.1/16 dev md0 && ip link set md0 up");
     wait_for("the metadata service", Duration::from_secs(20), || {
         let out = machine.sh("curl -s -o /dev/null -w '%{http_code}' http://169.254.169.254/");
         if out.stdout == "404" { Ok(()) } else { Err(out.all()) }
     });
+    serve(&machine, "v2");
+    let (said, ..) = check(&machine);
+    assert!(said.contains("EC2's metadata service: not asked"), "{said}");
+    assert_eq!(machine.get("/root/md.log"), "", "nobody was asked");
+    machine.ok("ip route add 169.254.169.254/32 dev md0");
 
     for (mode, origin, asked) in [
         ("v2", "ec2:user-data", "PUT /latest/api/token\nGET /latest/user-data\n"),
@@ -150,7 +154,7 @@ fn metadata_services_are_asked_and_hostile_ones_break_nothing() {
     }
 
     // Two services at 3 s each is the most that a search may take longer.
-    let bound = Duration::from_secs(7);
+    let bound = stretched(Duration::from_secs(7));
     for mode in ["hang", "drip", "drip-headers", "endless", "redirect", "html", "500", "cut", "noise", "nothing"] {
         serve(&machine, mode);
         let (said, code, took) = check(&machine);

@@ -1,6 +1,6 @@
 //! Whom git believes: a server that is known by its key, and commits and tags that are signed with a known one.
 
-use super::checkout::{commit, env, git, refused, version};
+use super::checkout::{COMPOSE, commit, env, git, refused, version};
 use super::update::ledger;
 use crate::host::apps::*;
 use crate::host::{Machine, wait_for};
@@ -124,6 +124,25 @@ fn only_what_is_signed_with_a_known_key_is_used() {
         ("six", Some(six.as_str()))
     );
 
+    // An env file counts if it was signed, and not if somebody has put it into the checkout.
+    machine.put("/app/g/planted.env", "PLANTED=1\n", 0o644);
+    machine.ok("chown app:app /app/g/planted.env");
+    machine.put("/srv/g/good.env", "GOOD=1\n", 0o644);
+    let compose = COMPOSE.replace("VERSION", "files");
+    let named = "    env_file: [good.env, {path: planted.env, required: false}]\n";
+    machine.put("/srv/g/compose.yml", format!("{compose}{named}"), 0o644);
+    git(&machine, "add -A");
+    git(&machine, &format!("{} commit -q -m files -S", with_ssh("known")));
+    machine.ok("appliance update");
+    let variables = machine.ok("docker inspect -f '{{json .Config.Env}}' g_a_1");
+    assert!(version(&machine) == "files" && variables.contains("GOOD=1"), "{variables}");
+    assert!(!variables.contains("PLANTED"), "{variables}");
+    let said = machine.ok("journalctl -u appliance-supervisor --no-pager -o cat; appliance plan --stack 2>&1");
+    assert!(said.contains("/app/g/planted.env is not read: app.git.verify is set"), "{said}");
+    let six = signed(&machine, "six", &with_ssh("known"));
+    machine.ok("appliance update");
+    assert_eq!((version(&machine).as_str(), ledger(&machine)["current"]["commit"] == six.as_str()), ("six", true));
+
     // OpenPGP, and then ssh is not asked for any more; what ran before may run again.
     let block = machine.ok("runuser -u app -- env HOME=/app gpg --armor --export known@example.test");
     let block: String = block.lines().map(|line| format!("      {line}\n")).collect();
@@ -163,6 +182,22 @@ fn only_what_is_signed_with_a_known_key_is_used() {
     // A tag that was taken back is gone here too.
     git(&machine, "tag -d v12");
     refused(&machine, "has no v12");
+
+    // An env that has become stricter than it was when the app was started does not take the orderly stop away.
+    ask(&machine, "");
+    machine.put("/app/g/own.env", "OWN=1\n", 0o644);
+    machine.ok("chown app:app /app/g/own.env");
+    let compose = COMPOSE.replace("VERSION", "own");
+    machine.put("/srv/g/compose.yml", format!("{compose}    env_file: [own.env]\n"), 0o644);
+    git(&machine, "add -A");
+    git(&machine, "commit -q -m own");
+    machine.ok("appliance update");
+    assert_eq!(version(&machine), "own");
+    ask(&machine, &verify);
+    let since = machine.ok("date +%s");
+    machine.ok("systemctl stop appliance");
+    let said = machine.ok(&format!("journalctl -u appliance --since=@{} --no-pager -o cat", since.trim()));
+    assert!(said.contains("container g_a_1: stop") && !said.contains("cannot be read"), "{said}");
 }
 
 /// A web server with the repository behind it, for those who know the password; the names of whoever asked are written down.
@@ -218,6 +253,6 @@ fn https_asks_for_a_certificate_that_the_host_trusts_and_for_the_password() {
     machine.ok("systemctl restart appliance");
     wait_for_phase(&machine, "running");
     assert_eq!(version(&machine), "one");
-    let said = machine.ok("journalctl --no-pager -o cat; appliance status --json; cat /app/g/.git/config");
+    let said = machine.ok("journalctl --no-pager -o cat; appliance status --json; cat /data/git/g/config /app/g/.git");
     assert!(!said.contains("canary-git") && !said.contains("canary-other"), "a password is told");
 }

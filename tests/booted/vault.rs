@@ -46,6 +46,13 @@ fn the_keyring_follows_the_env_and_packages_are_installed() {
     machine.ok("appliance prepare --step vault");
     assert_eq!(names(&machine), "second sign ");
     assert_eq!(machine.ok("cat /data/vault-gpg/note"), "kept\n");
+    // What a container leaves there as GnuPG's configuration runs nothing on the host.
+    machine.ok("cd /data/vault-gpg && printf '#!/bin/sh\\ntouch /var/tmp/ran\\nexec gpg-agent \"$@\"\\n' > agent && chmod 755 agent && rm -f appliance.sha256
+                for f in gpg.conf gpg-agent.conf common.conf; do echo 'agent-program /data/vault-gpg/agent' > $f; done; chown -R 1000:1000 .");
+    machine.ok("appliance prepare --step vault");
+    assert_eq!(machine.sh("test -e /var/tmp/ran").code, 1, "a program of the container's ran");
+    machine.ok("cd /data/vault-gpg && rm agent gpg.conf gpg-agent.conf common.conf");
+    assert_eq!(names(&machine), "second sign ");
     // Killed anywhere, the next run makes it whole.
     machine.put("/app/env.yml", with(&first), 0o600);
     for milliseconds in [20, 60, 120, 200, 300, 450] {
@@ -67,6 +74,7 @@ fn the_keyring_follows_the_env_and_packages_are_installed() {
         "{}",
         refused.all()
     );
+    assert_eq!(names(&machine), "first sign ", "what was there stays until the new keys are known to be good");
 
     machine.put("/root/newer.sh", NEWER, 0o644);
     newer(&machine, 1, "jq");

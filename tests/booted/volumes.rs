@@ -47,7 +47,16 @@ fn the_app_waits_for_its_volume_and_starts_by_itself() {
     machine.ok(&plug_in);
     wait_for_phase(&machine, "running");
     assert_eq!(machine.ok("findmnt --noheadings --output SOURCE /data").trim(), device);
-    assert!(machine.get("/etc/fstab").contains(" /data auto defaults,nofail,"), "{}", machine.get("/etc/fstab"));
+    assert!(
+        machine.get("/etc/fstab").contains(" /data auto defaults,nosuid,nodev,nofail,"),
+        "{}",
+        machine.get("/etc/fstab")
+    );
+    let options = machine.ok("findmnt --noheadings --output OPTIONS /data");
+    assert!(
+        options.contains("nosuid") && options.contains("nodev"),
+        "what a container writes there makes nobody root: {options}"
+    );
     machine.ok("docker exec vol_a_1 /bin/sh -c 'echo precious > /kept/word'");
     let id = machine.ok("docker inspect -f '{{.Id}}' vol_a_1");
 

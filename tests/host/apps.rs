@@ -44,6 +44,14 @@ pub fn start_notes(machine: &Machine, version: &str) {
     machine.ok("systemctl start appliance");
 }
 
+/// The same with a branch `live`, which is at v1 and can be moved to the others.
+pub fn start_notes_of_branch(machine: &Machine) {
+    install_notes(machine);
+    machine.ok("runuser -u app -- git -C /srv/notes.git update-ref refs/heads/live refs/heads/v1");
+    machine.put("/app/env.yml", env_yml(machine, "live"), 0o600);
+    machine.ok("systemctl start appliance");
+}
+
 /// The app that tells what reached it, with more lines under `appliance:` (two spaces in).
 pub fn start_mirror(machine: &Machine, more: &str) {
     machine.put_directory(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mirror"), "/srv/mirror");
@@ -128,7 +136,7 @@ pub fn get(machine: &Machine, path: &str) -> (u16, String) {
 /// curl from this machine, with its own TLS check off, since the certificate is self-signed.
 pub fn curl(_: &Machine, args: &[&str]) -> (u16, String) {
     let output = std::process::Command::new("curl")
-        .args(["--silent", "--insecure", "--noproxy", "*", "--max-time", "20", "--write-out", "\n%{http_code}"])
+        .args(["--silent", "--insecure", "--noproxy", "*", "--max-time", "60", "--write-out", "\n%{http_code}"])
         .args(args)
         .output()
         .expect("curl can be run");

@@ -1,7 +1,7 @@
 //! One booted host: a throw-away overlay over the root file system, booted by systemd-nspawn, with an address of its
 //! own. It is powered off and removed when it is dropped; a test that failed leaves its journal behind.
 
-use super::{ground, rootfs, wait_for};
+use super::{ground, patience, prepared, rootfs, wait_for};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -58,6 +58,17 @@ impl Machine {
 
     fn boot_on(name: &str, megabytes: Option<u32>, parts: fn() -> rootfs::Parts) -> Machine {
         let parts = parts();
+        let installed = prepared::installed(&parts);
+        let mut machine = Machine::lay(name, megabytes, &parts);
+        machine.bare = false;
+        machine.mount(&[&installed, &parts.rootfs]);
+        machine.start();
+        prepared::wake(&machine);
+        machine
+    }
+
+    /// A host's directory, with a copy of Docker's data; nothing is mounted or booted.
+    fn lay(name: &str, megabytes: Option<u32>, parts: &rootfs::Parts) -> Machine {
         let (network, claim) = claim_network();
         let base = PathBuf::from(format!("/var/tmp/appliance-test/{name}-{network}"));
         ground::remove(&base);
@@ -68,12 +79,20 @@ impl Machine {
             "cp",
             &["-a", "--reflink=auto", &parts.docker.display().to_string(), &docker.display().to_string()],
         );
-        let machine =
-            Machine { name: name.to_owned(), base, docker, nspawn: Mutex::new(None), network, claim, bare: false };
-        machine.mount(&parts.rootfs);
+        Machine { name: name.to_owned(), base, docker, nspawn: Mutex::new(None), network, claim, bare: true }
+    }
+
+    /// A host without the package, whose changes to the root file system can be kept as a layer.
+    pub(super) fn boot_plain(name: &str, parts: &rootfs::Parts) -> Machine {
+        let machine = Machine::lay(name, None, parts);
+        machine.mount(&[&parts.rootfs]);
         machine.start();
-        machine.install();
         machine
+    }
+
+    /// Where the host's changes to its root file system lie.
+    pub(super) fn changes(&self) -> PathBuf {
+        self.base.join("up")
     }
 
     /// A host without the package: for building the parts, or for what is no appliance.
@@ -85,17 +104,19 @@ impl Machine {
         let docker = docker.to_owned();
         let machine =
             Machine { name: name.to_owned(), base, docker, nspawn: Mutex::new(None), network, claim, bare: true };
-        machine.mount(rootfs);
+        machine.mount(&[rootfs]);
         machine.start();
         machine
     }
 
-    fn mount(&self, rootfs: &Path) {
+    /// Mounts the root file system: the layers, the first over the others, and above them what the host changes.
+    fn mount(&self, layers: &[&Path]) {
         for part in ["up", "work", "root"] {
             fs::create_dir_all(self.base.join(part)).expect("the overlay's directories can be made");
         }
         let part = |name: &str| self.base.join(name).display().to_string();
-        let options = format!("lowerdir={},upperdir={},workdir={}", rootfs.display(), part("up"), part("work"));
+        let layers = layers.iter().map(|layer| layer.display().to_string()).collect::<Vec<_>>().join(":");
+        let options = format!("lowerdir={layers},upperdir={},workdir={}", part("up"), part("work"));
         rootfs::run("mount", &["-t", "overlay", "overlay", "-o", &options, &part("root")]);
         fs::write(self.base.join("root/etc/machine-id"), "").expect("the machine id can be emptied");
     }
@@ -170,18 +191,6 @@ impl Machine {
         self.ok(&format!("ip addr replace {}/24 dev host0 && ip link set host0 up", self.address()));
     }
 
-    fn install(&self) {
-        let package = std::env::var("APPLIANCE_DEB")
-            .unwrap_or_else(|_| format!("{}/target/deb/appliance-test.deb", env!("CARGO_MANIFEST_DIR")));
-        assert!(
-            Path::new(&package).exists(),
-            "{package} is missing; the Makefile builds it (make test, make bench, make demo)"
-        );
-        self.put_file(Path::new(&package), "/root/appliance.deb");
-        // There is no network: an update would wait for each of Debian's servers.
-        self.ok("truncate -s 0 /etc/apt/sources.list; dpkg --install /root/appliance.deb");
-    }
-
     /// Its address, as seen from this machine.
     pub fn address(&self) -> String {
         format!("10.77.{}.2", self.network)
@@ -193,7 +202,12 @@ impl Machine {
 
     fn command(&self, seconds: u64, script: &str) -> Command {
         let mut command = Command::new("timeout");
-        command.args([&seconds.to_string(), "nsenter", "--target", &self.leader().to_string()]);
+        command.args([
+            &(seconds * u64::from(patience::factor())).to_string(),
+            "nsenter",
+            "--target",
+            &self.leader().to_string(),
+        ]);
         command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"]);
         // A login's environment, not this machine's.
         command.args([
@@ -212,7 +226,7 @@ impl Machine {
         self.sh_for(COMMAND_S, script)
     }
 
-    /// Runs a script with a deadline of its own; 124 is its exit code when that passes.
+    /// Runs a script with a deadline of its own, which is stretched; 124 is its exit code when that passes.
     pub fn sh_for(&self, seconds: u64, script: &str) -> Out {
         let output = self.command(seconds, script).stdin(Stdio::null()).output().expect("nsenter can be run");
         Out {

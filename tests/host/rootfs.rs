@@ -46,7 +46,11 @@ pub fn cache() -> PathBuf {
 }
 
 pub fn part_hash(recipe: &[&str]) -> String {
-    let digest = Sha256::digest(recipe.join("\n"));
+    hex(&Sha256::digest(recipe.join("\n")))
+}
+
+/// The beginning of a digest, which is enough of a name.
+pub fn hex(digest: &[u8]) -> String {
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 

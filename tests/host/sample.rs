@@ -17,3 +17,17 @@ pub fn seed() -> u32 {
     println!("the same again: APPLIANCE_SEED={seed}");
     seed
 }
+
+/// Numbers that follow from a seed (Knuth's constants).
+pub struct Random(u64);
+
+impl Random {
+    pub fn of(seed: u32) -> Random {
+        Random(u64::from(seed))
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).expect("31 bits fit") % bound
+    }
+}

@@ -108,7 +108,7 @@ impl Vm {
 
     fn run(&self, payload: &str) -> String {
         let mut command = Command::new("timeout");
-        command.arg(RUN_S.to_string()).arg("qemu-system-x86_64");
+        command.arg((RUN_S * u64::from(super::patience::factor())).to_string()).arg("qemu-system-x86_64");
         command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024", "-smp", "2"]);
         command.args(["-display", "none", "-no-reboot", "-serial", "stdio", "-monitor", "none", "-nic", "none"]);
         command.arg("-kernel").arg(&self.image.kernel).arg("-initrd").arg(&self.image.initrd);

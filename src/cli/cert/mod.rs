@@ -61,7 +61,7 @@ fn show(arguments: &ShowArguments) -> Result<u8> {
         });
         print(&format!("{}\n", serde_json::to_string_pretty(&told)?))?;
     } else {
-        let issuer = if facts.self_signed { "itself" } else { &facts.issuer };
+        let issuer = if facts.self_signed { "self-signed" } else { &facts.issuer };
         let (names, expires) = (names.join(" "), time(facts.not_after));
         print(&format!("names    {names}\nissuer   {issuer}\nexpires  {expires}\n"))?;
     }

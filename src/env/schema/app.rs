@@ -25,6 +25,8 @@ pub struct Ecs {
 struct Common {
     /// Services whose crash loop fails the stack, beside those with a route.
     critical: Option<Vec<String>>,
+    /// What the compose file may ask of the host (default: everything).
+    allow: Option<Allow>,
     /// The database's name (default: the app's).
     database: Option<String>,
     /// The compose file (default: /app/etc/NAME/docker-compose.yml, else the repository's own).
@@ -67,6 +69,14 @@ struct Release {
     verify: Option<Keys>,
     /// Known ssh host keys.
     host_keys: Option<Keys>,
+}
+
+#[derive(JsonSchema)]
+struct Allow {
+    /// Privileged containers, capabilities, devices and the host's namespaces (default true).
+    privileged: Option<Boolean>,
+    /// Which files and directories of the host: own (the app's) or any (default any).
+    binds: Option<Binds>,
 }
 
 #[derive(JsonSchema)]

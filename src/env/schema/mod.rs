@@ -1,4 +1,4 @@
-//! The JSON Schema of env.yml, for editors: keys, types and what they mean (spec/env.md, "Keys"). The appliance itself
+//! The JSON Schema of env.yml, for editors: keys, types and what they mean (docs/env.md). The appliance itself
 //! does not judge by it: `env check` knows more rules. A test holds that both know the same keys.
 #![allow(dead_code)] // These types are never made; they are only described.
 

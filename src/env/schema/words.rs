@@ -38,6 +38,7 @@ described!(CommitId, { "type": "string", "pattern": "^([0-9a-fA-F]{40}|[0-9a-fA-
 described!(Name, { "type": "string", "pattern": "^[a-z][a-z0-9-]{0,30}$" });
 described!(EcsName, { "const": "ecs" });
 described!(Local, { "enum": ["keep", "merge"] });
+described!(Binds, { "enum": ["own", "any"] });
 described!(Command, { "type": ["string", "array"], "items": { "type": "string" } });
 described!(Keys, { "type": ["string", "array"], "items": { "type": "string" } });
 described!(Setup, {

@@ -1,7 +1,7 @@
 //! Our account with an ACME server: made once and kept, or taken over from dehydrated.
 
-use super::Authority;
 use super::transport::Transport;
+use super::{Authority, NONCES, is_kind};
 use crate::host::{Cmd, Host};
 use anyhow::{Context, Result, anyhow};
 use base64::Engine;
@@ -12,7 +12,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
 
 /// Where accounts are kept, one per server.
-const ACCOUNTS: &str = "/app/etc/acme";
+const ACCOUNTS: &str = "/data/appliance/host/acme";
 const MAX_ACCOUNT: u64 = 64 << 10;
 /// Where dehydrated, which issued before us, kept its accounts: one directory per server.
 const DEHYDRATED: &str = "/app/etc/dehydrated/accounts";
@@ -28,40 +28,20 @@ impl Host {
     /// used.
     pub(super) async fn account(&self, authority: &Authority, transport: Transport) -> Result<Account> {
         let path = account_path(authority);
-        let builder = Account::builder_with_http(Box::new(transport));
+        let builder = || Account::builder_with_http(Box::new(transport.clone()));
         if let Some(text) = self.read(&path, MAX_ACCOUNT)? {
             let credentials: AccountCredentials =
                 serde_json::from_slice(&text).with_context(|| format!("{path} is broken; remove it"))?;
             let talk = || format!("could not talk to the ACME server {}", authority.directory);
-            return builder.from_credentials(credentials).await.with_context(talk);
+            return builder().from_credentials(credentials).await.with_context(talk);
         }
         let (account, credentials) = match self.dehydrateds(authority).await {
             Some((account, credentials)) => (account, credentials),
-            None => self.new_account(builder, authority).await?,
+            None => new_account(builder, authority).await?,
         };
         let text = serde_json::to_vec(&credentials).context("the account cannot be written")?;
         self.put(&path, &text, 0o600)?;
         Ok(account)
-    }
-
-    async fn new_account(
-        &self,
-        builder: instant_acme::AccountBuilder,
-        authority: &Authority,
-    ) -> Result<(Account, AccountCredentials)> {
-        let eab = match &authority.eab {
-            Some((kid, key)) => {
-                let key = URL_SAFE_NO_PAD.decode(key.expose().trim().trim_end_matches('='));
-                let key = key.ok().context("'appliance.ssl.acme.eab.key' is not base64url")?;
-                Some(ExternalAccountKey::new(kid.clone(), &key))
-            }
-            None => None,
-        };
-        let contact = authority.email.as_ref().map(|email| format!("mailto:{email}"));
-        let contacts: Vec<&str> = contact.iter().map(String::as_str).collect();
-        let wanted = NewAccount { contact: &contacts, terms_of_service_agreed: true, only_return_existing: false };
-        let made = builder.create(&wanted, authority.directory.clone(), eab.as_ref()).await;
-        made.with_context(|| format!("could get no account at the ACME server {}", authority.directory))
     }
 
     /// The account that dehydrated had with this server, where its key is one that we can use (P-256).
@@ -95,4 +75,23 @@ impl Host {
         }
         Ok(None)
     }
+}
+
+async fn new_account(
+    builder: impl Fn() -> instant_acme::AccountBuilder,
+    authority: &Authority,
+) -> Result<(Account, AccountCredentials)> {
+    let eab = match &authority.eab {
+        Some((kid, key)) => {
+            let key = URL_SAFE_NO_PAD.decode(key.expose().trim().trim_end_matches('='));
+            let key = key.ok().context("'appliance.ssl.acme.eab.key' is not base64url")?;
+            Some(ExternalAccountKey::new(kid.clone(), &key))
+        }
+        None => None,
+    };
+    let contact = authority.email.as_ref().map(|email| format!("mailto:{email}"));
+    let contacts: Vec<&str> = contact.iter().map(String::as_str).collect();
+    let wanted = NewAccount { contact: &contacts, terms_of_service_agreed: true, only_return_existing: false };
+    let made = with_nonce!(builder().create(&wanted, authority.directory.clone(), eab.as_ref()).await);
+    made.with_context(|| format!("could get no account at the ACME server {}", authority.directory))
 }

@@ -2,6 +2,19 @@
 //! account is `account.rs`, the way to the server `transport.rs`. When to order, and what becomes of the result, is
 //! `certificate/`.
 
+/// Tries a step again while the server refuses its nonces.
+macro_rules! with_nonce {
+    ($step:expr) => {{
+        let end = tokio::time::Instant::now() + NONCES;
+        loop {
+            match $step {
+                Err(error) if is_kind(&error, "badNonce") && tokio::time::Instant::now() < end => {}
+                other => break other,
+            }
+        }
+    }};
+}
+
 mod account;
 mod transport;
 
@@ -22,8 +35,9 @@ use transport::{Peace, Transport};
 pub const CHALLENGES: &str = "/var/lib/appliance/acme";
 /// How long a server may take to validate, and to issue.
 const POLL: RetryPolicy = RetryPolicy::new().initial_delay(Duration::from_millis(200)).timeout(Duration::from_secs(60));
-/// How often one step is tried again when the server did not like its nonce; the library itself tries three times.
-const NONCE_TRIES: u32 = 8;
+/// How long a step is tried again while the server refuses its nonces (RFC 8555, 6.5): servers behind one address may not share them. The
+/// library itself tries three times.
+const NONCES: Duration = Duration::from_secs(120);
 
 /// A certificate authority and who we are to it.
 #[derive(Debug, Clone)]
@@ -59,19 +73,6 @@ pub struct Limited {
     /// Seconds since the epoch.
     pub until: i64,
     pub why: String,
-}
-
-/// Tries a step again while the server refuses its nonce.
-macro_rules! with_nonce {
-    ($step:expr) => {{
-        let mut tries = 0;
-        loop {
-            match $step {
-                Err(error) if is_kind(&error, "badNonce") && tries < NONCE_TRIES => tries += 1,
-                other => break other,
-            }
-        }
-    }};
 }
 
 fn is_kind(error: &Error, kind: &str) -> bool {
@@ -177,10 +178,10 @@ impl Host {
                 None => return Err(error.into()),
             },
         };
-        let mut tries = 0;
+        let end = tokio::time::Instant::now() + NONCES;
         while let Err(error) = self.answer(&mut order, published).await {
             match error.downcast_ref() {
-                Some(error) if is_kind(error, "badNonce") && tries < NONCE_TRIES => tries += 1,
+                Some(error) if is_kind(error, "badNonce") && tokio::time::Instant::now() < end => {}
                 Some(Error::Api(problem)) => return refused(&mut order, problem.to_string()).await,
                 _ => return Err(error),
             }

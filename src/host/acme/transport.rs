@@ -31,6 +31,7 @@ impl Peace {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Transport {
     client: reqwest::Client,
     peace: Peace,

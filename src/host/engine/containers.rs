@@ -1,7 +1,7 @@
 //! Verbs about containers that take more than one call.
 
 use super::convert::{by_label, docker_error, inspected, summary, usage};
-use super::{Engine, QUICK, too_slow};
+use super::{Engine, QUICK, too_long, too_slow};
 use crate::host::docker::*;
 use anyhow::{Context, Result, anyhow};
 use bollard::errors::Error as ApiError;
@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// How many calls are under way at once where one is made for each container.
 const AT_ONCE: usize = 16;
+/// No event is taken to be older: a listener that is so late is one that was stopped.
+const OLDEST: Duration = Duration::from_secs(600);
 
 impl Engine {
     /// Those that ended are always asked for how.
@@ -85,7 +87,7 @@ impl Engine {
         self.call("start", QUICK, |api| api.start_container(id, None)).await?;
         let client = self.client().await?;
         let ended = tokio::time::timeout(deadline, client.wait_container(id, None).next()).await;
-        let exit_code = match ended.map_err(|_| too_slow("finish the container", deadline))? {
+        let exit_code = match ended.map_err(|_| too_long("finish the container", deadline))? {
             Some(Ok(end)) => end.status_code,
             Some(Err(ApiError::DockerContainerWaitError { code, .. })) => code,
             Some(Err(other)) => return Err(docker_error(other)),
@@ -155,6 +157,13 @@ impl Engine {
     }
 }
 
+/// Docker's clock is this host's; one that was set meanwhile makes nothing older than it can be.
+fn age(since: Option<i64>, now: jiff::Timestamp) -> Duration {
+    let since = since.and_then(|nanos| jiff::Timestamp::from_nanosecond(nanos.into()).ok());
+    let age = since.and_then(|since| Duration::try_from(now.duration_since(since)).ok());
+    age.unwrap_or_default().min(OLDEST)
+}
+
 fn event(item: std::result::Result<EventMessage, ApiError>) -> Result<DockerEvent> {
     let message = item.map_err(docker_error)?;
     let actor = message.actor.unwrap_or_default();
@@ -164,5 +173,22 @@ fn event(item: std::result::Result<EventMessage, ApiError>) -> Result<DockerEven
         action: message.action.unwrap_or_default(),
         container_id: if of_network { attributes.remove("container") } else { actor.id }.unwrap_or_default(),
         signal: attributes.get("signal").and_then(|signal| signal.parse().ok()),
+        age: age(message.time_nano, crate::host::now()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_as_old_as_dockers_clock_says_within_reason() {
+        let now: jiff::Timestamp = "2026-01-01T00:00:10Z".parse().expect("a time");
+        let nanos =
+            |text: &str| text.parse::<jiff::Timestamp>().ok().and_then(|at| i64::try_from(at.as_nanosecond()).ok());
+        assert_eq!(age(nanos("2026-01-01T00:00:07.5Z"), now), Duration::from_millis(2500));
+        assert_eq!(age(nanos("2026-01-01T00:01:00Z"), now), Duration::ZERO, "the clock was set back");
+        assert_eq!(age(nanos("2020-01-01T00:00:00Z"), now), OLDEST, "or forward");
+        assert_eq!(age(None, now), Duration::ZERO);
+    }
 }

@@ -1,11 +1,11 @@
 //! bollard's answers and errors as the house's own types. Pure.
 
-use crate::host::docker::{Container, ContainerState, DockerError, Health, NetworkState, Usage};
+use crate::host::docker::{Container, ContainerState, DockerError, Health, NetworkState, Usage, VolumeState};
 use anyhow::anyhow;
 use bollard::errors::Error as ApiError;
 use bollard::models::{
     ContainerCpuStats, ContainerInspectResponse, ContainerStateStatusEnum, ContainerStatsResponse, ContainerSummary,
-    ContainerSummaryStateEnum, EndpointSettings, HealthStatusEnum, Network,
+    ContainerSummaryStateEnum, EndpointSettings, HealthStatusEnum, Network, Volume,
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,6 +13,9 @@ use std::net::IpAddr;
 pub(super) fn docker_error(error: ApiError) -> anyhow::Error {
     match error {
         ApiError::DockerResponseServerError { status_code: 404, message } => DockerError::NotFound(message).into(),
+        ApiError::DockerResponseServerError { message, .. } if is_of_another_version(&message) => {
+            DockerError::Away(message).into()
+        }
         ApiError::DockerResponseServerError { message, .. } => DockerError::Refused(message).into(),
         ApiError::DockerStreamError { error } => DockerError::Refused(error).into(),
         ApiError::SocketNotFoundError(path) => DockerError::Away(format!("no socket {path}")).into(),
@@ -22,6 +25,12 @@ pub(super) fn docker_error(error: ApiError) -> anyhow::Error {
         ApiError::RequestTimeoutError => DockerError::Away("no answer".to_owned()).into(),
         other => anyhow!(other),
     }
+}
+
+/// Whether the daemon was replaced by one that does not speak the version that was agreed on before.
+pub(super) fn is_of_another_version(message: &str) -> bool {
+    message.contains("is too old. Minimum supported API version")
+        || message.contains("is too new. Maximum supported API version")
 }
 
 pub(super) fn by_label(name: &str, value: &str) -> Option<HashMap<String, Vec<String>>> {
@@ -136,9 +145,23 @@ pub(super) fn usage(stats: ContainerStatsResponse) -> Usage {
     }
 }
 
+pub(super) fn volume(volume: Volume) -> VolumeState {
+    VolumeState { name: volume.name, labels: volume.labels, driver: volume.driver, options: volume.options }
+}
+
 pub(super) fn network(network: Network) -> NetworkState {
     let configs = network.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
+    let options = network.options.unwrap_or_default();
+    let is = |name: &str, values: &[&str]| options.get(name).is_some_and(|value| values.contains(&value.as_str()));
+    let is_bridge = network.driver.as_deref() == Some("bridge");
+    let is_hidden = |mode: &str| {
+        let is_open = is(mode, &["routed", "nat-unprotected"])
+            || is("com.docker.network.bridge.enable_ip_masquerade", &["false", "0"]);
+        is_bridge && !is_open
+    };
     NetworkState {
+        is_hidden: is_hidden("com.docker.network.bridge.gateway_mode_ipv4"),
+        is_hidden6: is_hidden("com.docker.network.bridge.gateway_mode_ipv6"),
         id: network.id.unwrap_or_default(),
         name: network.name.unwrap_or_default(),
         labels: network.labels.unwrap_or_default(),
@@ -162,6 +185,16 @@ pub(super) fn first_address(subnet: &str) -> Option<std::net::Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_of_another_version_is_known_by_its_words() {
+        // Other refusals stay refusals.
+        assert!(is_of_another_version(
+            "client version 1.41 is too old. Minimum supported API version is 1.44, please upgrade"
+        ));
+        assert!(is_of_another_version("client version 1.52 is too new. Maximum supported API version is 1.41"));
+        assert!(!is_of_another_version("invalid reference format: the name is too old"));
+    }
 
     #[test]
     fn the_tag_is_what_stands_behind_the_last_name() {

@@ -66,13 +66,20 @@ impl Engine {
         let version = client.client_version();
         let with_buildkit = (version.major_version, version.minor_version) >= BUILDKIT;
         let mut options = BuildImageOptions {
-            dockerfile: request.dockerfile.clone(),
+            dockerfile: match request.inline {
+                Some(_) => build::INLINE.to_owned(),
+                None => request.dockerfile.clone(),
+            },
             t: Some(request.tag.clone()),
             buildargs: Some(request.args.clone().into_iter().collect()),
             labels: Some(request.labels.clone().into_iter().collect()),
             target: request.target.clone(),
             networkmode: request.network.clone(),
             cachefrom: Some(request.cache_from.clone()).filter(|list| !list.is_empty()),
+            nocache: request.no_cache,
+            pull: request.pull.then(|| "1".to_owned()),
+            shmsize: request.shm_size.and_then(|size| i32::try_from(size).ok()),
+            extrahosts: Some(request.extra_hosts.join(",")).filter(|hosts| !hosts.is_empty()),
             rm: true,
             forcerm: true,
             ..Default::default()
@@ -85,7 +92,10 @@ impl Engine {
         }
         let context = match request.is_directory {
             true => build::directory_stream(&request.context)?.boxed(),
-            false => context_stream(&request.context, &request.dockerfile, &request.contexts)?.boxed(),
+            false => match &request.inline {
+                Some(text) => build::inline_stream(&request.context, text, &request.contexts)?.boxed(),
+                None => context_stream(&request.context, &request.dockerfile, &request.contexts)?.boxed(),
+            },
         };
         let logins = Some(credentials::all().await?).filter(|all| !all.is_empty());
         let stream = client.build_image(options, logins, Some(bollard::body_try_stream(context)));

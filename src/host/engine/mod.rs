@@ -14,12 +14,12 @@ use anyhow::{Context, Result};
 use bollard::errors::Error as ApiError;
 use bollard::models::{NetworkCreateRequest, VolumeCreateRequest};
 use bollard::query_parameters::*;
-use convert::{docker_error, first_address};
+use convert::{docker_error, first_address, is_of_another_version};
 use futures_util::stream::{BoxStream, StreamExt};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 const SOCKET: &str = "/var/run/docker.sock";
 /// How long a verb that should be quick may take.
@@ -31,31 +31,44 @@ const CLIENT_LIMIT_S: u64 = 4 * 3600;
 
 /// The local engine. Connects at first use, so that a daemon that is away is an error of the verb.
 pub struct Engine {
-    client: OnceCell<bollard::Docker>,
+    /// One for each version of the API that was agreed on: the daemon may be replaced by another one while this process lives. They are
+    /// never freed, since verbs may still be at them; another version is a matter of years.
+    client: Mutex<Option<&'static bollard::Docker>>,
 }
 
 impl Engine {
     pub fn local() -> Engine {
-        Engine { client: OnceCell::new() }
+        Engine { client: Mutex::new(None) }
     }
 
-    async fn client(&self) -> Result<&bollard::Docker> {
-        self.client
-            .get_or_try_init(|| async {
-                let ours = bollard::API_DEFAULT_VERSION;
-                let connect = |version: &bollard::ClientVersion| {
-                    bollard::Docker::connect_with_socket(SOCKET, CLIENT_LIMIT_S, version)
-                };
-                let negotiate = async {
-                    match version::spoken(SOCKET).await? {
-                        Some(theirs) if theirs < *ours => connect(&theirs).map_err(docker_error),
-                        Some(_) => connect(ours).map_err(docker_error),
-                        None => connect(ours).map_err(docker_error)?.negotiate_version().await.map_err(docker_error),
-                    }
-                };
-                tokio::time::timeout(QUICK, negotiate).await.unwrap_or_else(|_| Err(too_slow("answer", QUICK)))
-            })
-            .await
+    async fn client(&self) -> Result<&'static bollard::Docker> {
+        let mut client = self.client.lock().await;
+        if let Some(known) = *client {
+            return Ok(known);
+        }
+        let ours = bollard::API_DEFAULT_VERSION;
+        let connect =
+            |version: &bollard::ClientVersion| bollard::Docker::connect_with_socket(SOCKET, CLIENT_LIMIT_S, version);
+        let negotiate = async {
+            match version::spoken(SOCKET).await? {
+                Some(theirs) if theirs < *ours => connect(&theirs).map_err(docker_error),
+                Some(_) => connect(ours).map_err(docker_error),
+                None => connect(ours).map_err(docker_error)?.negotiate_version().await.map_err(docker_error),
+            }
+        };
+        let made = tokio::time::timeout(QUICK, negotiate).await.unwrap_or_else(|_| Err(too_slow("answer", QUICK)))?;
+        let made: &'static bollard::Docker = Box::leak(Box::new(made));
+        *client = Some(made);
+        Ok(made)
+    }
+
+    /// The daemon refuses the version that was agreed on: the next verb agrees on another one.
+    async fn forget_version(&self, error: &ApiError) {
+        if let ApiError::DockerResponseServerError { message, .. } = error
+            && is_of_another_version(message)
+        {
+            *self.client.lock().await = None;
+        }
     }
 
     /// One call with a deadline.
@@ -70,14 +83,22 @@ impl Engine {
     {
         let client = self.client().await?;
         match tokio::time::timeout(deadline, call(client)).await {
-            Ok(result) => result.map_err(docker_error),
+            Ok(Err(error)) => {
+                self.forget_version(&error).await;
+                Err(docker_error(error))
+            }
+            Ok(Ok(done)) => Ok(done),
             Err(_) => Err(too_slow(verb, deadline)),
         }
     }
 }
 
 fn too_slow(verb: &'static str, deadline: Duration) -> anyhow::Error {
-    DockerError::TooSlow { verb, seconds: deadline.as_secs() }.into()
+    DockerError::TooSlow { verb, seconds: deadline.as_secs(), is_long: false }.into()
+}
+
+fn too_long(verb: &'static str, deadline: Duration) -> anyhow::Error {
+    DockerError::TooSlow { verb, seconds: deadline.as_secs(), is_long: true }.into()
 }
 
 /// Hands a stream's lines on until it ends, with one deadline for all of it.
@@ -94,7 +115,7 @@ where
     };
     match tokio::time::timeout(LONG, work).await {
         Ok(result) => result,
-        Err(_) => Err(too_slow(verb, LONG)),
+        Err(_) => Err(too_long(verb, LONG)),
     }
 }
 
@@ -242,11 +263,11 @@ impl Docker for Engine {
         Box::pin(self.list_volumes(project))
     }
 
-    fn has_volume<'a>(&'a self, name: &'a str) -> Pending<'a, Result<bool>> {
+    fn volume<'a>(&'a self, name: &'a str) -> Pending<'a, Result<Option<VolumeState>>> {
         Box::pin(async move {
             match self.call("inspect the volume", QUICK, |api| api.inspect_volume(name)).await {
-                Ok(_) => Ok(true),
-                Err(error) if is_missing(&error) => Ok(false),
+                Ok(found) => Ok(Some(convert::volume(found))),
+                Err(error) if is_missing(&error) => Ok(None),
                 Err(error) => Err(error),
             }
         })

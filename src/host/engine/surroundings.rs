@@ -1,6 +1,6 @@
 //! Networks and volumes as they are.
 
-use super::convert::{by_label, network};
+use super::convert::{by_label, network, volume};
 use super::{Engine, QUICK};
 use crate::host::docker::*;
 use anyhow::Result;
@@ -25,7 +25,6 @@ impl Engine {
     pub(super) async fn list_volumes(&self, project: &str) -> Result<Vec<VolumeState>> {
         let options = ListVolumesOptions { filters: by_label(LABEL_PROJECT, project) };
         let found = self.call("list volumes", QUICK, |api| api.list_volumes(Some(options))).await?;
-        let volume = |volume: bollard::models::Volume| VolumeState { name: volume.name, labels: volume.labels };
         Ok(found.volumes.unwrap_or_default().into_iter().map(volume).collect())
     }
 }

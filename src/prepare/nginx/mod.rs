@@ -29,7 +29,7 @@ const MAX_CONFIG: u64 = 1 << 20;
 
 /// The site as it should be now.
 fn wanted(env: &Env, host: &Host) -> Result<String> {
-    let ledger = Ledger::read(host)?;
+    let ledger = Ledger::read_for(host, &env.app.name)?;
     let routes = ledger.current.map(|release| release.routes).unwrap_or_default();
     site::render(env, &routes, &site::Facts::look(host, Some(&env.app.name))?)
 }

@@ -23,20 +23,17 @@ impl Facts {
         Ok(Facts {
             ipv6: host.exists("/proc/net/if_inet6"),
             certificate: host.exists(tls::CERTIFICATE) && host.exists(tls::KEY),
-            client_ca: app.and_then(|app| client_ca::usable(host, app)),
+            client_ca: match app {
+                Some(app) => client_ca::usable(host, app)?,
+                None => None,
+            },
             resolvers: match tls::current(host) {
-                Some(pair) if pair.can_be_stapled() => resolvers(host)?,
+                // As many as the host itself asks (resolv.conf(5), MAXNS).
+                Some(pair) if pair.can_be_stapled() => host.resolvers()?.into_iter().take(3).collect(),
                 _ => Vec::new(),
             },
         })
     }
-}
-
-/// The host's name servers (resolv.conf(5)).
-fn resolvers(host: &Host) -> Result<Vec<IpAddr>> {
-    let text = host.read_text("/etc/resolv.conf", 64 << 10)?.unwrap_or_default();
-    let server = |line: &str| line.trim().strip_prefix("nameserver")?.trim().parse().ok();
-    Ok(text.lines().filter_map(server).take(3).collect())
 }
 
 const TEMPLATES: [(&str, &str); 5] = [
@@ -102,6 +99,7 @@ pub(super) fn render(env: &Env, routes: &[Route], facts: &Facts) -> Result<Strin
     // The longest prefix first, for the reader; nginx itself does not mind.
     let mut routes: Vec<&Route> = routes.iter().collect();
     routes.sort_by_key(|route| (std::cmp::Reverse(route.path.len()), route.path.clone()));
+    let has_root = routes.iter().any(|route| route.path == "/");
     let routes: Vec<minijinja::Value> = routes
         .iter()
         .map(|route| {
@@ -120,11 +118,12 @@ pub(super) fn render(env: &Env, routes: &[Route], facts: &Facts) -> Result<Strin
         hosts => hosts.join(" "),
         // Mandatory client certificates without a CA to check them: nobody gets to the app.
         routes => if mandatory && authority.is_none() { Vec::new() } else { routes },
+        has_root,
         client_ca => authority.map_or("", |authority| authority.digest.as_str()),
         client_crl => authority.is_some_and(|authority| authority.has_list),
         verify_depth => authority.map_or(1, |authority| authority.depth),
         verify => if mandatory { "on" } else { "optional" },
-        ca_directory => client_ca::directory(&env.app.name),
+        ca_directory => client_ca::CHECKED,
         ..common
     };
     template("app.conf", values)
@@ -160,6 +159,15 @@ mod tests {
         let facts = Facts { ipv6: true, certificate: true, client_ca: Some(client_ca), resolvers };
         let site = render(&env(", allowed_hosts: [a.de, '*.b.de']"), &routes(), &facts).expect("the site renders");
         insta::assert_snapshot!(site);
+    }
+
+    #[test]
+    fn without_a_route_at_the_root_nothing_of_the_host_is_served() {
+        let facts = Facts { ipv6: false, certificate: true, client_ca: None, resolvers: Vec::new() };
+        let (all, below) = (routes(), routes().split_off(1));
+        let root = "location / {\n        return 404;";
+        assert!(!render(&env(""), &all, &facts).expect("the site renders").contains(root));
+        assert!(render(&env(""), &below, &facts).expect("the site renders").contains(root));
     }
 
     #[test]

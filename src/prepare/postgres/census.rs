@@ -1,10 +1,9 @@
-//! What is in a cluster, counted: by it a copy is compared with its original. Debian's tool does not look at whether everything came
-//! through.
+//! What is in a cluster, counted: by it a copy is compared with its original.
 
 use super::cluster::Cluster;
-use crate::host::{Cmd, Host, What};
+use crate::host::{Host, Login};
 use crate::value::Owner;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -17,11 +16,15 @@ const NAMED: usize = 5;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Census(BTreeSet<String>);
 
-/// Counts everything in all databases that can be connected to. What belongs to an extension differs from version to version.
-pub async fn take(cluster: &Cluster, host: &Host) -> Result<Census> {
+/// Counts everything in all databases that can be connected to, in the app's own logged in as the app: whoever plans a query of a table
+/// runs functions that its indexes and statistics name. What belongs to an extension differs from version to version.
+pub async fn take(cluster: &Cluster, app: &Login, host: &Host) -> Result<Census> {
     let mut all = BTreeSet::new();
-    for database in databases(cluster, host).await? {
-        let counted = host.first_value(&cluster.superuser(&database), CONTENTS.to_owned(), COUNTING).await;
+    let whose = whose(cluster, host).await?;
+    let as_app = whose.of_the_app.iter().map(|database| (database, app.in_database(database).pinned()));
+    let others = whose.others.iter().map(|database| (database, cluster.superuser(database)));
+    for (database, login) in as_app.chain(others) {
+        let counted = host.first_value(&login, CONTENTS.to_owned(), COUNTING).await;
         let counted =
             counted.with_context(|| format!("could not count what is in the database {database} of {}", cluster.id))?;
         all.extend(counted.unwrap_or_default().lines().map(|line| format!("{database}: {line}")));
@@ -31,35 +34,90 @@ pub async fn take(cluster: &Cluster, host: &Host) -> Result<Census> {
     Ok(Census(all))
 }
 
-/// The databases that can be connected to.
-pub async fn databases(cluster: &Cluster, host: &Host) -> Result<Vec<String>> {
-    let sql = "SELECT datname::text FROM pg_database WHERE datallowconn ORDER BY datname";
-    Ok(host.query(&cluster.superuser("postgres"), sql, &[]).await?.into_iter().flatten().flatten().collect())
+/// The databases of the app's role, and those that nobody can connect to.
+pub struct Whose {
+    pub of_the_app: Vec<String>,
+    pub others: Vec<String>,
+    /// Not the app's, and closed: what is in them cannot be read.
+    pub closed: Vec<String>,
 }
 
-/// Fills the materialized views of a copy that have data in the original: Debian's tool leaves them without. One may need another, so they
-/// are filled in the order in which they were made.
-pub async fn refresh(original: &Census, copy: &Cluster, deadline: Duration, host: &Host) -> Result<()> {
-    let sql = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-               WHERE c.relkind = 'm' AND NOT c.relispopulated ORDER BY c.oid";
-    for database in databases(copy, host).await? {
-        for view in host.query(&copy.superuser(&database), sql, &[]).await?.into_iter().flatten().flatten() {
-            if original.0.contains(&format!("{database}: materialized view {view}: without data")) {
-                continue;
-            }
-            let statement = format!("REFRESH MATERIALIZED VIEW {view}");
-            let cmd =
-                Cmd::new(&copy.program("psql"), ["--no-psqlrc", "--quiet", "--no-password", "--command", &statement])
-                    .env("PGHOST", "/var/run/postgresql")
-                    .env("PGPORT", copy.port.to_string())
-                    .env("PGUSER", "postgres")
-                    .env("PGDATABASE", &database)
-                    .deadline(deadline);
-            host.act(What::Database, &database, &format!("fill {view}"), cmd).await?;
+/// Whose database is which. One of the app's that is closed was gone back from, and is no part of a copy.
+pub async fn whose(cluster: &Cluster, host: &Host) -> Result<Whose> {
+    let sql = "SELECT datname::text, (pg_get_userbyid(datdba) = 'app')::text, datallowconn::text FROM pg_database \
+               WHERE datname <> 'template0' ORDER BY datname";
+    let mut all = Whose { of_the_app: Vec::new(), others: Vec::new(), closed: Vec::new() };
+    for row in host.query(&cluster.superuser("postgres"), sql, &[]).await? {
+        let row: Vec<String> = row.into_iter().flatten().collect();
+        let [name, is_apps, is_open] = &row[..] else { bail!("{} tells too little of a database", cluster.id) };
+        match (is_apps == "true", is_open == "true") {
+            (true, true) => all.of_the_app.push(name.clone()),
+            (true, false) => {}
+            (false, true) => all.others.push(name.clone()),
+            (false, false) => all.closed.push(name.clone()),
         }
     }
-    Ok(())
+    Ok(all)
 }
+
+/// What is not where it belongs: things of the app's role in others' databases, which the superuser would restore with all that they run;
+/// and things of others in the app's, which would become the app's.
+pub async fn strangers(cluster: &Cluster, whose: &Whose, host: &Host) -> Result<Vec<String>> {
+    let first = |rows: Vec<Vec<Option<String>>>| rows.into_iter().flatten().flatten().collect::<Vec<String>>();
+    let sql = "SELECT concat('the role app owns something in the database ', d.datname) \
+               FROM pg_shdepend s JOIN pg_database d ON d.oid = s.dbid \
+               WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid = (SELECT oid FROM pg_authid WHERE rolname = 'app') \
+               AND s.deptype = 'o' AND pg_get_userbyid(d.datdba) <> 'app' GROUP BY d.datname ORDER BY d.datname";
+    let mut all = first(host.query(&cluster.superuser("postgres"), sql, &[]).await?);
+    for database in &whose.of_the_app {
+        let found = first(host.query(&cluster.superuser(database), OWNED_BY_OTHERS, &[]).await?);
+        all.extend(found.into_iter().map(|thing| format!("in the database {database}, {thing}")));
+    }
+    Ok(all)
+}
+
+/// What the role app does not own, extensions and what is in them apart; at most some of each kind.
+const OWNED_BY_OTHERS: &str = r"
+WITH own AS (SELECT oid FROM pg_authid WHERE rolname = 'app'),
+schemas AS (SELECT oid, nspname, CASE WHEN oid IN (SELECT extnamespace FROM pg_extension) THEN (SELECT oid FROM own) ELSE nspowner END AS nspowner
+            FROM pg_namespace WHERE nspname <> 'information_schema' AND nspname !~ '^pg_'),
+parts AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e')
+(SELECT format('%s belongs to %s', c.oid::regclass, pg_get_userbyid(c.relowner)) FROM pg_class c JOIN schemas n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relowner NOT IN (SELECT oid FROM own)
+ AND NOT EXISTS (SELECT 1 FROM parts WHERE classid = 'pg_class'::regclass AND objid = c.oid) LIMIT 3)
+UNION ALL
+(SELECT format('the function %s belongs to %s', p.oid::regprocedure, pg_get_userbyid(p.proowner)) FROM pg_proc p JOIN schemas n ON n.oid = p.pronamespace
+ WHERE p.proowner NOT IN (SELECT oid FROM own)
+ AND NOT EXISTS (SELECT 1 FROM parts WHERE classid = 'pg_proc'::regclass AND objid = p.oid) LIMIT 3)
+UNION ALL
+(SELECT format('the schema %I belongs to %s', n.nspname, pg_get_userbyid(n.nspowner)) FROM schemas n
+ WHERE n.nspname <> 'public' AND n.nspowner NOT IN (SELECT oid FROM own)
+ AND NOT EXISTS (SELECT 1 FROM parts WHERE classid = 'pg_namespace'::regclass AND objid = n.oid) LIMIT 3)
+UNION ALL
+(SELECT format('the type %s belongs to %s', t.oid::regtype, pg_get_userbyid(t.typowner)) FROM pg_type t JOIN schemas n ON n.oid = t.typnamespace
+ WHERE t.typowner NOT IN (SELECT oid FROM own) AND t.typtype IN ('e', 'd', 'r', 'c', 'b') AND t.typelem = 0
+ AND (t.typrelid = 0 OR EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
+ AND NOT EXISTS (SELECT 1 FROM parts WHERE classid = 'pg_type'::regclass AND objid = t.oid) LIMIT 3)
+UNION ALL
+(SELECT format('the function %s is in the language %s, in which only a superuser can make one', p.oid::regprocedure, l.lanname)
+ FROM pg_proc p JOIN schemas n ON n.oid = p.pronamespace JOIN pg_language l ON l.oid = p.prolang
+ WHERE NOT l.lanpltrusted AND l.lanname <> 'sql' AND p.proowner IN (SELECT oid FROM own)
+ AND NOT EXISTS (SELECT 1 FROM parts WHERE classid = 'pg_proc'::regclass AND objid = p.oid) LIMIT 3)
+UNION ALL
+(SELECT format('there are default privileges of the role %s', pg_get_userbyid(defaclrole)) FROM pg_default_acl
+ WHERE defaclrole NOT IN (SELECT oid FROM own) GROUP BY defaclrole LIMIT 3)
+UNION ALL
+(SELECT format('the event trigger %I belongs to %s', evtname, pg_get_userbyid(evtowner)) FROM pg_event_trigger e
+ WHERE NOT EXISTS (SELECT 1 FROM parts WHERE classid = 'pg_event_trigger'::regclass AND objid = e.oid) LIMIT 3)
+UNION ALL
+(SELECT format('the publication %I belongs to %s', pubname, pg_get_userbyid(pubowner)) FROM pg_publication
+ WHERE pubowner NOT IN (SELECT oid FROM own) OR puballtables LIMIT 3)
+UNION ALL
+(SELECT format('the foreign server %I belongs to %s', srvname, pg_get_userbyid(srvowner)) FROM pg_foreign_server
+ WHERE srvowner NOT IN (SELECT oid FROM own) LIMIT 3)
+UNION ALL
+(SELECT format('the large object %s belongs to %s', oid, pg_get_userbyid(lomowner)) FROM pg_largeobject_metadata
+ WHERE lomowner NOT IN (SELECT oid FROM own) LIMIT 3)";
 
 /// What somebody has put elsewhere.
 pub async fn tablespaces(cluster: &Cluster, host: &Host) -> Result<Vec<String>> {
@@ -76,9 +134,9 @@ pub async fn is_empty(cluster: &Cluster, host: &Host) -> Result<bool> {
     let ask = async |database: &str, sql: &str| {
         let args =
             ["--no-psqlrc", "--no-password", "--tuples-only", "--no-align", "--dbname", database, "--command", sql];
-        let cmd = Cmd::new(&cluster.program("psql"), args)
-            .env("PGHOST", "/var/run/postgresql")
-            .env("PGPORT", cluster.port.to_string())
+        let cmd = cluster
+            .superuser(database)
+            .client(&cluster.program("psql"), args)
             .directory("/")
             .ids(ids)
             .deadline(COUNTING);
@@ -98,11 +156,13 @@ pub async fn is_empty(cluster: &Cluster, host: &Host) -> Result<bool> {
     Ok(lines.is_empty())
 }
 
-/// The bytes of all databases.
-pub async fn size(cluster: &Cluster, host: &Host) -> Result<u64> {
-    let sql = "SELECT sum(pg_database_size(oid))::text FROM pg_database";
-    let told = host.query(&cluster.superuser("postgres"), sql, &[]).await?.into_iter().flatten().flatten().next();
-    told.and_then(|told| told.parse().ok()).with_context(|| format!("{} tells no size", cluster.id))
+/// The bytes of all databases, and of the largest.
+pub async fn sizes(cluster: &Cluster, host: &Host) -> Result<(u64, u64)> {
+    let sql = "SELECT pg_database_size(oid)::text FROM pg_database";
+    let told = host.query(&cluster.superuser("postgres"), sql, &[]).await?;
+    let sizes: Vec<u64> = told.into_iter().flatten().flatten().filter_map(|size| size.parse().ok()).collect();
+    let largest = sizes.iter().max().with_context(|| format!("{} tells no size", cluster.id))?;
+    Ok((sizes.iter().sum(), *largest))
 }
 
 impl Census {
@@ -121,7 +181,7 @@ const ROLES: &str = "SELECT concat('role ', quote_ident(rolname), ' ', rolsuper,
 /// Rows of tables, values of sequences, and the names of everything else.
 const CONTENTS: &str = r"
 WITH own AS (
-    SELECT c.oid, c.relkind, c.relispopulated, format('%I.%I', n.nspname, c.relname) AS name
+    SELECT c.oid, c.relkind, c.relispopulated, c.relforcerowsecurity, format('%I.%I', n.nspname, c.relname) AS name
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
     AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
@@ -129,7 +189,10 @@ WITH own AS (
 ), lines AS (
     SELECT 'table ' || name || ': ' || (xpath('/row/n/text()', query_to_xml('SELECT count(*) AS n FROM ' || name, false, true, '')))[1]
            || ' rows' AS line
-    FROM own WHERE relkind = 'r'
+    FROM own WHERE relkind = 'r' AND NOT relforcerowsecurity
+    UNION ALL
+    -- Who counts sees what its policies show.
+    SELECT 'table ' || name || ', rows not counted: row security is forced' FROM own WHERE relkind = 'r' AND relforcerowsecurity
     UNION ALL
     -- Its rows are those of the moment when it was refreshed, and a copy is refreshed now.
     SELECT 'materialized view ' || name || CASE WHEN relispopulated THEN '' ELSE ': without data' END
@@ -141,6 +204,8 @@ WITH own AS (
     SELECT CASE relkind WHEN 'v' THEN 'view ' WHEN 'i' THEN 'index ' WHEN 'p' THEN 'partitioned table ' WHEN 'I' THEN 'partitioned index '
            ELSE 'relation ' END || name
     FROM own WHERE relkind NOT IN ('r', 'm', 'S', 't')
+    -- One that was not built to its end is no part of a dump.
+    AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_index i WHERE i.indexrelid = own.oid AND own.relkind = 'i' AND NOT i.indisvalid)
     UNION ALL
     SELECT 'constraint ' || quote_ident(o.conname) || ' of ' || own.name
     FROM pg_catalog.pg_constraint o JOIN own ON own.oid = o.conrelid WHERE o.contype IN ('p', 'u', 'f', 'c', 'x')

@@ -3,6 +3,7 @@
 
 use super::cluster::{self, Cluster, Id};
 use super::record::{self, Change, Record};
+use super::upgrade;
 use crate::host::{Changed, Cmd, File, Host, UnitState, What};
 use crate::state::Ledger;
 use anyhow::{Context, Result, bail};
@@ -14,10 +15,8 @@ const MAX_CONFIG: u64 = 1 << 20;
 const CREATING: Duration = Duration::from_secs(600);
 /// How long removing one may take.
 const DROPPING: Duration = Duration::from_secs(1800);
-/// How long copying one into another may take.
-const COPYING: Duration = Duration::from_secs(24 * 3600);
 /// The unit in which Debian's tools work on clusters: what a killed run had begun ends with it.
-const WORKER: &str = "appliance-postgres";
+pub(super) const WORKER: &str = "appliance-postgres";
 
 /// Undoes or finishes what a killed run had begun. Not for whoever is at it: a trial that goes on would be ended by it.
 pub async fn finish(host: &Host) -> Result<()> {
@@ -43,14 +42,11 @@ pub async fn finish(host: &Host) -> Result<()> {
         Change::Copy { to, port } => {
             let from = record.in_use.clone().context("an upgrade is under way, but of no cluster")?;
             tracing::warn!("an upgrade of PostgreSQL was cut off; {from} is brought back");
-            wipe(&to, host).await?;
-            // It may run with nobody let in, beside its unit.
-            stop(&from, host).await?;
-            put_in_place(&from, None, port, host).await?;
+            upgrade::undo(&from, &to, port, host).await?;
         }
         // The app was good on it, and may have been used since.
-        Change::Trial { .. } if Ledger::read(host)?.in_flight.is_none() => {}
-        Change::Trial { from, port } => {
+        Change::Trial { since, .. } if !is_on_trial(since, host)? => {}
+        Change::Trial { from, port, .. } => {
             let to = record.in_use.clone().context("an upgrade is being tried, but of no cluster")?;
             tracing::warn!("the app had not come up on {to} yet; {from} is brought back, and {to} is kept");
             put_in_place(&from, Some(&to), port, host).await?;
@@ -67,7 +63,7 @@ pub async fn finish(host: &Host) -> Result<()> {
 }
 
 /// One of Debian's tools, in the unit; what it says is in the journal.
-fn worker<'a>(program: &'a str, args: &[&'a str]) -> Cmd {
+pub(super) fn worker<'a>(program: &'a str, args: &[&'a str]) -> Cmd {
     let unit = format!("--unit={WORKER}");
     let run =
         ["--quiet", "--wait", "--collect", &unit, "--property=TimeoutStopSec=20", "--setenv=LC_ALL=C.UTF-8", program];
@@ -131,44 +127,6 @@ fn empty(id: &Id) -> String {
     format!("{}{}", id.data(), cluster::EMPTY)
 }
 
-/// Copies the cluster in use into a new one of another version, which then has its port and its configuration. The old one is stopped and
-/// kept. On an error the old one is in use as before.
-pub async fn copy(from: &Cluster, to: &Id, host: &Host) -> Result<()> {
-    if !host.names(&to.data())?.is_empty() || !host.names(&to.configuration())?.is_empty() {
-        bail!("{} or {} is not empty; nothing is done over it", to.data(), to.configuration());
-    }
-    let record = record::read(host)?;
-    let change = Change::Copy { to: to.clone(), port: from.port };
-    record::write(&Record { change: Some(change), ..record }, host)?;
-    // By dump: a newer distribution sorts text in another order, and indexes are built anew by it.
-    let args = ["--method=dump", "-v", &to.version, &from.id.version, &from.id.name];
-    let cmd = worker("/usr/bin/pg_upgradecluster", &args).deadline(COPYING);
-    let copied = host.act(What::Database, &from.id.to_string(), &format!("copy into {to}"), cmd).await;
-    let configured = match copied {
-        Ok(_) => take_settings(&from.id, to, host).await,
-        Err(error) => Err(error),
-    };
-    match configured {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            let error = error.context(format!("could not copy {} into {to}; see: journalctl -u {WORKER}", from.id));
-            Err(undo_copy(error, host).await)
-        }
-    }
-}
-
-/// Settings of the operator's own: Debian's tool does not copy what lies in conf.d.
-async fn take_settings(from: &Id, to: &Id, host: &Host) -> Result<()> {
-    let directory = |id: &Id| format!("{}/conf.d", id.configuration());
-    let mut changed = Changed::No;
-    for name in host.names(&directory(from))?.iter().filter(|name| name.ends_with(".conf")) {
-        let text = host.read_text(&format!("{}/{name}", directory(from)), MAX_CONFIG)?.unwrap_or_default();
-        changed = changed.or(host.ensure_file(&format!("{}/{name}", directory(to)), &File::text(text).mode(0o644))?);
-    }
-    // One that the new version does not take keeps it from starting, and that is an error here.
-    if changed.yes() { host.restart_unit(&to.unit()).await } else { Ok(()) }
-}
-
 /// The copy is no good: the old cluster is in use again, and the new one goes.
 pub async fn undo_copy(error: anyhow::Error, host: &Host) -> anyhow::Error {
     match finish(host).await {
@@ -177,9 +135,17 @@ pub async fn undo_copy(error: anyhow::Error, host: &Host) -> anyhow::Error {
     }
 }
 
-/// The copy is good: the app is tried on it.
+/// Whether the app is still being tried: whether what the ledger has in flight is this very trial, and not something that was begun later.
+fn is_on_trial(since: Option<jiff::Timestamp>, host: &Host) -> Result<bool> {
+    let flight = Ledger::read(host)?.in_flight;
+    // One without a time is of a version of the appliance that did not write it down.
+    Ok(flight.is_some_and(|flight| since.is_none_or(|since| since == flight.since)))
+}
+
+/// The copy is good: the app is tried on it, in the ledger's entry that is in flight.
 pub fn try_out(from: &Cluster, to: &Id, host: &Host) -> Result<()> {
-    let change = Change::Trial { from: from.id.clone(), port: from.port };
+    let since = Ledger::read(host)?.in_flight.map(|flight| flight.since);
+    let change = Change::Trial { from: from.id.clone(), port: from.port, since };
     record::write(&Record { in_use: Some(to.clone()), kept: Some(from.id.clone()), change: Some(change) }, host)
 }
 
@@ -225,10 +191,12 @@ pub async fn drop(id: &Id, host: &Host) -> Result<()> {
 }
 
 /// The one cluster runs, on this port, also after a boot; the other one does not.
-async fn put_in_place(id: &Id, other: Option<&Id>, port: u16, host: &Host) -> Result<()> {
+pub(super) async fn put_in_place(id: &Id, other: Option<&Id>, port: u16, host: &Host) -> Result<()> {
     if let Some(other) = other {
         stop(other, host).await?;
-        let taken: Vec<u16> = cluster::clusters(host)?.iter().map(|known| known.port).collect();
+        // The one's own is given up below.
+        let others = cluster::clusters(host)?;
+        let taken: Vec<u16> = others.iter().filter(|known| known.id != *id).map(|known| known.port).collect();
         let free = (5433..).find(|free| !taken.contains(free) && *free != port).context("no port is free")?;
         set_port(other, free, host).await?;
         starts(other, "manual", host)?;
@@ -254,7 +222,7 @@ fn starts(id: &Id, how: &str, host: &Host) -> Result<Changed> {
 }
 
 /// Stops a server, also one that was started beside its unit.
-async fn stop(id: &Id, host: &Host) -> Result<()> {
+pub(super) async fn stop(id: &Id, host: &Host) -> Result<()> {
     if host.unit_state(&id.unit()).await? != UnitState::Missing {
         host.stop_unit(&id.unit()).await?;
     }
@@ -268,7 +236,7 @@ async fn stop(id: &Id, host: &Host) -> Result<()> {
 }
 
 /// Takes away a cluster of which nothing is needed, however much of it there is.
-async fn wipe(id: &Id, host: &Host) -> Result<()> {
+pub(super) async fn wipe(id: &Id, host: &Host) -> Result<()> {
     if host.exists(&format!("{}/postgresql.conf", id.configuration())) {
         let cmd = Cmd::new("pg_dropcluster", ["--stop", &id.version, &id.name]).deadline(DROPPING);
         // What is half-made it may not know; that goes all the same.
@@ -279,4 +247,27 @@ async fn wipe(id: &Id, host: &Host) -> Result<()> {
     host.remove_tree(&id.configuration()).await?;
     host.remove_tree(&id.data()).await?;
     host.reload_units().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::TestHost;
+    use crate::state::{InFlight, Touched};
+    use crate::value::{AppName, Stage};
+
+    #[test]
+    fn only_the_entry_that_the_trial_began_with_counts() {
+        let test = TestHost::new();
+        let host = &test.host;
+        let begun = host.now();
+        assert!(!is_on_trial(Some(begun), host).expect("the ledger is read"), "nothing is in flight");
+        let flight = InFlight { commit: None, stage: Stage::Packages, since: begun, database: Touched::No, why: None };
+        let ledger = Ledger { app: Some(AppName::ecs()), in_flight: Some(flight), ..Ledger::default() };
+        ledger.write(host, &AppName::ecs()).expect("the ledger is written");
+        assert!(is_on_trial(Some(begun), host).expect("the ledger is read"));
+        let weeks_before = begun - jiff::SignedDuration::from_hours(24 * 20);
+        assert!(!is_on_trial(Some(weeks_before), host).expect("the ledger is read"), "this is another stop of the app");
+        assert!(is_on_trial(None, host).expect("the ledger is read"), "of a version that wrote no time");
+    }
 }

@@ -117,11 +117,15 @@ fn ids(directory: &str, host: &Host) -> Result<Vec<Id>> {
             continue;
         }
         let names = host.names(&format!("{directory}/{version}"))?;
-        all.extend(names.iter().filter_map(|name| Id::checked(&version, name)));
+        let counts = |name: &&String| !name.ends_with(SET_ASIDE);
+        all.extend(names.iter().filter(counts).filter_map(|name| Id::checked(&version, name)));
     }
     all.sort_by_key(|id| (id.number(), id.name != MAIN, id.name.clone()));
     Ok(all)
 }
+
+/// Data of which its operator says that it does not count, behind the cluster's name (docs/moving.md).
+const SET_ASIDE: &str = ".before";
 
 /// How the empty data is called that taking over needs for a moment, behind the cluster's name.
 pub const EMPTY: &str = ".appliance-empty";
@@ -221,8 +225,10 @@ pub fn choose(found: &Found) -> Result<Choice> {
 fn adopt(orphan: &Id, found: &Found) -> Result<Choice> {
     if !found.installed.contains(&orphan.version) {
         bail!(
-            "{} holds the data of a PostgreSQL {version}, which is not installed; run: apt install postgresql-{version}",
-            orphan.data(),
+            "{data} holds the data of PostgreSQL {version}, which is not installed. Install it (apt install postgresql-{version}); or, where this \
+             distribution does not have it, set the data aside (mv '{data}' '{data}{SET_ASIDE}'), start with an empty database, and restore a \
+             dump: appliance database restore FILE",
+            data = orphan.data(),
             version = orphan.version
         );
     }

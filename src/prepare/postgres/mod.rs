@@ -1,18 +1,17 @@
 //! Step postgres: the cluster that is there is tuned, listens on the bridge, and lets root in as role postgres. Databases and who may
 //! reach them over the network: `database.rs`.
 //!
-//! `cluster.rs` finds the cluster, `tuning.rs` is the formula, `filter.rs` keeps the bridge's address from outsiders; `change.rs` makes,
-//! swaps and removes clusters, with `record.rs` as its memory and `census.rs` to compare them.
+//! `cluster.rs` finds the cluster, `tuning.rs` is the formula; `change.rs` makes,
+//! swaps and removes clusters, with `record.rs` as its memory and `census.rs` to compare them; `upgrade.rs` makes one of another version.
 
 pub mod census;
 pub mod change;
 mod cluster;
-mod filter;
 pub mod record;
 mod tuning;
+pub mod upgrade;
 
 pub use cluster::{Cluster, Id, MAIN, clusters, installed};
-pub use filter::ensure as ensure_filter;
 
 use crate::env::Env;
 use crate::host::{Cmd, Dir, File, Host, Owed, UnitState, What, replace_block};
@@ -103,7 +102,7 @@ pub async fn bring_up(env: &Env, host: &Host) -> Result<()> {
         host.act(What::Setting, "net.ipv4.ip_nonlocal_bind", "set to 1", set).await?;
     }
     // Before it listens there for the first time.
-    filter::ensure(&cluster, bridge, &admitted(env, host).await?, host).await?;
+    super::filter::ensure(&cluster, env, host).await?;
 
     let unit = cluster.unit();
     let path = cluster.config("conf.d/appliance.conf");
@@ -168,9 +167,11 @@ pub async fn tell(cluster: &Cluster, owed: Option<Owed>, host: &Host) -> Result<
         _ if host.unit_state(&unit).await? != UnitState::Active => host.start_unit(&unit).await?,
         Some(Owed::Restart) => host.restart_unit(&unit).await?,
         Some(Owed::Reload) => host.reload_unit(&unit).await?,
-        None => return Ok(()),
+        None if !host.applies() => return Ok(()),
+        None => return host.wait_for_postgres(&cluster.superuser("postgres")).await,
     }
     if host.applies() {
+        host.wait_for_postgres(&cluster.superuser("postgres")).await?;
         check_files(cluster, host).await?;
         host.settle(&unit)?;
     }

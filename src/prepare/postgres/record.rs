@@ -28,7 +28,13 @@ pub enum Change {
     Copy { to: Id, port: u16 },
     /// The copy is good, and the app is being tried on it. Undone as long as the ledger has it in flight: the one before comes back, and
     /// the copy is kept. From then on it is finished.
-    Trial { from: Id, port: u16 },
+    Trial {
+        from: Id,
+        port: u16,
+        /// The ledger's entry that the trial belongs to: when the app was stopped for it.
+        #[serde(default)]
+        since: Option<jiff::Timestamp>,
+    },
     /// The other one takes the place of the one in use. Finished.
     Swap { to: Id, port: u16 },
     /// One that is no longer needed is removed. Finished.

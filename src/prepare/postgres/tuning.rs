@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-/// The drop-in, by the formula of spec/prepare.md, "PostgreSQL"; integer division throughout.
+/// The drop-in, by the formula of docs/postgresql.md; integer division throughout.
 pub fn tuning(mem_mb: u64, cores: u64, bridge: Ipv4Addr) -> String {
     let pg_mb = mem_mb.saturating_sub(2560 + 256 * cores).max(512);
     let max_connections = 36 + 8 * cores;

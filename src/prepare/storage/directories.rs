@@ -1,11 +1,11 @@
 //! The directories of the two volumes, and the links that lead to them.
 
 use crate::env::Env;
-use crate::host::{Dir, Host};
+use crate::host::{Cmd, Dir, Host, What};
 use crate::value::Owner;
 use anyhow::{Context, Result};
 
-/// A directory: path, owner, mode (spec/prepare.md, "Storage").
+/// A directory: path, owner, mode.
 struct Wanted {
     path: String,
     owner: &'static str,
@@ -19,7 +19,9 @@ fn directories(app: &str) -> Vec<Wanted> {
         // Not app's: whoever owns the directory could put an env.yml of their own in place.
         plain("/app".into(), "root"),
         plain("/data".into(), "root"),
-        plain("/data/etc".into(), "app"),
+        // What root trusts lies where nobody else can write.
+        closed(crate::state::DIRECTORY.into(), "root"),
+        plain("/data/etc".into(), "root"),
         closed(format!("/data/{app}-ca"), "1000:1000"),
         closed(format!("/data/{app}-gpg"), "1000:1000"),
         closed(format!("/data/{app}-pgdump"), "app"),
@@ -36,6 +38,9 @@ fn directories(app: &str) -> Vec<Wanted> {
         plain("/volatile/duplicity".into(), "root"),
     ]
 }
+
+/// The user that most images run their app as, and that owns what they write.
+const CONTAINERS: u32 = 1000;
 
 /// containerd gives the directory above this one its open mode again at each start.
 const CONTAINERD: &str = "/var/lib/containerd/io.containerd.metadata.v1.bolt";
@@ -59,17 +64,28 @@ pub fn are_there(env: &Env, host: &Host) -> bool {
 }
 
 /// Makes what is missing.
-pub fn make(env: &Env, host: &Host) -> Result<()> {
+pub async fn make(env: &Env, host: &Host) -> Result<()> {
     let app = env.app.name.as_str();
+    // Before the directories themselves, so that a run that is killed in between leaves it to the next.
+    for directory in ["/data/etc", &format!("/data/etc/{app}")] {
+        take_over(directory, host).await?;
+    }
     for wanted in directories(app) {
         let owner: Owner = wanted.owner.parse().context("the table of directories holds owners")?;
         let plain = Dir::plain().owner(&owner);
         let dir = wanted.mode.map_or(plain.clone(), |mode| plain.mode(mode));
         host.ensure_dir(&wanted.path, &dir)?;
     }
-    let owner: Owner = "app".parse().context("a user name is an owner")?;
+    let owner: Owner = "root".parse().context("a user name is an owner")?;
     for name in ["tags", "flags", "hooks", app] {
         host.ensure_dir(&format!("/data/etc/{name}"), &Dir::plain().owner(&owner))?;
+    }
+    // User app has the checkout anyway.
+    if let Some(user) = host.login(CONTAINERS)?.filter(|user| user != "app") {
+        tracing::warn!(
+            "the user {user} of this host has the number {CONTAINERS}, which is the app's containers' too: whoever logs in as {user} may read \
+             and write the app's vault, keyring and client CA in /data/{app}-*; give {user} another number (usermod --uid)"
+        );
     }
     // containerd keeps every container's environment here, and leaves it open to all who know the path.
     if host.exists(CONTAINERD) {
@@ -79,6 +95,23 @@ pub fn make(env: &Env, host: &Host) -> Result<()> {
         host.ensure_link(&path, &to)?;
     }
     Ok(())
+}
+
+/// On a host of before, user app owned these directories. The files in one that does not belong to root yet become root's, and nobody else
+/// can write them: compose files, variables and keys there count as root's word. Afterwards a file of somebody else's is one that a
+/// container mounts, and keeps its owner; one that is to be read is refused ([`Host::read_trusted`]).
+async fn take_over(directory: &str, host: &Host) -> Result<()> {
+    if !host.is_directory(directory) {
+        return Ok(());
+    }
+    let is_foreign = Cmd::new("find", [directory, "-maxdepth", "0", "!", "-user", "root"]);
+    if host.ask(is_foreign).await?.stdout.trim().is_empty() {
+        return Ok(());
+    }
+    let foreign = ["-maxdepth", "1", "-type", "f", "(", "!", "-user", "root", "-o", "-perm", "/022", ")"];
+    let own = ["-exec", "chown", "--no-dereference", "root", "{}", "+", "-exec", "chmod", "go-w", "{}", "+"];
+    let own = Cmd::new("find", [&[directory], &foreign[..], &own].concat());
+    host.act(What::Directory, directory, "its files belong to root, and nobody else writes them", own).await.map(drop)
 }
 
 #[cfg(test)]

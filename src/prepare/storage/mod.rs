@@ -41,7 +41,7 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     {
         return Err(missing.into());
     }
-    directories::make(env, host)?;
+    directories::make(env, host).await?;
     relocate::prepare(env, host).await
 }
 

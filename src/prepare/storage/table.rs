@@ -35,10 +35,15 @@ impl Fstab {
         Fstab { uuid: uuid.to_owned(), target: "none".into(), kind: "swap".into(), options: "sw".into() }
     }
 
-    /// The options that the user asked for, or the usual ones.
+    /// The options that the user asked for, or the usual ones. On the data volume, which containers and host user 1000 write, nothing becomes
+    /// root or is a device.
     pub fn options(mount: &Mount) -> String {
         let asked: Vec<&str> = mount.options.iter().map(String::as_str).filter(|option| !option.is_empty()).collect();
-        if asked.is_empty() { "defaults".to_owned() } else { asked.join(",") }
+        match (asked.is_empty(), mount.target.as_str()) {
+            (true, "/data") => "defaults,nosuid,nodev".to_owned(),
+            (true, _) => "defaults".to_owned(),
+            (false, _) => asked.join(","),
+        }
     }
 
     fn line(&self) -> String {

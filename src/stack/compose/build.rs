@@ -1,10 +1,12 @@
 //! A service's `build:` (Compose Build Specification).
 
 use super::Context;
-use super::service::{pairs, texts};
+use super::options;
+use super::service::{pairs, said, texts};
 use crate::env::document::{self, Kind};
 use crate::env::reader::{Fields, Unknown};
 use crate::stack::model::{Build, NamedContext};
+use crate::stack::ports;
 use std::collections::BTreeMap;
 
 /// Reads it, if it is there.
@@ -23,14 +25,27 @@ pub fn read(service: &Fields, context: &Context) -> Option<Build> {
     let text = fields.text("context").unwrap_or_else(|| ".".to_owned());
     let build = Build {
         context: checked_context(&fields, context.sources.absolute(place("context"), &text), &text),
-        dockerfile: fields.text("dockerfile").unwrap_or_else(|| "Dockerfile".to_owned()),
+        dockerfile: said(&fields, "dockerfile").unwrap_or_else(|| "Dockerfile".to_owned()),
+        inline: said(&fields, "dockerfile_inline"),
+        tags: texts(&fields, "tags"),
+        no_cache: fields.boolean("no_cache").unwrap_or(false),
+        pull: fields.boolean("pull").unwrap_or(false),
+        shm_size: fields.text("shm_size").and_then(|text| {
+            let problem =
+                |problem| fields.error(place("shm_size"), format!("'{}': {problem}", fields.path("shm_size")));
+            ports::limit(&text).map_err(problem).ok()?
+        }),
+        extra_hosts: options::read_extra_hosts(&fields),
         args: pairs(&fields, "args", context),
-        target: fields.text("target").unwrap_or_default(),
+        target: said(&fields, "target").unwrap_or_default(),
         labels: pairs(&fields, "labels", context),
         cache_from: texts(&fields, "cache_from"),
-        network: fields.text("network"),
+        network: said(&fields, "network"),
         contexts: contexts(&fields, context),
     };
+    if build.inline.is_some() && fields.value("dockerfile").is_some() {
+        fields.error(place("dockerfile_inline"), "'dockerfile' and 'dockerfile_inline' cannot stand together");
+    }
     fields.finish(Unknown::Refuse);
     Some(build)
 }

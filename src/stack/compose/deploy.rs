@@ -21,6 +21,15 @@ pub struct Deploy {
     pub rolling: Rolling,
 }
 
+/// Keys that mean something to a swarm, and nothing on one host: they are said to have no effect.
+fn ignore(fields: &Fields, keys: &[&'static str], why: &str) {
+    for key in keys {
+        if let Some(node) = fields.value(key) {
+            fields.warning(node.place, format!("'{}' has no effect: {why}", fields.path(key)));
+        }
+    }
+}
+
 pub fn read(service: &Fields) -> Deploy {
     if service.value("deploy").is_none() {
         return Deploy::default();
@@ -63,7 +72,7 @@ pub fn read(service: &Fields) -> Deploy {
     let (limits, reservations) = (resources.fields("limits"), resources.fields("reservations"));
     let size = |of: &Fields, key: &'static str| {
         let text = of.text(key)?;
-        ports::bytes(&text).map_err(|problem| of.error(of.place(), format!("'{}': {problem}", of.path(key)))).ok()
+        ports::limit(&text).map_err(|problem| of.error(of.place(), format!("'{}': {problem}", of.path(key)))).ok()?
     };
     let cpus = |of: &Fields| {
         let text = of.text("cpus")?;
@@ -71,19 +80,23 @@ pub fn read(service: &Fields) -> Deploy {
         if cpus.is_none() {
             of.error(of.place(), format!("'{}' must be a number of CPUs like 0.5", of.path("cpus")));
         }
-        cpus
+        cpus.filter(|cpus| *cpus > 0)
     };
     let policy = fields.fields("restart_policy");
     let attempts = count(&policy, "max_attempts").map(u32::from).filter(|count| *count > 0);
     let condition = policy.text("condition");
     if attempts.is_some() && condition.as_deref() != Some("on-failure") {
         let path = policy.path("max_attempts");
-        policy.error(policy.place(), format!("'{path}' is carried out with 'condition: on-failure' only"));
+        policy.warning(policy.place(), format!("'{path}' has no effect without 'condition: on-failure'"));
     }
+    ignore(&policy, &["delay", "window"], "the appliance waits by a rule of its own");
+    ignore(&placement, &["constraints", "preferences", "max_replicas_per_node"], "there is one host");
+    ignore(&update, &["failure_action", "monitor", "max_failure_ratio"], "an update that fails is rolled back");
+    ignore(&fields, &["rollback_config", "endpoint_mode", "labels"], "it concerns a swarm");
     let restart = condition.and_then(|condition| match condition.as_str() {
-        "any" => Some(Restart::Always),
+        "any" | "always" | "unless-stopped" => Some(Restart::Always),
         "on-failure" => Some(Restart::OnFailure(attempts)),
-        "none" => Some(Restart::No),
+        "none" | "no" => Some(Restart::No),
         other => {
             let text = format!(
                 "'{}' is '{}', but must be any, on-failure or none",
@@ -97,7 +110,9 @@ pub fn read(service: &Fields) -> Deploy {
     let deploy = Deploy {
         nano_cpus: cpus(&limits),
         memory: size(&limits, "memory"),
-        pids: limits.get("pids", |reading, node, path| reading.number(node, path, -1..=4_194_304)),
+        pids: limits
+            .get("pids", |reading, node, path| reading.number(node, path, -1..=4_194_304))
+            .filter(|pids| *pids != 0),
         memory_reservation: size(&reservations, "memory"),
         // Docker knows no reserved CPUs on one host; in times of need the same comes from shares, of which one CPU has 1024.
         cpu_shares: cpus(&reservations).map(|nano| (nano.saturating_mul(1024) / 1_000_000_000).max(2)),

@@ -43,6 +43,16 @@ fn rule(path: &[&str]) -> Rule {
     }
 }
 
+/// Whether nothing, laid over something, takes it away: a name without a value has none, or the one from outside, and a command that is
+/// nothing is the image's own. Elsewhere nothing says nothing.
+fn clears(path: &[&str]) -> bool {
+    match path {
+        ["services", _, "command" | "entrypoint"] => true,
+        [above @ .., _] => rule(above) == Rule::Pairs,
+        [] => false,
+    }
+}
+
 /// The tree of `lower` with `upper` laid over it. What contradicts (a list over a mapping) is the upper one's: the reader then
 /// says what is wrong with it.
 pub fn merge(lower: &Node, upper: &Node) -> Node {
@@ -59,7 +69,7 @@ fn merge_at<'n>(path: &mut Vec<&'n str>, lower: &'n Node, upper: &'n Node) -> No
         return upper.clone();
     }
     if upper.is_null() {
-        return lower.clone();
+        return if clears(path) { upper.clone() } else { lower.clone() };
     }
     match rule(path) {
         Rule::ByKind => by_kind(path, lower, upper),
@@ -210,7 +220,7 @@ mod tests {
     }
 
     fn merged(lower: &str, upper: &str) -> String {
-        let parse = |text: &str| parse_with_marks(text.as_bytes(), 1 << 20).expect("the text is valid");
+        let parse = |text: &str| parse_with_marks(text.as_bytes(), 1 << 20).expect("the text is valid").swap_remove(0);
         shown(&merge_service(&parse(lower), &parse(upper)))
     }
 
@@ -220,6 +230,13 @@ mod tests {
             ("{image: a, tty: true}", "{image: b}", "{image:b tty:true}"),
             ("{expose: [1]}", "{expose: [2]}", "{expose:[1 2]}"),
             ("{image: a}", "{image: }", "{image:a}"),
+            (
+                "{environment: {A: 1}, labels: {B: 1}}",
+                "{environment: [A], labels: {B: }}",
+                "{environment:{A:} labels:{B:}}",
+            ),
+            ("{build: {args: {A: 1}}}", "{build: {args: [A]}}", "{build:{args:{A:}}}"),
+            ("{command: a, entrypoint: b}", "{command: null, entrypoint: ~}", "{command:null entrypoint:~}"),
             ("{command: [a, b]}", "{command: c}", "{command:c}"),
             (
                 "{healthcheck: {test: [CMD, a], retries: 1}}",

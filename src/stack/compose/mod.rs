@@ -8,17 +8,19 @@ mod merge;
 mod mounts;
 mod networks;
 mod options;
+pub mod print;
 mod references;
 mod scalar;
 mod service;
 mod tree;
+mod words;
 
 pub use tree::{MAX_BYTES, ReadFile, Variables};
 
 use super::model::*;
-use crate::env::Report;
 use crate::env::document::{Node, Place};
 use crate::env::reader::{Fields, Reading, Unknown};
+use crate::env::{Allow, Report};
 use crate::value::{AppName, ServiceName};
 use grants::Kinds;
 use std::cell::RefCell;
@@ -54,6 +56,11 @@ impl Context<'_> {
     /// A key asks for an engine whose API has at least this version.
     fn need(&self, place: Place, key: &str, api: (u32, u32)) {
         self.needs.borrow_mut().push((place, key.to_owned(), api));
+    }
+
+    /// What `~` stands for: the same as `$HOME`.
+    fn home(&self) -> &str {
+        self.variables.get("HOME").map_or("/root", String::as_str)
     }
 
     /// A value came from outside of the files and may be a secret.
@@ -142,6 +149,7 @@ fn read_stack(
         hidden: context.hidden.take(),
         needs: needs.collect(),
         services,
+        allow: Allow::default(),
     };
     finish_restarts(&mut stack);
     Some(stack)

@@ -76,7 +76,7 @@ pub fn read(service: &Fields, context: &Context) -> (Vec<Mount>, Vec<(String, St
                 None => {}
             }
         } else if let Some(text) = service.reading.text(item, &path) {
-            match ports::mount(&text, context.sources.base(item.place)) {
+            match ports::mount(&text, context.sources.base(item.place), context.home()) {
                 Ok(mount) => {
                     memory.retain(|(target, _): &(String, String)| *target != mount.target);
                     add(&mut mounts, mount);
@@ -158,9 +158,12 @@ fn read_long(reading: &Reading, node: &Node, path: &str, context: &Context) -> O
         ..Mount::plain(source, &target, read_only)
     };
     let long = match (kind.as_deref(), source) {
-        (Some("bind"), Some(source)) if source.starts_with('~') => wrong(format!(
-            "'{path}.source' begins with '~'; whose home that is, is not known here: write the whole path"
-        )),
+        (Some("bind"), Some(source)) if source.starts_with('~') => match ports::in_home(&source, context.home()) {
+            Some(path) => Some(Long::Mount(mount(Source::Path(path)))),
+            None => {
+                wrong(format!("'{path}.source' is in the home of somebody who is not known here; write the whole path"))
+            }
+        },
         (Some("bind"), Some(source)) if !source.contains(':') => {
             Some(Long::Mount(mount(Source::Path(context.sources.absolute(node.place, &source)))))
         }

@@ -1,7 +1,7 @@
 //! Networks: the top-level `networks:`, and which of them a service joins (Compose Specification, "Networks").
 
 use super::Context;
-use super::service::{pairs, texts};
+use super::service::{pairs, said, texts};
 use crate::env::document::{self, Kind, Node, Place};
 use crate::env::reader::{Fields, Unknown};
 use crate::stack::model::{Joined, Network, Pool, StackNetwork};
@@ -35,7 +35,7 @@ pub fn read(root: &Fields, project: &str, context: &Context) -> Vec<(StackNetwor
 
 /// `external:` and `name:` of a network or volume: what Docker knows it by, and whether it is somebody else's.
 pub fn read_name(fields: &Fields, key: &str, project: &str) -> (String, bool) {
-    let (mut named, mut external) = (fields.text("name"), false);
+    let (mut named, mut external) = (said(fields, "name"), false);
     if let Some(node) = fields.value("external") {
         match &*node.kind {
             // File versions 2 and 3 had the name below it.
@@ -142,7 +142,7 @@ fn is_subnet(text: &str) -> bool {
 /// What a service is connected to: `network_mode` or `networks`.
 pub fn read_of_service(fields: &Fields) -> Network {
     let place = |key| fields.value(key).map_or(fields.place(), |node| node.place);
-    let Some(mode) = fields.text("network_mode") else { return Network::Joined(read_joined(fields)) };
+    let Some(mode) = said(fields, "network_mode") else { return Network::Joined(read_joined(fields)) };
     if fields.value("networks").is_some() {
         let path = fields.path("network_mode");
         fields.error(place("network_mode"), format!("'{path}' and 'networks' cannot stand together"));

@@ -33,9 +33,9 @@ pub fn read(fields: &Fields, context: &Context) -> Options {
     };
     let size = |key: &'static str| {
         let text = fields.text(key)?;
-        ports::bytes(&text)
+        ports::limit(&text)
             .map_err(|problem| fields.error(place(key), format!("'{}': {problem}", fields.path(key))))
-            .ok()
+            .ok()?
     };
     let number = |key: &'static str, low: i64, high: i64| {
         fields.get(key, |reading, node, path| reading.number(node, path, i64::MIN..=i64::MAX)).filter(|number| {
@@ -120,10 +120,10 @@ pub fn read(fields: &Fields, context: &Context) -> Options {
             if cpus.is_none() {
                 wrong("cpus", &text, "a number of CPUs like 0.5");
             }
-            cpus
+            cpus.filter(|cpus| *cpus > 0)
         }),
-        cpu_shares: number("cpu_shares", 2, 262_144),
-        cpu_period: number("cpu_period", 1000, 1_000_000),
+        cpu_shares: number("cpu_shares", 0, 262_144).filter(|shares| *shares > 0),
+        cpu_period: number("cpu_period", 0, 1_000_000).filter(|period| *period > 0),
         cpu_quota: number("cpu_quota", -1, i64::MAX),
         cpuset: word(
             "cpuset",
@@ -204,7 +204,7 @@ fn read_devices(fields: &Fields) -> Vec<Device> {
 }
 
 /// `NAME:ADDRESS`, `NAME=ADDRESS`, or a mapping with one address or several.
-fn read_extra_hosts(fields: &Fields) -> Vec<String> {
+pub(super) fn read_extra_hosts(fields: &Fields) -> Vec<String> {
     let Some(node) = fields.value("extra_hosts") else { return Vec::new() };
     let path = fields.path("extra_hosts");
     let mut all = Vec::new();

@@ -1,7 +1,7 @@
 //! One service of a compose file: its keys, each with its forms.
 
 use super::grants::{self, Kinds};
-use super::{Context, build, deploy, mounts, networks, options, scalar};
+use super::{Context, build, deploy, mounts, networks, options, scalar, words};
 use crate::env::document::{self, Kind, Node};
 use crate::env::reader::{Fields, Reading, Unknown};
 use crate::stack::model::*;
@@ -21,6 +21,11 @@ pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context
         }
         good
     });
+    check_platform(&fields);
+    // They say something to `docker compose up` and `watch` on somebody's terminal.
+    for key in ["attach", "develop"] {
+        fields.value(key);
+    }
     let build = build::read(&fields, context);
     if image.is_none() && build.is_none() && fields.value("image").is_none() && fields.value("build").is_none() {
         fields.error(node.place, format!("'{path}' has neither 'image' nor 'build'"));
@@ -39,7 +44,7 @@ pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context
     let mut links = Vec::new();
     let links_cell = std::cell::RefCell::new(&mut links);
     with("links", &|text| link(text).map(|link| links_cell.borrow_mut().push(link)));
-    let ports = read_ports(&fields);
+    let mut ports = read_ports(&fields);
     let mut expose = Vec::new();
     for text in texts(&fields, "expose") {
         match ports::exposed(&text) {
@@ -53,13 +58,21 @@ pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context
     expose.sort();
     expose.dedup();
     let network = networks::read_of_service(&fields);
+    if network == Network::Host && !ports.is_empty() {
+        let place = fields.value("ports").map_or(node.place, |node| node.place);
+        fields.warning(
+            place,
+            format!("'{path}.ports' has no effect: with 'network_mode: host' the container has the host's own ports"),
+        );
+        ports.clear();
+    }
     let has_own = matches!(network, Network::Joined(_) | Network::Bridge);
     if !(has_own || ports.is_empty() && links.is_empty()) {
         let text = format!("'{path}' has ports or links, which its network_mode cannot have");
         fields.error(fields.value("network_mode").map_or(node.place, |node| node.place), text);
     }
     let deploy = deploy::read(&fields);
-    let restart = match fields.text("restart").as_deref().map(|text| text.split_once(':').unwrap_or((text, ""))) {
+    let restart = match said(&fields, "restart").as_deref().map(|text| text.split_once(':').unwrap_or((text, ""))) {
         None => None,
         Some(("always" | "unless-stopped", "")) => Some(Restart::Always),
         Some(("no", "")) => Some(Restart::No),
@@ -76,7 +89,7 @@ pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context
             None
         }
     };
-    let container_name = fields.text("container_name").filter(|name| {
+    let container_name = said(&fields, "container_name").filter(|name| {
         let good = ports::is_volume_name(name);
         if !good {
             fields.error(
@@ -104,7 +117,7 @@ pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context
     let report = |key: &str, problem: String| fields.error(node.place, format!("'{path}.{key}': {problem}"));
     let stop_grace =
         parsed("stop_grace_period").and_then(|(key, text)| ports::duration(&text).map_err(|p| report(key, p)).ok());
-    let mem_limit = parsed("mem_limit").and_then(|(key, text)| ports::bytes(&text).map_err(|p| report(key, p)).ok());
+    let mem_limit = parsed("mem_limit").and_then(|(key, text)| ports::limit(&text).map_err(|p| report(key, p)).ok()?);
     let mut options = options::read(&fields, context);
     options.tmpfs.extend(memory);
     // Said twice, it must be the same.
@@ -121,12 +134,14 @@ pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context
     options.pids_limit = once("pids_limit", options.pids_limit, deploy.pids);
     let mut grants = grants::read(&fields, Kinds::Secrets, context);
     grants.extend(grants::read(&fields, Kinds::Configs, context));
+    let environment = named_pairs(&fields, "environment", context);
     let service = Service {
+        unset: environment.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name.clone()).collect(),
         image,
         build,
         pull: read_pull(&fields),
         command: read_command(&fields, "command"),
-        environment: pairs(&fields, "environment", context),
+        environment: environment.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
         env_files: read_env_files(&fields, context),
         labels: pairs(&fields, "labels", context),
         ports,
@@ -153,6 +168,28 @@ pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context
     Some(service)
 }
 
+/// A text that says something: what a variable leaves empty is not set.
+pub(super) fn said(fields: &Fields, key: &'static str) -> Option<String> {
+    fields.text(key).filter(|text| !text.is_empty())
+}
+
+/// An image of this host's own kind of processor is what it gets anyway; for another one it would have to emulate that.
+fn check_platform(fields: &Fields) {
+    let Some(platform) = said(fields, "platform") else { return };
+    let own = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let mut parts = platform.split('/');
+    let is_own = parts.next() == Some("linux") && parts.next().is_none_or(|kind| kind == own);
+    if !is_own {
+        let place = fields.value("platform").map_or(fields.place(), |node| node.place);
+        let platform = document::shown(&platform);
+        fields.error(place, format!("'{}' is '{platform}', but this host is linux/{own}", fields.path("platform")));
+    }
+}
+
 fn is_image(text: &str) -> bool {
     !text.is_empty() && text.len() <= 512 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b))
 }
@@ -176,35 +213,39 @@ pub(super) fn texts(fields: &Fields, key: &'static str) -> Vec<String> {
 /// `NAME: value` or `- NAME=value`. In an environment and in build arguments a name without a value takes the variable of that name,
 /// if it is set; elsewhere its value is empty.
 pub(super) fn pairs(fields: &Fields, key: &'static str, context: &Context) -> BTreeMap<String, String> {
+    named_pairs(fields, key, context).into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// [`pairs`], with those that have no value, since they take it from outside and it is not set there.
+fn named_pairs(fields: &Fields, key: &'static str, context: &Context) -> BTreeMap<String, Option<String>> {
     let Some(node) = fields.value(key) else { return BTreeMap::new() };
     let path = fields.path(key);
     let mut all = BTreeMap::new();
-    let from_outside = |name: &str| {
-        let value = context.variables.get(name).cloned();
-        context.hide(value.as_deref());
-        value
+    let without_value = |name: &str| match key {
+        "environment" | "args" => {
+            let value = context.variables.get(name).cloned();
+            context.hide(value.as_deref());
+            value
+        }
+        _ => Some(String::new()),
     };
     match &*node.kind {
         Kind::Mapping(entries) => {
             for (name, value) in entries {
-                let value = match value.is_null() {
-                    true if key == "environment" || key == "args" => from_outside(&name.text),
-                    true => Some(String::new()),
-                    false => fields.reading.text(value, &path).and_then(|_| scalar::text(value)),
-                };
-                all.extend(value.map(|value| (name.text.clone(), value)));
+                if value.is_null() {
+                    all.insert(name.text.clone(), without_value(&name.text));
+                } else if let Some(text) = fields.reading.text(value, &path).and_then(|_| scalar::text(value)) {
+                    all.insert(name.text.clone(), Some(text));
+                }
             }
         }
         Kind::Sequence(items) => {
             for item in items {
                 let Some(text) = fields.reading.text(item, &path) else { continue };
                 match text.split_once('=') {
-                    Some((name, value)) => drop(all.insert(name.to_owned(), value.to_owned())),
-                    None if key == "environment" || key == "args" => {
-                        all.extend(from_outside(&text).map(|value| (text, value)));
-                    }
-                    None => drop(all.insert(text, String::new())),
-                }
+                    Some((name, value)) => all.insert(name.to_owned(), Some(value.to_owned())),
+                    None => all.insert(text.clone(), without_value(&text)),
+                };
             }
         }
         Kind::Scalar { .. } => fields.error(node.place, format!("'{path}' must be a mapping or a list, not a text")),
@@ -212,18 +253,24 @@ pub(super) fn pairs(fields: &Fields, key: &'static str, context: &Context) -> BT
     all
 }
 
-/// A command as a list, or as a text that is split like a shell's words.
+/// A command as a list, or as a string that is split as docker compose splits it.
 pub(super) fn read_command(fields: &Fields, key: &'static str) -> Option<Vec<String>> {
     let node = fields.value(key)?;
-    match &*node.kind {
-        Kind::Scalar { text, .. } => {
-            let words = crate::env::split_words(text);
-            if words.is_none() {
-                fields.error(node.place, format!("'{}' has a quote that is not closed", fields.path(key)));
-            }
-            words
+    let Kind::Scalar { text, .. } = &*node.kind else {
+        return fields.list(key, |reading, node, path| reading.text(node, path));
+    };
+    let path = fields.path(key);
+    match words::split(text) {
+        Ok((words, None)) => Some(words),
+        Ok((words, Some(sign))) => {
+            let text = format!("'{path}' ends at '{sign}', which no shell reads here; write a list, or quote it");
+            fields.warning(node.place, text);
+            Some(words)
         }
-        _ => fields.list(key, |reading, node, path| reading.text(node, path)),
+        Err(problem) => {
+            fields.error(node.place, format!("'{path}' {problem}"));
+            None
+        }
     }
 }
 
@@ -256,7 +303,7 @@ fn read_long_port(reading: &Reading, node: &Node, path: &str) -> Option<Vec<Port
     let fields = Fields::of(reading, Some(node), path);
     let range = |key| {
         let text = fields.text(key)?;
-        let range = ports::range(&text);
+        let range = if key == "published" { ports::published_range(&text) } else { ports::range(&text) };
         if range.is_none() {
             fields.error(
                 node.place,
@@ -291,7 +338,7 @@ fn read_long_port(reading: &Reading, node: &Node, path: &str) -> Option<Vec<Port
         reading.error(node.place, format!("'{path}.target' must be one port"));
     }
     let published = match published {
-        None => Published::Any,
+        None | Some((0, _)) => Published::Any,
         Some((first, last)) if first == last => Published::Fixed(first),
         Some((first, last)) => Published::Range(first, last),
     };
@@ -299,7 +346,7 @@ fn read_long_port(reading: &Reading, node: &Node, path: &str) -> Option<Vec<Port
 }
 
 fn read_pull(fields: &Fields) -> Pull {
-    let Some(text) = fields.text("pull_policy") else { return Pull::Missing };
+    let Some(text) = said(fields, "pull_policy") else { return Pull::Missing };
     let hours = |hours: u64| Pull::Older(hours * 3600);
     match text.as_str() {
         "missing" | "if_not_present" => Pull::Missing,

@@ -67,7 +67,7 @@ fn what_is_not_carried_out_is_refused_by_name_and_place() {
             "c:4:19: error: 'services.a.network_mode' is 'stack', but must be bridge, host",
         ),
         (
-            "services:\n  a:\n    image: x\n    ports: ['80']\n    network_mode: host\n",
+            "services:\n  a:\n    image: x\n    ports: ['80']\n    network_mode: 'container:b'\n",
             "c:5:19: error: 'services.a' has ports or links, which its network_mode cannot have",
         ),
         ("services:\n  a:\n    image: x\n    imagee: y\n", "did you mean 'image'?"),
@@ -125,7 +125,6 @@ fn options_are_checked_before_docker_sees_them() {
         ("oom_score_adj: 2000", "must be a whole number from -1000 to 1000"),
         ("privileged: maybe", "must be true or false"),
         ("deploy: {mode: global}", "'services.a.deploy.mode: global' is not carried out"),
-        ("deploy: {placement: {constraints: [x]}}", "'services.a.deploy.placement.constraints' is not carried out"),
         (
             "deploy: {update_config: {order: at-once}}",
             "'services.a.deploy.update_config.order' is 'at-once', but must be stop-first or start-first",
@@ -168,12 +167,34 @@ fn options_are_checked_before_docker_sees_them() {
         ("volumes: [{type: bind, source: /a, target: /a, recursive: x}]", "is not carried out"),
         ("volumes: [{type: bind, source: /a, target: /a, bind: {propagation: up}}]", "must be rprivate"),
         ("volumes: [{type: tmpfs, target: /a, tmpfs: {mode: rw}}]", "must be an octal mode"),
-        ("volumes: ['~/a:/a']", "whose home that is, is not known here"),
+        ("volumes: ['~me/a:/a']", "is not [source:]/target[:mode]"),
+        ("platform: linux/riscv64", "'services.a.platform' is 'linux/riscv64', but this host is linux/"),
+        ("command: echo $$(date)", "'services.a.command' has a '(' outside of quotes"),
+        (
+            "build: {dockerfile: x, dockerfile_inline: FROM y}",
+            "'dockerfile' and 'dockerfile_inline' cannot stand together",
+        ),
         ("volumes: /a", "'services.a.volumes' must be a list"),
         ("logging: {driver: none, format: x}", "'services.a.logging.format' is not carried out"),
     ] {
         let (stack, report) = read_text(&format!("services:\n  a:\n    image: x\n    {option}\n"));
         assert!(stack.is_none() && report.contains(expected), "{option}\n{report}");
+    }
+}
+
+/// What other readers take without a word, and nothing comes of.
+#[test]
+fn what_has_no_effect_is_said() {
+    for (option, expected) in [
+        ("network_mode: host\n    ports: ['80']", "'services.a.ports' has no effect"),
+        ("deploy: {placement: {constraints: [x]}}", "'services.a.deploy.placement.constraints' has no effect"),
+        ("deploy: {restart_policy: {condition: any, max_attempts: 3}}", "max_attempts' has no effect without"),
+        ("deploy: {restart_policy: {delay: 5s}}", "'services.a.deploy.restart_policy.delay' has no effect"),
+        ("deploy: {update_config: {failure_action: pause}}", "failure_action' has no effect: an update that fails"),
+        ("command: a; b", "'services.a.command' ends at ';'"),
+    ] {
+        let (stack, report) = read_text(&format!("services:\n  a:\n    image: x\n    {option}\n"));
+        assert!(stack.is_some() && report.contains("warning") && report.contains(expected), "{option}\n{report}");
     }
 }
 

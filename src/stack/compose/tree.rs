@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// The largest compose file that is read, in bytes.
 pub const MAX_BYTES: u64 = 1 << 20;
 /// The most files of one project.
-const MAX_FILES: usize = 100;
+const MAX_FILES: usize = 1000;
 /// How deep files may include others, and services extend others.
 const MAX_DEPTH: usize = 16;
 /// What all values of a project may come to, in bytes.
@@ -59,6 +59,8 @@ pub struct Loader<'a> {
     pub found: Found,
     /// How much all values have come to.
     total: usize,
+    /// There are more files than are read, and it was told.
+    is_full: bool,
     /// Files that services are extended from, so that each is read once.
     extended: BTreeMap<String, (Variables, Node)>,
 }
@@ -73,6 +75,7 @@ impl<'a> Loader<'a> {
             sources: Sources::default(),
             found: Found::default(),
             total: 0,
+            is_full: false,
             extended: BTreeMap::new(),
         }
     }
@@ -90,13 +93,14 @@ impl<'a> Loader<'a> {
         for file in files {
             let tree = self.file(file, directory, variables, from)?;
             let tree = self.extend_all(&tree, variables);
+            // Each file's own, so that a later file changes what an earlier one includes.
+            let tree = self.include_all(&tree, variables, depth);
             whole = Some(match whole {
                 Some(lower) => merge(&lower, &tree),
                 None => tree,
             });
         }
-        let whole = self.include_all(&whole?, variables, depth);
-        Some(without_marks(&whole))
+        Some(without_marks(&whole?))
     }
 
     fn file(&mut self, path: &str, base: &str, variables: &Variables, from: Place) -> Option<Node> {
@@ -106,7 +110,12 @@ impl<'a> Loader<'a> {
         };
         let index = self.sources.0.len();
         if index >= MAX_FILES {
-            return refuse(format!("this project has more than {MAX_FILES} files"));
+            // Told once, whatever else would be read.
+            return if std::mem::replace(&mut self.is_full, true) {
+                None
+            } else {
+                refuse(format!("this project has more than {MAX_FILES} files"))
+            };
         }
         let bytes = match (self.read)(path) {
             Ok(Some(bytes)) => bytes,
@@ -117,7 +126,11 @@ impl<'a> Loader<'a> {
         // MAX_FILES fits.
         let index = u16::try_from(index).unwrap_or(u16::MAX);
         match document::parse_with_marks(&bytes, MAX_BYTES) {
-            Ok(root) => Some(self.filled_in(&root, index, variables)),
+            // Several documents in one file are laid over each other like files.
+            Ok(roots) => roots
+                .iter()
+                .map(|root| self.filled_in(root, index, variables))
+                .reduce(|lower, upper| merge(&lower, &upper)),
             Err(problem) => {
                 let place = Place { file: index, line: problem.line, column: problem.column };
                 self.reading.error(place, problem.message);
@@ -277,18 +290,20 @@ impl<'a> Loader<'a> {
         };
         let directory = directory.unwrap_or_else(|| parent(first).to_owned());
         let named = env_files.is_some();
-        let mut inner = Variables::new();
+        let (mut inner, none, mut found) = (Variables::new(), Variables::new(), Found::default());
+        let known = env_file::Known::project(variables, &none);
         for path in env_files.unwrap_or_else(|| vec![join(&directory, ".env")]) {
             match (self.read)(&path) {
                 Ok(None) if !named => {}
                 Ok(None) => self.reading.error(place, format!("there is no file {path}")),
                 Err(error) => self.reading.error(place, format!("{path} cannot be read: {error:#}")),
-                Ok(Some(bytes)) => match env_file::parse(&String::from_utf8_lossy(&bytes), variables) {
+                Ok(Some(bytes)) => match env_file::parse(&String::from_utf8_lossy(&bytes), known, &mut found) {
                     Ok(more) => inner.extend(more),
                     Err(error) => self.reading.error(place, format!("{path} is broken: {error:#}")),
                 },
             }
         }
+        self.found.missing.append(&mut found.missing);
         // What the project itself sets wins.
         inner.extend(variables.clone());
         self.project(&files, &directory, &inner, place, depth + 1)
@@ -306,8 +321,8 @@ impl<'a> Loader<'a> {
             let mut entries = known.entries().to_vec();
             for (key, value) in more.entries() {
                 match entries.iter().find(|(name, _)| name.text == key.text) {
-                    // The same network or volume may be named by several files.
-                    Some((_, known)) if known.is_null() && value.is_null() => {}
+                    // The same file may be included by several, and the same network named.
+                    Some((_, known)) if is_same(known, value) => {}
                     Some(_) => {
                         let text = format!("'{kind}.{}' is included, but stands here too", document::shown(&key.text));
                         self.reading.error(place, text);
@@ -319,6 +334,20 @@ impl<'a> Loader<'a> {
             whole = with_entry(&whole, kind, united);
         }
         whole
+    }
+}
+
+/// Whether two trees say the same, wherever they stand.
+fn is_same(one: &Node, other: &Node) -> bool {
+    match (&*one.kind, &*other.kind) {
+        _ if one.is_null() || other.is_null() => one.is_null() && other.is_null(),
+        (Kind::Scalar { text: a, .. }, Kind::Scalar { text: b, .. }) => a == b,
+        (Kind::Sequence(a), Kind::Sequence(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_same(a, b)),
+        (Kind::Mapping(a), Kind::Mapping(b)) => {
+            let has = |(key, value): &(Key, Node)| other.get(&key.text).is_some_and(|same| is_same(value, same));
+            a.len() == b.len() && a.iter().all(has)
+        }
+        _ => false,
     }
 }
 

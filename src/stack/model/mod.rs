@@ -5,6 +5,7 @@ mod networks;
 pub use networks::{Joined, Network, Pool, StackNetwork, StackVolume};
 
 use super::options::Options;
+use crate::env::Allow;
 use crate::value::{AppName, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -27,6 +28,8 @@ pub struct Stack {
     pub hidden: BTreeSet<String>,
     /// What asks for a newer engine than the oldest that the appliance runs with.
     pub needs: Vec<Need>,
+    /// What it may ask of the host; looked at again when Docker is asked.
+    pub allow: Allow,
 }
 
 /// A key that only a newer engine carries out.
@@ -49,6 +52,8 @@ pub struct Service {
     pub command: Option<Vec<String>>,
     /// Values may be secrets: they go to the API and nowhere else.
     pub environment: BTreeMap<String, String>,
+    /// Variables that the container does not have, whatever an env file or its image says: named without a value, and not set outside.
+    pub unset: BTreeSet<String>,
     /// Files whose variables stand below `environment`; read into it by `env_file.rs`.
     pub env_files: Vec<EnvFile>,
     pub labels: BTreeMap<String, String>,
@@ -93,11 +98,23 @@ pub struct Build {
     /// Absolute.
     pub context: String,
     pub dockerfile: String,
+    /// The Dockerfile's text, where it stands in the compose file.
+    pub inline: Option<String>,
     pub args: BTreeMap<String, String>,
     pub target: String,
     pub labels: BTreeMap<String, String>,
     pub cache_from: Vec<String>,
     pub network: Option<String>,
+    /// Names that the image gets beside its own.
+    pub tags: Vec<String>,
+    /// Nothing is taken from earlier builds.
+    pub no_cache: bool,
+    /// Images that the Dockerfile begins with are got anew.
+    pub pull: bool,
+    /// In bytes.
+    pub shm_size: Option<i64>,
+    /// `NAME:ADDRESS`.
+    pub extra_hosts: Vec<String>,
     /// By their names, lower case: what the Dockerfile may call images.
     pub contexts: BTreeMap<String, NamedContext>,
 }
@@ -272,6 +289,17 @@ pub enum Restart {
     /// `always` and `unless-stopped`: a stop by hand is honoured until the next start in both.
     #[default]
     Always,
+}
+
+impl Restart {
+    /// Whether a container that has ended so stays down, after so many restarts.
+    pub fn is_over(self, exit_code: i64, restarts: u32) -> bool {
+        match self {
+            Restart::No => true,
+            Restart::OnFailure(most) => exit_code == 0 || most.is_some_and(|most| restarts >= most),
+            Restart::Always => false,
+        }
+    }
 }
 
 /// How several containers of one service are replaced (`deploy.update_config`).

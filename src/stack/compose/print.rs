@@ -1,0 +1,444 @@
+//! The project as it was read, in compose's own form: what `docker compose config` prints, for those who write compose files. It can be read
+//! again, so a `$` stands doubled. Pure.
+
+use crate::stack::model::*;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A mapping whose empty entries are left out.
+#[derive(Default)]
+struct Entries(Map<String, Value>);
+
+impl Entries {
+    fn add(&mut self, key: &str, value: impl Into<Value>) {
+        let value = value.into();
+        let is_empty = match &value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Array(items) => items.is_empty(),
+            Value::Object(entries) => entries.is_empty(),
+            _ => false,
+        };
+        if !is_empty {
+            self.0.insert(key.to_owned(), value);
+        }
+    }
+
+    /// Sizes stand as strings.
+    fn size(&mut self, key: &str, size: Option<i64>) {
+        self.add(key, size.map(|size| size.to_string()));
+    }
+}
+
+fn doubled(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+fn list(texts: &[String]) -> Value {
+    texts.iter().map(|text| doubled(text)).collect()
+}
+
+fn pairs(pairs: &BTreeMap<String, String>) -> Value {
+    pairs.iter().map(|(name, value)| (name.clone(), Value::from(doubled(value)))).collect::<Map<_, _>>().into()
+}
+
+/// `1h0m0s`, `1m30s`, `10s`, `1.5s`, as Go prints durations.
+fn duration(duration: Duration) -> String {
+    let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
+    if seconds == 0 && nanos > 0 {
+        return match nanos {
+            0..1_000 => format!("{nanos}ns"),
+            1_000..1_000_000 => format!("{}µs", f64::from(nanos) / 1e3),
+            _ => format!("{}ms", f64::from(nanos) / 1e6),
+        };
+    }
+    let rest = (seconds % 60) as f64 + f64::from(nanos) / 1e9;
+    match (seconds / 3600, seconds % 3600 / 60) {
+        (0, 0) => format!("{rest}s"),
+        (0, minutes) => format!("{minutes}m{rest}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m{rest}s"),
+    }
+}
+
+/// A number of CPUs as it is written: without a part where there is none.
+fn cpus(nano: i64) -> Value {
+    if nano % 1_000_000_000 == 0 { json!(nano / 1_000_000_000) } else { json!(nano as f64 / 1e9) }
+}
+
+/// The whole project.
+pub fn project(stack: &Stack) -> Value {
+    let mut whole = Entries::default();
+    whole.add("name", stack.project.as_str());
+    let named = |items: Vec<(String, Value)>| Value::from(items.into_iter().collect::<Map<_, _>>());
+    let services = stack.services.iter().map(|one| (one.name.as_str().to_owned(), service(one)));
+    whole.add("services", named(services.collect()));
+    whole.add("networks", named(stack.networks.iter().map(|one| (one.key.clone(), network(one))).collect()));
+    whole.add("volumes", named(stack.volumes.iter().map(|one| (one.key.clone(), volume(one))).collect()));
+    for (key, is_secret) in [("secrets", true), ("configs", false)] {
+        let grants = stack.services.iter().flat_map(|service| &service.grants);
+        let mut all = Map::new();
+        for grant in grants.filter(|grant| grant.is_secret == is_secret) {
+            let content = match &grant.content {
+                Content::File(path) => json!({"name": format!("{}_{}", stack.project, grant.name), "file": path}),
+                // What it holds is nobody's concern who looks at the file.
+                Content::Text(_) if is_secret => json!({"name": format!("{}_{}", stack.project, grant.name)}),
+                Content::Text(text) => {
+                    json!({"name": format!("{}_{}", stack.project, grant.name), "content": doubled(text)})
+                }
+            };
+            all.insert(grant.name.clone(), content);
+        }
+        whole.add(key, all);
+    }
+    whole.0.into()
+}
+
+fn service(service: &Service) -> Value {
+    let mut all = Entries::default();
+    let options = &service.options;
+    all.add("build", service.build.as_ref().map_or(Value::Null, build));
+    for (key, texts) in [
+        ("cap_add", &options.cap_add),
+        ("cap_drop", &options.cap_drop),
+        ("device_cgroup_rules", &options.device_cgroup_rules),
+        ("dns", &options.dns),
+        ("dns_opt", &options.dns_opt),
+        ("dns_search", &options.dns_search),
+        ("group_add", &options.group_add),
+        ("profiles", &service.profiles),
+        ("security_opt", &options.security_opt),
+    ] {
+        all.add(key, list(texts));
+    }
+    let hosts = options.extra_hosts.iter().map(|host| host.replacen(':', "=", 1)).collect::<Vec<_>>();
+    all.add("extra_hosts", hosts);
+    all.add("expose", service.expose.iter().map(|port| port.trim_end_matches("/tcp").to_owned()).collect::<Vec<_>>());
+    for (key, text) in [
+        ("cgroup_parent", options.cgroup_parent.as_deref()),
+        ("container_name", service.container_name.as_deref()),
+        ("cpuset", options.cpuset.as_deref()),
+        ("domainname", options.domainname.as_deref()),
+        ("hostname", options.hostname.as_deref()),
+        ("image", service.image.as_deref()),
+        ("runtime", options.runtime.as_deref()),
+        ("stop_signal", options.stop_signal.as_deref()),
+        ("user", options.user.as_deref()),
+        ("userns_mode", options.userns_mode.as_deref()),
+        ("uts", options.uts.as_deref()),
+        ("working_dir", options.working_dir.as_deref()),
+    ] {
+        all.add(key, text.map(doubled));
+    }
+    let shared = |own: &Option<String>, of: &Option<crate::value::ServiceName>| {
+        of.as_ref().map(|service| format!("service:{service}")).or_else(|| own.clone())
+    };
+    all.add("ipc", shared(&options.ipc, &options.ipc_service));
+    all.add("pid", shared(&options.pid, &options.pid_service));
+    for (key, is_set) in [
+        ("init", options.init == Some(true)),
+        ("privileged", options.privileged),
+        ("read_only", options.read_only),
+        ("stdin_open", options.stdin_open),
+        ("tty", options.tty),
+        ("oom_kill_disable", options.oom_kill_disable == Some(true)),
+    ] {
+        all.add(key, is_set);
+    }
+    for (key, number) in [
+        ("cpu_period", options.cpu_period),
+        ("cpu_quota", options.cpu_quota),
+        ("cpu_shares", options.cpu_shares),
+        ("mem_swappiness", options.mem_swappiness),
+        ("oom_score_adj", options.oom_score_adj),
+        ("pids_limit", options.pids_limit),
+    ] {
+        all.add(key, number);
+    }
+    all.add("cpus", options.nano_cpus.map(cpus));
+    all.size("mem_limit", service.mem_limit);
+    all.size("mem_reservation", options.mem_reservation);
+    all.size("memswap_limit", options.memswap_limit);
+    all.size("shm_size", options.shm_size);
+    all.add("labels", pairs(&service.labels));
+    all.add("sysctls", pairs(&options.sysctls));
+    let ulimits =
+        options.ulimits.iter().map(|(name, (soft, hard))| (name.clone(), json!({"soft": soft, "hard": hard})));
+    all.add("ulimits", ulimits.collect::<Map<_, _>>());
+    let devices = options.devices.iter();
+    let devices =
+        devices.map(|one| json!({"source": one.host, "target": one.container, "permissions": one.permissions}));
+    all.add("devices", devices.collect::<Vec<_>>());
+    let tmpfs = options.tmpfs.iter().map(|(path, options)| match options.is_empty() {
+        true => path.clone(),
+        false => format!("{path}:{options}"),
+    });
+    all.add("tmpfs", tmpfs.collect::<Vec<_>>());
+    if let Some(logging) = &options.logging {
+        let mut entries = Entries::default();
+        entries.add("driver", logging.driver.as_str());
+        entries.add("options", pairs(&logging.options));
+        all.add("logging", entries.0);
+    }
+    let links = service.links.iter().map(|link| match link.service.as_str() == link.alias {
+        true => link.alias.clone(),
+        false => format!("{}:{}", link.service, link.alias),
+    });
+    all.add("links", links.collect::<Vec<_>>());
+    connections(service, &mut all);
+    running(service, &mut all);
+    // Compose prints both, whether they say something or not.
+    all.0.insert("command".to_owned(), service.command.as_deref().map_or(Value::Null, list));
+    all.0.insert("entrypoint".to_owned(), options.entrypoint.as_deref().map_or(Value::Null, list));
+    all.0.into()
+}
+
+/// Networks, ports, mounts, secrets and configs.
+fn connections(service: &Service, all: &mut Entries) {
+    match &service.network {
+        Network::Joined(joined) => {
+            let joined = joined.iter().map(|one| {
+                let mut entries = Entries::default();
+                entries.add("aliases", list(&one.aliases));
+                entries.add("ipv4_address", one.ipv4.map(|address| address.to_string()));
+                entries.add("ipv6_address", one.ipv6.map(|address| address.to_string()));
+                entries.add("link_local_ips", one.link_local.iter().map(ToString::to_string).collect::<Vec<_>>());
+                (one.network.clone(), if entries.0.is_empty() { Value::Null } else { entries.0.into() })
+            });
+            all.add("networks", joined.collect::<Map<_, _>>());
+        }
+        Network::Bridge => all.add("network_mode", "bridge"),
+        Network::Host => all.add("network_mode", "host"),
+        Network::None => all.add("network_mode", "none"),
+        Network::Service(name) => all.add("network_mode", format!("service:{name}")),
+        Network::Container(name) => all.add("network_mode", format!("container:{name}")),
+    }
+    let ports = service.ports.iter().map(|port| {
+        let mut entries = Entries::default();
+        entries.add("mode", "ingress");
+        entries.add("host_ip", port.address.map(|address| address.to_string()));
+        entries.add("target", port.target);
+        entries.add(
+            "published",
+            match port.published {
+                Published::Any => None,
+                Published::Fixed(number) => Some(number.to_string()),
+                Published::Range(first, last) => Some(format!("{first}-{last}")),
+            },
+        );
+        entries.add(
+            "protocol",
+            match port.protocol {
+                Protocol::Tcp => "tcp",
+                Protocol::Udp => "udp",
+                Protocol::Sctp => "sctp",
+            },
+        );
+        Value::from(entries.0)
+    });
+    all.add("ports", ports.collect::<Vec<_>>());
+    all.add("volumes", service.mounts.iter().map(mount).collect::<Vec<_>>());
+    for (key, is_secret) in [("secrets", true), ("configs", false)] {
+        let grants = service.grants.iter().filter(|grant| grant.is_secret == is_secret).map(|grant| {
+            let mut entries = Entries::default();
+            entries.add("source", grant.name.as_str());
+            entries.add("target", grant.target.as_str());
+            entries.add("uid", grant.uid.map(|id| id.to_string()));
+            entries.add("gid", grant.gid.map(|id| id.to_string()));
+            entries.add("mode", grant.mode.map(|mode| format!("{mode:04o}")));
+            Value::from(entries.0)
+        });
+        all.add(key, grants.collect::<Vec<_>>());
+    }
+}
+
+fn mount(mount: &Mount) -> Value {
+    let mut entries = Entries::default();
+    let (kind, source) = match &mount.source {
+        Source::Path(path) => ("bind", Some(doubled(path))),
+        Source::Volume(name) => ("volume", Some(name.clone())),
+        Source::Anonymous => ("volume", None),
+    };
+    entries.add("type", kind);
+    entries.add("source", source);
+    entries.add("target", doubled(&mount.target));
+    entries.add("read_only", mount.read_only);
+    let (mut bind, mut volume) = (Entries::default(), Entries::default());
+    bind.add("create_host_path", kind == "bind" && !mount.must_exist);
+    bind.add("propagation", mount.propagation.as_deref());
+    bind.add("selinux", mount.selinux.map(String::from));
+    volume.add("nocopy", mount.no_copy);
+    volume.add("subpath", mount.subpath.as_deref());
+    entries.add("bind", bind.0);
+    entries.add("volume", volume.0);
+    entries.0.into()
+}
+
+/// What it is started with, and when.
+fn running(service: &Service, all: &mut Entries) {
+    let mut environment: Map<String, Value> =
+        service.environment.iter().map(|(name, value)| (name.clone(), doubled(value).into())).collect();
+    environment.extend(service.unset.iter().map(|name| (name.clone(), Value::Null)));
+    all.add("environment", environment);
+    let needed = service.depends_on.iter().map(|needed| {
+        let mut entries = Entries::default();
+        entries.add(
+            "condition",
+            match needed.condition {
+                Condition::Started => "service_started",
+                Condition::Healthy => "service_healthy",
+                Condition::Completed => "service_completed_successfully",
+            },
+        );
+        entries.0.insert("required".to_owned(), needed.required.into());
+        entries.add("restart", needed.restart);
+        (needed.service.as_str().to_owned(), Value::from(entries.0))
+    });
+    all.add("depends_on", needed.collect::<Map<_, _>>());
+    if let Some(check) = &service.healthcheck {
+        let mut entries = Entries::default();
+        match check.test.first().map(String::as_str) {
+            Some("NONE") => entries.add("disable", true),
+            _ => entries.add("test", list(&check.test)),
+        }
+        for (key, time) in [
+            ("interval", check.interval),
+            ("timeout", check.timeout),
+            ("start_period", check.start_period),
+            ("start_interval", check.start_interval),
+        ] {
+            entries.add(key, time.map(duration));
+        }
+        entries.add("retries", check.retries);
+        all.add("healthcheck", entries.0);
+    }
+    if service.restart_is_said {
+        all.add(
+            "restart",
+            match service.restart {
+                Restart::No => "no".to_owned(),
+                Restart::Always => "always".to_owned(),
+                Restart::OnFailure(None) => "on-failure".to_owned(),
+                Restart::OnFailure(Some(count)) => format!("on-failure:{count}"),
+            },
+        );
+    }
+    if service.replicas != 1 {
+        all.add("scale", service.replicas);
+    }
+    if service.stop_grace != Duration::from_secs(10) {
+        all.add("stop_grace_period", duration(service.stop_grace));
+    }
+    all.add(
+        "pull_policy",
+        match service.pull {
+            Pull::Missing => None,
+            Pull::Always => Some("always".to_owned()),
+            Pull::Never => Some("never".to_owned()),
+            Pull::Build => Some("build".to_owned()),
+            Pull::Older(seconds) => Some(format!("every_{}", duration(Duration::from_secs(seconds)))),
+        },
+    );
+    let rolling = (service.rolling != Rolling::default()).then(|| {
+        let mut entries = Entries::default();
+        entries.add("parallelism", service.rolling.parallelism);
+        entries.add("delay", (!service.rolling.delay.is_zero()).then(|| duration(service.rolling.delay)));
+        entries.add(
+            "order",
+            service.rolling.order.map(|order| match order {
+                Order::StopFirst => "stop-first",
+                Order::StartFirst => "start-first",
+            }),
+        );
+        entries.0
+    });
+    if let Some(rolling) = rolling {
+        all.add("deploy", json!({ "update_config": rolling }));
+    }
+}
+
+fn build(build: &Build) -> Value {
+    let mut entries = Entries::default();
+    entries.add("context", build.context.as_str());
+    match &build.inline {
+        Some(text) => entries.add("dockerfile_inline", doubled(text)),
+        None => entries.add("dockerfile", build.dockerfile.as_str()),
+    }
+    entries.add("args", pairs(&build.args));
+    entries.add("target", Some(build.target.as_str()).filter(|target| !target.is_empty()));
+    entries.add("labels", pairs(&build.labels));
+    entries.add("cache_from", list(&build.cache_from));
+    entries.add("network", build.network.as_deref());
+    entries.add("tags", list(&build.tags));
+    entries.add("no_cache", build.no_cache);
+    entries.add("pull", build.pull);
+    entries.size("shm_size", build.shm_size);
+    let hosts = build.extra_hosts.iter().map(|host| host.replacen(':', "=", 1)).collect::<Vec<_>>();
+    entries.add("extra_hosts", hosts);
+    let contexts = build.contexts.iter().map(|(name, context)| {
+        let context = match context {
+            NamedContext::Directory(path) => path.clone(),
+            NamedContext::Image(image) => format!("docker-image://{image}"),
+            NamedContext::Service(service) => format!("service:{service}"),
+        };
+        (name.clone(), Value::from(context))
+    });
+    entries.add("additional_contexts", contexts.collect::<Map<_, _>>());
+    entries.0.into()
+}
+
+fn network(network: &StackNetwork) -> Value {
+    let mut entries = Entries::default();
+    entries.add("name", network.name.as_str());
+    entries.add("external", network.external);
+    entries.add("driver", network.driver.as_deref());
+    entries.add("driver_opts", pairs(&network.driver_opts));
+    let mut ipam = Entries::default();
+    ipam.add("driver", network.ipam_driver.as_deref());
+    ipam.add("options", pairs(&network.ipam_options));
+    let pools = network.pools.iter().map(|pool| {
+        let mut entries = Entries::default();
+        entries.add("subnet", pool.subnet.as_deref());
+        entries.add("ip_range", pool.range.as_deref());
+        entries.add("gateway", pool.gateway.as_deref());
+        entries.add("aux_addresses", pairs(&pool.reserved));
+        Value::from(entries.0)
+    });
+    ipam.add("config", pools.collect::<Vec<_>>());
+    entries.0.insert("ipam".to_owned(), ipam.0.into());
+    entries.add("internal", network.internal);
+    entries.add("attachable", network.attachable);
+    entries.add("enable_ipv6", network.ipv6);
+    entries.add("labels", pairs(&network.labels));
+    entries.0.into()
+}
+
+fn volume(volume: &StackVolume) -> Value {
+    let mut entries = Entries::default();
+    entries.add("name", volume.name.as_str());
+    entries.add("external", volume.external);
+    entries.add("driver", volume.driver.as_deref());
+    entries.add("driver_opts", pairs(&volume.driver_opts));
+    entries.add("labels", pairs(&volume.labels));
+    entries.0.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_printed_as_go_prints_them() {
+        for (millis, expected) in [
+            (10_000, "10s"),
+            (90_000, "1m30s"),
+            (60_000, "1m0s"),
+            (3_600_000, "1h0m0s"),
+            (1_500, "1.5s"),
+            (250, "250ms"),
+            (0, "0s"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(millis)), expected);
+        }
+        assert_eq!(duration(Duration::from_micros(100)), "100µs");
+    }
+}

@@ -1,0 +1,93 @@
+//! What is checked out: the files in the checkout, which are the app's to use, and the same files where only root can write, from which
+//! compose files are read and images are built. What anybody changes in the checkout reaches neither.
+
+use super::git::Git;
+use super::{local, submodules, trust};
+use crate::env::App;
+use crate::host::{Cmd, Dir, Host, What};
+use crate::state::{app_directory, source_directory};
+use crate::value::Commit;
+use anyhow::{Context, Result};
+use std::time::Duration;
+
+/// How long putting a tree's files in place may take.
+const FILES: Duration = Duration::from_secs(30 * 60);
+/// Attributes that count before those of the repository: what is read is the whole commit, as it is checked out.
+const ATTRIBUTES: &str = "* -export-ignore -export-subst\n";
+const MAX_MARK: u64 = 256;
+
+/// That the files of a commit are whole, both in the checkout and beside it.
+fn mark(git: &Git<'_>) -> String {
+    format!("{}/checked-out", app_directory(&git.app.name))
+}
+
+/// Whether all files of a commit are in place.
+pub(super) fn is_whole(git: &Git<'_>, commit: &Commit) -> Result<bool> {
+    let mark = git.host.read_text(&mark(git), MAX_MARK)?;
+    let source = git.host.link_target(&source_directory(&git.app.name));
+    Ok(mark.as_deref() == Some(commit.as_str()) && source.as_deref() == Some(&format!("sources/{commit}")))
+}
+
+/// Puts a commit's files in place, whatever lies there; on the disk before it counts.
+pub(super) async fn put(git: &Git<'_>, commit: &Commit) -> Result<()> {
+    // Killed from here on, the next one does all of it again.
+    git.host.discard(&mark(git))?;
+    let how = format!("check out {}", commit.short());
+    git.act(&how, ["checkout", "--quiet", "--force", "--detach", commit.as_str()]).await?;
+    // At once: what is not ours there is somebody's, and would be kept.
+    local::remember(git, commit).await?;
+    let modules = submodules::put(git, commit).await.context("could not get the app's submodules")?;
+    export(git, commit, &modules).await.with_context(|| format!("could not read the files of {}", commit.short()))?;
+    let sync = |path: &str| git.host.ask(Cmd::new("sync", ["--file-system", path]).deadline(FILES));
+    tokio::try_join!(sync(&git.directory), sync(&app_directory(&git.app.name)))?;
+    git.host.put(&mark(git), commit.as_str().as_bytes(), 0o600)
+}
+
+/// The files of a commit in a directory of root's, and the link that leads there.
+async fn export(git: &Git<'_>, commit: &Commit, modules: &[submodules::Module]) -> Result<()> {
+    let (host, own) = (git.host, app_directory(&git.app.name));
+    let (sources, fresh) = (format!("{own}/sources"), format!("{own}/sources/.new"));
+    host.put(&format!("{}/info/attributes", git.git_dir()), ATTRIBUTES.as_bytes(), 0o644)?;
+    for directory in [&own, &sources] {
+        host.ensure_dir(directory, &Dir::plain().mode(0o700))?;
+    }
+    host.remove_tree(&fresh).await?;
+    host.ensure_dir(&fresh, &Dir::plain().mode(0o700))?;
+    unpack(git, git.cmd(["archive", "--format=tar", commit.as_str()]), &fresh, "").await?;
+    for module in modules {
+        host.put(&format!("{}/info/attributes", module.git_dir), ATTRIBUTES.as_bytes(), 0o644)?;
+        unpack(git, module.cmd(git, &["archive", "--format=tar", &module.commit]), &fresh, &module.path).await?;
+    }
+    let target = format!("{sources}/{commit}");
+    host.remove_tree(&target).await?;
+    host.rename(&fresh, &target)?;
+    host.ensure_link(&source_directory(&git.app.name), &format!("sources/{commit}"))?;
+    for name in host.names(&sources)?.iter().filter(|name| *name != commit.as_str()) {
+        host.remove_tree(&format!("{sources}/{name}")).await?;
+    }
+    Ok(())
+}
+
+/// Unpacks what git packs, as root's own files.
+async fn unpack(git: &Git<'_>, archive: Cmd, into: &str, below: &str) -> Result<()> {
+    let host = git.host;
+    let tar = format!("{}/source.tar", app_directory(&git.app.name));
+    host.act(What::File, &tar, "pack the app's files", archive.output_file(&host.path(&tar)).deadline(FILES)).await?;
+    let into = if below.is_empty() { into.to_owned() } else { format!("{into}/{below}") };
+    host.ensure_dir(&into, &Dir::plain())?;
+    let args = ["--extract", "--no-same-owner", "--no-same-permissions", "--directory", &into, "--file", &tar];
+    let unpacked =
+        host.act(What::Directory, &into, "unpack the app's files", Cmd::new("tar", args).deadline(FILES)).await;
+    host.discard(&tar)?;
+    unpacked.map(drop)
+}
+
+/// Takes away what a killed run left beside the files.
+pub(super) fn tidy(app: &App, host: &Host) -> Result<()> {
+    host.discard(&format!("{}/source.tar", app_directory(&app.name)))
+}
+
+/// Says which servers were met while submodules were got.
+pub(super) fn tell(said: &str) {
+    trust::tell_of_contact(said);
+}
