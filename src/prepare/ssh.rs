@@ -31,7 +31,7 @@ pub fn prepare(env: &Env, host: &Host) -> Result<()> {
         let directory = format!("{home}/.ssh");
         let path = format!("{directory}/authorized_keys");
         let wanted = !env.ssh_authorized.is_empty() || host.exists(&path);
-        // git keeps the hosts that it met in app's.
+        // Root puts git's keys into app's.
         if wanted || user == "app" || host.exists(&directory) {
             host.ensure_dir(&directory, &Dir::plain().mode(0o700).owner(&owner))?;
         }
@@ -47,7 +47,7 @@ pub fn prepare(env: &Env, host: &Host) -> Result<()> {
             }
         }
     }
-    // A deploy key is put there by root; git runs as app.
+    // A deploy key is put there by root; people who use git as app use it too.
     let app: Owner = "app".parse().context("a user name is an owner")?;
     for name in host.names("/app/.ssh")? {
         if name.starts_with("id_") {

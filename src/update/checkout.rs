@@ -1,7 +1,7 @@
 //! What is checked out: the files in the checkout, which are the app's to use, and the same files where only root can write, from which
 //! compose files are read and images are built. What anybody changes in the checkout reaches neither.
 
-use super::git::Git;
+use super::git::{self, Git};
 use super::{local, submodules, trust};
 use crate::env::App;
 use crate::host::{Cmd, Dir, Host, What};
@@ -33,7 +33,7 @@ pub(super) async fn put(git: &Git<'_>, commit: &Commit) -> Result<()> {
     // Killed from here on, the next one does all of it again.
     git.host.discard(&mark(git))?;
     let how = format!("check out {}", commit.short());
-    git.act(&how, ["checkout", "--quiet", "--force", "--detach", commit.as_str()]).await?;
+    git.act_on_work(&how, ["checkout", "--quiet", "--force", "--detach", commit.as_str()]).await?;
     // At once: what is not ours there is somebody's, and would be kept.
     local::remember(git, commit).await?;
     let modules = submodules::put(git, commit).await.context("could not get the app's submodules")?;
@@ -47,7 +47,7 @@ pub(super) async fn put(git: &Git<'_>, commit: &Commit) -> Result<()> {
 async fn export(git: &Git<'_>, commit: &Commit, modules: &[submodules::Module]) -> Result<()> {
     let (host, own) = (git.host, app_directory(&git.app.name));
     let (sources, fresh) = (format!("{own}/sources"), format!("{own}/sources/.new"));
-    host.put(&format!("{}/info/attributes", git.git_dir()), ATTRIBUTES.as_bytes(), 0o644)?;
+    git::write(&format!("{}/info/attributes", git.git_dir()), ATTRIBUTES, git.ids(), host).await?;
     for directory in [&own, &sources] {
         host.ensure_dir(directory, &Dir::plain().mode(0o700))?;
     }
@@ -55,7 +55,7 @@ async fn export(git: &Git<'_>, commit: &Commit, modules: &[submodules::Module]) 
     host.ensure_dir(&fresh, &Dir::plain().mode(0o700))?;
     unpack(git, git.cmd(["archive", "--format=tar", commit.as_str()]), &fresh, "").await?;
     for module in modules {
-        host.put(&format!("{}/info/attributes", module.git_dir), ATTRIBUTES.as_bytes(), 0o644)?;
+        git::write(&format!("{}/info/attributes", module.git_dir), ATTRIBUTES, git.ids(), host).await?;
         unpack(git, module.cmd(git, &["archive", "--format=tar", &module.commit]), &fresh, &module.path).await?;
     }
     let target = format!("{sources}/{commit}");

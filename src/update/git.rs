@@ -1,10 +1,10 @@
-//! The app's repository, which git keeps as user app in a directory apart from the checkout: a container that has the checkout mounted
-//! writes no configuration that git would follow. The repository's address may hold a password: it travels in git's environment, never in
-//! an argument.
+//! The app's repository, from which root takes commits: kept by a user who does nothing else, so that neither user app nor a container puts
+//! anything into it, or sees what git is given. The checkout has a repository of its own (`work_tree.rs`). The repository's address may
+//! hold a password: it travels in git's environment, never in an argument.
 
-use super::{checkout, local, submodules, trust};
+use super::{checkout, local, trust, work_tree};
 use crate::env::{App, GitLocal};
-use crate::host::{Cmd, Dir, File, Host, Output, What};
+use crate::host::{Cmd, Dir, Host, Output, What};
 use crate::state::Lock;
 use crate::value::{Commit, Owner};
 use anyhow::{Context, Result, bail};
@@ -19,7 +19,11 @@ const TRANSFER: Duration = Duration::from_secs(30 * 60);
 const PATIENCE: Duration = Duration::from_secs(40 * 60);
 
 /// Where repositories are kept.
-const DIRECTORY: &str = "/data/git";
+const DIRECTORY: &str = "/data/appliance-git";
+/// Whom they belong to, and whom git runs as in them; the group may read. Made by the package.
+const OWNER: &str = "appliance-git:app";
+/// That user's home, as `/etc/passwd` has it: ssh looks there for its keys.
+pub(super) const HOME: &str = "/var/lib/appliance-git";
 
 /// git starts helpers of its own with the address as their argument; what must not be seen there, this one hands them
 /// from the environment.
@@ -44,12 +48,23 @@ impl std::fmt::Display for NotFetched {
 
 pub(super) struct Git<'a> {
     pub(super) app: &'a App,
+    /// The checkout.
     pub(super) directory: String,
+    /// Whom git runs as in the repository, and in the checkout.
     ids: (u32, u32),
+    app_ids: (u32, u32),
     pub(super) host: &'a Host,
 }
 
-impl Git<'_> {
+impl<'a> Git<'a> {
+    fn new(app: &'a App, directory: &str, host: &'a Host) -> Result<Git<'a>> {
+        // Its own group: what the repository's group is, is for reading.
+        let ids = host.ids(&user()?).context("git runs as a user of its own, whom the package makes")?;
+        let app_ids = host.ids(&"app".parse().context("a user name is an owner")?)?;
+        Ok(Git { app, directory: directory.to_owned(), ids, app_ids, host })
+    }
+
+    /// In the repository.
     pub(super) fn cmd<const N: usize>(&self, args: [&str; N]) -> Cmd {
         let address = self.app.git.source.address();
         let mut remote = vec![("remote.origin.url", address.as_str()), ("remote.origin.fetch", BRANCHES)];
@@ -57,61 +72,59 @@ impl Git<'_> {
             // Whoever it belongs to: the env names it, and git would serve it to its owner alone.
             remote.push(("remote.origin.uploadpack", "git -c 'safe.directory=*' upload-pack"));
         }
-        self.cmd_for(args, &remote)
+        self.cmd_in(&self.git_dir(), &args, &remote)
     }
 
-    /// Where git keeps the repository. Only user app writes there.
+    /// Where git keeps the repository.
     pub(super) fn git_dir(&self) -> String {
         format!("{DIRECTORY}/{}", self.app.name)
     }
 
-    /// With other settings than those of the app's own remote.
-    pub(super) fn cmd_for<const N: usize>(&self, args: [&str; N], more: &[(&str, &str)]) -> Cmd {
-        self.cmd_in(&self.git_dir(), &self.directory, &args, more)
-    }
-
-    /// For another repository than the app's own, with another directory for its files: a submodule's.
-    pub(super) fn cmd_in(&self, git_dir: &str, work_tree: &str, args: &[&str], more: &[(&str, &str)]) -> Cmd {
+    /// In the app's repository or a submodule's, with further settings.
+    pub(super) fn cmd_in(&self, git_dir: &str, args: &[&str], more: &[(&str, &str)]) -> Cmd {
         let source = &self.app.git.source;
         let address = source.address();
         // The password is for that server and no other.
         let server: String = address.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
         let helper = format!("credential.{server}.helper");
         let mut settings = more.to_vec();
-        settings.extend([
-            // No program of the repository's choosing is run.
-            ("core.hooksPath", "/dev/null"),
-            ("core.fsmonitor", "false"),
-            ("protocol.ext.allow", "never"),
-            ("credential.helper", ""),
-        ]);
-        // It ends with us: one that lives on would meet the next in the same repository.
-        let own = ["--pdeathsig", "KILL", "git", &format!("--git-dir={git_dir}"), &format!("--work-tree={work_tree}")];
-        let mut cmd = Cmd::new("setpriv", own.into_iter().chain(args.iter().copied()))
-            .directory(&self.directory)
-            .ids(self.ids)
-            .env("HOME", "/app")
-            // What user app has set for itself is not meant for this.
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_TERMINAL_PROMPT", "0")
-            // A commit is what its id says, whatever stands beside it.
-            .env("GIT_NO_REPLACE_OBJECTS", "1")
-            .env("GIT_SSH_COMMAND", trust::ssh_command(!self.app.git.host_keys.is_empty()))
-            .deadline(TRANSFER);
-        if let Some((user, password)) = source.credentials() {
+        settings.extend([("protocol.ext.allow", "never"), ("credential.helper", "")]);
+        if source.credentials().is_some() {
             settings.push((helper.as_str(), CREDENTIAL_HELPER));
-            cmd = cmd.env("APPLIANCE_GIT_USER", user.expose()).env("APPLIANCE_GIT_PASSWORD", password.expose());
         }
-        cmd = cmd.env("GIT_CONFIG_COUNT", settings.len().to_string());
-        for (index, (key, value)) in settings.iter().enumerate() {
-            cmd = cmd.env(&format!("GIT_CONFIG_KEY_{index}"), *key).env(&format!("GIT_CONFIG_VALUE_{index}"), *value);
+        let mut cmd = command(&[&format!("--git-dir={git_dir}")], args, &settings)
+            .directory(git_dir)
+            .ids(self.ids)
+            .env("HOME", HOME)
+            .env("GIT_SSH_COMMAND", trust::ssh_command(!self.app.git.host_keys.is_empty()));
+        if let Some((user, password)) = source.credentials() {
+            cmd = cmd.env("APPLIANCE_GIT_USER", user.expose()).env("APPLIANCE_GIT_PASSWORD", password.expose());
         }
         source.secrets().iter().fold(cmd, |cmd, secret| cmd.mask(secret.expose()))
     }
 
-    /// Whom git runs as.
+    /// Whom git runs as in the repository.
     pub(super) fn ids(&self) -> (u32, u32) {
         self.ids
+    }
+
+    /// Whom the checkout belongs to.
+    pub(super) fn app_ids(&self) -> (u32, u32) {
+        self.app_ids
+    }
+
+    /// Whether a commit is in the repository. One of which root knows the id is taken from the checkout's own where only that has it: on a
+    /// host of before, whose repository of root's was begun anew.
+    async fn has(&self, commit: &Commit) -> Result<bool> {
+        let asked = self.host.try_ask(self.cmd(["cat-file", "-e", &format!("{commit}^{{commit}}")])).await?;
+        if asked.code == Some(0) {
+            return Ok(true);
+        }
+        let brought = work_tree::bring_over(self, commit, None).await;
+        Ok(brought.unwrap_or_else(|error| {
+            tracing::warn!("{} is not taken from the checkout's own repository: {error:#}", commit.short());
+            false
+        }))
     }
 
     /// The tag that the env names where it names no branch of the repository.
@@ -129,6 +142,7 @@ impl Git<'_> {
 
     async fn fetch(&self) -> Result<()> {
         trust::ensure_hosts(self)?;
+        trust::ensure_keys(self)?;
         let mut waits = RETRIES_S.iter();
         loop {
             let fetched =
@@ -149,11 +163,12 @@ impl Git<'_> {
     }
 
     /// git would leave small text files in the place of large ones, and the app would start with those.
-    async fn refuse_lfs(&self) -> Result<()> {
-        let args = ["grep", "-lI", "--cached", "-E", "filter=lfs", "--", ".gitattributes", "*/.gitattributes"];
+    async fn refuse_lfs(&self, commit: &Commit) -> Result<()> {
+        let args = ["grep", "-lI", "-E", "filter=lfs", commit.as_str(), "--", ".gitattributes", "*/.gitattributes"];
         let found = self.host.try_ask(self.cmd(args)).await?;
-        match found.stdout.lines().next() {
-            Some(file) => {
+        // `COMMIT:PATH`.
+        match found.stdout.lines().next().and_then(|line| line.split_once(':')) {
+            Some((_, file)) => {
                 bail!("{file} says that files are kept in Git LFS, which is not carried out; keep them in git")
             }
             None => Ok(()),
@@ -175,67 +190,66 @@ impl Git<'_> {
     }
 
     pub(super) async fn act<const N: usize>(&self, how: &str, args: [&str; N]) -> Result<Output> {
-        self.host.act(What::Directory, &self.directory, how, self.cmd(args)).await
+        self.host.act(What::Directory, &self.git_dir(), how, self.cmd(args)).await
     }
+}
+
+/// Who git is in the repository.
+pub(super) fn user() -> Result<Owner> {
+    OWNER.split(':').next().unwrap_or(OWNER).parse().context("a user name is an owner")
+}
+
+/// Whom a repository belongs to.
+pub(super) fn owner() -> Result<Owner> {
+    OWNER.parse().context("a user and a group are an owner")
+}
+
+/// git with these settings, and none of anybody's own.
+pub(super) fn command(where_: &[&str], args: &[&str], settings: &[(&str, &str)]) -> Cmd {
+    // It ends with us: one that lives on would meet the next in the same repository.
+    let own = ["--pdeathsig", "KILL", "git"];
+    let mut cmd = Cmd::new("setpriv", own.iter().chain(where_).chain(args).copied())
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        // A commit is what its id says, whatever stands beside it.
+        .env("GIT_NO_REPLACE_OBJECTS", "1")
+        .deadline(TRANSFER);
+    // No program of the repository's choosing is run.
+    let never = [("core.hooksPath", "/dev/null"), ("core.fsmonitor", "false")];
+    let settings = settings.iter().chain(&never);
+    cmd = cmd.env("GIT_CONFIG_COUNT", settings.clone().count().to_string());
+    for (index, (key, value)) in settings.enumerate() {
+        cmd = cmd.env(&format!("GIT_CONFIG_KEY_{index}"), *key).env(&format!("GIT_CONFIG_VALUE_{index}"), *value);
+    }
+    cmd
+}
+
+/// Makes a repository's directory ready: without what a git that was killed has left, at which every later one would stop (we hold the lock
+/// of the checkout), and without settings. As the one whom the directory is in: who owns it can put links in the place of what is there.
+pub(super) async fn tidy(git_dir: &str, ids: (u32, u32), host: &Host) -> Result<()> {
+    host.ask(Cmd::new("mkdir", ["--parents", "--", git_dir]).ids(ids)).await?;
+    let settings = ["config", "config.worktree"].map(|name| format!("{git_dir}/{name}"));
+    host.ask(Cmd::new("rm", ["--force", "--", &settings[0], &settings[1]]).ids(ids)).await?;
+    let stale = ["-xdev", "-name", "*.lock", "-type", "f", "-delete"];
+    host.ask(Cmd::new("find", [&[git_dir], &stale[..]].concat()).ids(ids)).await.map(drop)
+}
+
+/// Writes a file below a repository's directory, as the one whom that is in.
+pub(super) async fn write(path: &str, text: &str, ids: (u32, u32), host: &Host) -> Result<()> {
+    host.ask(Cmd::new("tee", [path]).ids(ids).input(text)).await.map(drop)
 }
 
 /// Repository and checkout, made ready for git.
 async fn open<'a>(app: &'a App, directory: &str, host: &'a Host) -> Result<Git<'a>> {
-    let owner: Owner = "app".parse().context("a user name is an owner")?;
-    host.ensure_dir(directory, &Dir::plain().owner(&owner))?;
-    let git = Git { app, directory: directory.to_owned(), ids: host.ids(&owner)?, host };
-    let (git_dir, inside) = (git.git_dir(), format!("{directory}/.git"));
-    let fresh = !host.exists(&format!("{git_dir}/HEAD"));
-    if fresh && !host.exists(&inside) && !host.names(directory)?.is_empty() {
-        bail!("{directory} holds files, but is no git checkout; move it away");
-    }
+    let git = Git::new(app, directory, host)?;
+    work_tree::open(&git).await?;
+    let git_dir = git.git_dir();
     host.ensure_dir(DIRECTORY, &Dir::plain())?;
-    host.ensure_dir(&git_dir, &Dir::plain().mode(0o750).owner(&owner))?;
-    // A git that was killed leaves these, and every later one stops at them; we hold the lock of the checkout.
-    let stale = ["-xdev", "-name", "*.lock", "-type", "f", "-delete"];
-    host.ask(Cmd::new("find", [&[git_dir.as_str()], &stale[..]].concat()).ids(git.ids)).await?;
-    // What it says is ours to say, each time.
-    for name in ["config", "config.worktree"] {
-        host.discard(&format!("{git_dir}/{name}"))?;
-    }
-    git.act("prepare the repository", ["init", "--quiet"]).await?;
-    if host.is_directory(&inside) && host.link_target(&inside).is_none() {
-        take_over(&git, &inside).await.with_context(|| format!("could not take over {inside}"))?;
-    }
-    submodules::set_broken_list_aside(&git).await?;
-    // For people who look; nothing here follows it.
-    let hint = File::text(format!("gitdir: {git_dir}\n")).mode(0o644).owner(&owner);
-    if let Err(error) = host.ensure_file(&inside, &hint) {
-        tracing::warn!("{error:#}");
-    }
-    local::ensure_of_source(&git, fresh).await?;
+    host.ensure_dir(&git_dir, &Dir::plain().mode(0o750).owner(&owner()?))?;
+    tidy(&git_dir, git.ids, host).await?;
+    git.act("prepare the repository", ["init", "--quiet", "--bare"]).await?;
+    local::ensure_of_source(&git).await?;
     Ok(git)
-}
-
-/// A repository of before, which lay in the checkout: its commits and branches are taken, its configuration is not.
-async fn take_over(git: &Git<'_>, inside: &str) -> Result<()> {
-    for name in ["objects", "refs", "packed-refs", "HEAD"] {
-        if git.host.exists(&format!("{inside}/{name}")) {
-            let args = [
-                "--recursive",
-                "--no-dereference",
-                "--preserve=mode,timestamps",
-                "--",
-                &format!("{inside}/{name}"),
-                &git.git_dir(),
-            ];
-            git.host
-                .act(
-                    What::Directory,
-                    &git.git_dir(),
-                    &format!("take over {name}"),
-                    Cmd::new("cp", args).ids(git.ids).deadline(TRANSFER),
-                )
-                .await?;
-        }
-    }
-    // How the index was known is lost; the checkout that follows makes a new one.
-    git.host.remove_tree(inside).await
 }
 
 /// A checkout that has just been fetched.
@@ -271,8 +285,7 @@ impl Fetched<'_> {
 
     /// Whether this commit is there, so that the update can start from it.
     pub async fn knows(&self, commit: &Commit) -> Result<bool> {
-        let asked = self.git.host.try_ask(self.git.cmd(["cat-file", "-e", &format!("{commit}^{{commit}}")])).await?;
-        Ok(asked.code == Some(0))
+        self.git.has(commit).await
     }
 
     /// The paths that were added since another commit.
@@ -297,7 +310,7 @@ impl Fetched<'_> {
             }
             None => self.target.clone(),
         };
-        self.git.refuse_lfs().await?;
+        self.git.refuse_lfs(&commit).await?;
         Ok(commit)
     }
 
@@ -320,14 +333,12 @@ impl Fetched<'_> {
 
 /// Whether the checkout's files are those of a commit.
 pub async fn is_at(app: &App, directory: &str, commit: &Commit, host: &Host) -> Result<bool> {
-    let owner: Owner = "app".parse().context("a user name is an owner")?;
-    let git = Git { app, directory: directory.to_owned(), ids: host.ids(&owner)?, host };
+    let git = Git::new(app, directory, host)?;
     // git moves HEAD last, and the files may be of two commits until then: that all are there is known by more than that.
-    if !host.exists(&format!("{}/HEAD", git.git_dir())) || !checkout::is_whole(&git, commit)? {
+    if !checkout::is_whole(&git, commit)? {
         return Ok(false);
     }
-    let head = host.try_ask(git.cmd(["rev-parse", "--verify", "--quiet", "HEAD"])).await?;
-    Ok(head.stdout.trim() == commit.as_str())
+    Ok(work_tree::head(&git).await?.as_ref() == Some(commit))
 }
 
 /// Makes sure that the checkout is at a known release's commit; asks the repository only if that is not there.
@@ -337,8 +348,8 @@ pub async fn ensure_at(app: &App, directory: &str, commit: &Commit, host: &Host)
     }
     let _alone = Lock::take_checkout(host, "check out", PATIENCE).await?;
     let git = open(app, directory, host).await?;
-    let known = host.try_ask(git.cmd(["cat-file", "-e", &format!("{commit}^{{commit}}")])).await?;
-    if known.code != Some(0) {
+    // Only the checkout has it where the repository was begun anew: after an upgrade of a host of before.
+    if !git.has(commit).await? {
         git.fetch().await?;
     }
     local::keep(&git).await?;

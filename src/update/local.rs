@@ -1,6 +1,7 @@
 //! What somebody did in the checkout by hand: kept in a branch before an update takes the files, and merged where the env says so.
 
 use super::git::Git;
+use super::work_tree::{bring_over, head, read};
 use crate::env::GitLocal;
 use crate::host::What;
 use crate::state::app_directory;
@@ -8,11 +9,11 @@ use crate::value::Commit;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-/// The commit that the appliance last checked out.
+/// In the checkout's repository: the commit that the appliance last checked out.
 const OURS: &str = "refs/appliance/checked-out";
-/// The commit in which local ones were last merged: what the next version is merged with too.
+/// In the same: the commit in which local ones were last merged: what the next version is merged with too.
 const MERGED: &str = "refs/appliance/merged";
-/// Commits that releases were made of: git must not clean them away when the repository has forgotten them.
+/// In the repository: commits that releases were made of. git must not clean them away when the repository has forgotten them.
 const KEPT: &str = "refs/appliance/kept";
 /// Who signs for commits that the appliance makes.
 const WHO: [&str; 4] = ["-c", "user.name=appliance", "-c", "user.email=appliance@localhost"];
@@ -23,20 +24,24 @@ fn source_mark(git: &Git<'_>) -> String {
 }
 
 /// A checkout of another repository is begun anew: its commits mean nothing here. What somebody left in it stays in its branches.
-pub async fn ensure_of_source(git: &Git<'_>, fresh: bool) -> Result<()> {
+pub async fn ensure_of_source(git: &Git<'_>) -> Result<()> {
     let digest = crate::env::hex(&Sha256::digest(git.app.git.source.address()));
     let mark = source_mark(git);
     let known = git.host.read_text(&mark, 256)?.unwrap_or_default();
     if known == digest {
         return Ok(());
     }
-    if !known.is_empty() && !fresh {
+    if !known.is_empty() {
         keep(git).await?;
         tracing::info!("the app's repository is another one now; its checkout is begun anew");
-        let listed = ["for-each-ref", "--format=%(refname)", "refs/remotes/origin", "refs/tags", OURS, MERGED];
+        let forget = "forget the old repository";
+        let listed = ["for-each-ref", "--format=%(refname)", "refs/remotes/origin", "refs/tags"];
         let known = git.host.ask(git.cmd(listed)).await?;
         for name in known.stdout.lines() {
-            git.act("forget the old repository", ["update-ref", "-d", name]).await?;
+            git.act(forget, ["update-ref", "-d", name]).await?;
+        }
+        for name in [OURS, MERGED] {
+            git.act_on_work(forget, ["update-ref", "-d", name]).await?;
         }
     }
     git.host.put(&mark, digest.as_bytes(), 0o600)
@@ -44,9 +49,9 @@ pub async fn ensure_of_source(git: &Git<'_>, fresh: bool) -> Result<()> {
 
 /// Keeps local commits and changed files in a branch; gives back its name if there was something to keep.
 pub async fn keep(git: &Git<'_>) -> Result<Option<String>> {
-    let Some(head) = read(git, "HEAD").await? else { return Ok(None) };
+    let Some(head) = head(git).await? else { return Ok(None) };
     let changed =
-        git.host.ask(git.cmd(["status", "--porcelain", "--untracked-files=no", "--ignore-submodules"])).await?;
+        git.host.ask(git.work(["status", "--porcelain", "--untracked-files=no", "--ignore-submodules"])).await?;
     let ours = read(git, OURS).await?;
     // A checkout from before this was remembered is taken for untouched.
     let is_merged = git.app.git.local == GitLocal::Merge && read(git, MERGED).await?.as_ref() == Some(&head);
@@ -57,13 +62,13 @@ pub async fn keep(git: &Git<'_>) -> Result<Option<String>> {
     let [a, b, c, d] = WHO;
     let mut kept = head;
     if !changed.stdout.trim().is_empty() {
-        let stash = git.cmd([a, b, c, d, "stash", "create", "changed on this host"]);
+        let stash = git.work([a, b, c, d, "stash", "create", "changed on this host"]);
         let stash = git.host.act_and_read(What::Directory, &git.directory, "keep changed files", stash).await?;
         kept = stash.stdout.trim().parse().context("git could not keep the changed files")?;
     }
     let branch = format!("local-{}-{}", git.host.now().strftime("%Y%m%d-%H%M%S"), kept.short());
-    git.act(&format!("keep local changes in the branch {branch}"), ["branch", "--force", &branch, kept.as_str()])
-        .await?;
+    let how = format!("keep local changes in the branch {branch}");
+    git.act_on_work(&how, ["branch", "--force", &branch, kept.as_str()]).await?;
     tracing::warn!("somebody changed files in {}; that is kept there in the branch {branch}", git.directory);
     Ok(Some(branch))
 }
@@ -76,28 +81,31 @@ pub async fn merge(git: &Git<'_>, branch: &str, target: &Commit) -> Result<Commi
     let [a, b, c, d] = WHO;
     // A stash holds the index as a second parent; its first one and its files are what is meant.
     let args = [a, b, c, d, "merge", "--quiet", "--no-edit", "--no-ff", branch];
-    if let Err(error) = git.act("merge local changes", args).await {
-        git.act("give the merge up", ["merge", "--abort"]).await?;
+    if let Err(error) = git.act_on_work("merge local changes", args).await {
+        git.act_on_work("give the merge up", ["merge", "--abort"]).await?;
         bail!(
             "the local changes in the branch {branch} contradict {}, so nothing was merged: {error:#}",
             target.short()
         );
     }
-    let merged = read(git, "HEAD").await?.context("the merge made no commit")?;
-    git.act("remember the merge", ["update-ref", MERGED, merged.as_str()]).await?;
+    let merged = head(git).await?.context("the merge made no commit")?;
+    bring_over(git, &merged, Some(target)).await.context("could not take over what was merged")?;
+    let comes_after = ["merge-base", "--is-ancestor", target.as_str(), merged.as_str()];
+    if git.host.try_ask(git.cmd(comes_after)).await?.code != Some(0) {
+        bail!(
+            "somebody changed the checkout during the merge: {} does not come after {}",
+            merged.short(),
+            target.short()
+        );
+    }
+    git.act_on_work("remember the merge", ["update-ref", MERGED, merged.as_str()]).await?;
     remember(git, &merged).await?;
     Ok(merged)
 }
 
 /// Remembers what is checked out.
 pub async fn remember(git: &Git<'_>, commit: &Commit) -> Result<()> {
-    for reference in [OURS, &format!("{KEPT}/{commit}")] {
-        git.act("remember what is checked out", ["update-ref", reference, commit.as_str()]).await?;
-    }
-    Ok(())
-}
-
-async fn read(git: &Git<'_>, reference: &str) -> Result<Option<Commit>> {
-    let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{reference}^{{commit}}")];
-    Ok(git.host.try_ask(git.cmd(args)).await?.stdout.trim().parse().ok())
+    let how = "remember what is checked out";
+    git.act_on_work(how, ["update-ref", OURS, commit.as_str()]).await?;
+    git.act(how, ["update-ref", &format!("{KEPT}/{commit}"), commit.as_str()]).await.map(drop)
 }

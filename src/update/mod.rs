@@ -2,8 +2,8 @@
 //! `stack/`, supervising them `supervise/`.
 //!
 //! `run.rs` is the order of an update's stages, `decide.rs` whether there is anything to do, `room.rs` whether there is room for it,
-//! `release.rs` makes a release (`git.rs`, `checkout.rs`, `submodules.rs`, `local.rs`, `trust.rs` and `image.rs` are its parts; `leftover.rs`
-//! takes away images that none needs), `databases.rs`, `dump.rs` and `restore.rs` (with `archive.rs` for somebody else's dump) are the
+//! `release.rs` makes a release (`git.rs`, `work_tree.rs`, `checkout.rs`, `submodules.rs`, `local.rs`, `trust.rs` and `image.rs` are its parts;
+//! `leftover.rs` takes away images that none needs), `databases.rs`, `dump.rs` and `restore.rs` (with `archive.rs` for somebody else's dump) are the
 //! database's way back, `gate.rs` asks whether a release is good, `switch.rs` sends visitors over, `undo.rs` goes back and finishes what a
 //! killed update left, `rollback.rs` is going back by hand, `packages.rs` the host's own packages, `major.rs` (with
 //! `transfer.rs`) another major version of PostgreSQL.
@@ -33,6 +33,7 @@ mod switch;
 mod transfer;
 mod trust;
 mod undo;
+mod work_tree;
 
 pub use archive::ResetFrom;
 pub use decide::{Waiting, Wish};

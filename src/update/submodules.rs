@@ -1,10 +1,10 @@
 //! Submodules of the app's repository. git's own command would run in the submodules' directories, with the configuration that it finds
 //! there; each is got and checked out from outside instead, with its repository beside the app's.
 
-use super::checkout;
-use super::git::Git;
-use crate::host::{Cmd, Dir, What};
-use crate::value::{Commit, Owner};
+use super::git::{self, Git};
+use super::{checkout, work_tree};
+use crate::host::{Cmd, What};
+use crate::value::Commit;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
@@ -29,7 +29,7 @@ pub(super) async fn set_broken_list_aside(git: &Git<'_>) -> Result<()> {
             let is_command =
                 |line: &str| line.split_once('=').is_some_and(|(_, value)| value.trim_start().starts_with('!'));
             // What is too long to be read is no list of submodules either.
-            let listed = git.host.try_ask(git.cmd(["config", "--file", &path, "--list"])).await;
+            let listed = git.host.try_ask(git.work(["config", "--file", &path, "--list"])).await;
             listed.is_ok_and(|listed| listed.code == Some(0) && !listed.stdout.lines().any(is_command))
         }
         Err(_) => false,
@@ -38,7 +38,7 @@ pub(super) async fn set_broken_list_aside(git: &Git<'_>) -> Result<()> {
         return Ok(());
     }
     tracing::warn!("git does not take {path}; it is put aside as {aside}");
-    let move_aside = Cmd::new("mv", ["--force", "--no-target-directory", "--", &path, &aside]).ids(git.ids());
+    let move_aside = Cmd::new("mv", ["--force", "--no-target-directory", "--", &path, &aside]).ids(git.app_ids());
     git.host.act(What::File, &path, "put aside", move_aside).await.map(drop)
 }
 
@@ -46,23 +46,24 @@ pub(super) async fn set_broken_list_aside(git: &Git<'_>) -> Result<()> {
 pub(super) struct Module {
     /// From the root of the app's checkout.
     pub path: String,
-    /// Its repository.
+    /// Its repository, and the one of its directory in the checkout.
     pub git_dir: String,
+    work_dir: String,
     pub commit: String,
     url: String,
 }
 
 impl Module {
     pub(super) fn cmd(&self, git: &Git<'_>, args: &[&str]) -> Cmd {
-        let work_tree = format!("{}/{}", git.directory, self.path);
         // What the repository names may not lie on this host.
-        git.cmd_in(&self.git_dir, &work_tree, args, &[]).env("GIT_PROTOCOL_FROM_USER", "0")
+        git.cmd_in(&self.git_dir, args, &[]).env("GIT_PROTOCOL_FROM_USER", "0")
     }
 }
 
 /// Where a repository is: its own directory, and its files' below the checkout.
 struct Above {
     git_dir: String,
+    work_dir: String,
     path: String,
     commit: String,
     url: String,
@@ -75,7 +76,14 @@ struct Above {
 /// One cannot be got, or is not named as one can be.
 pub(super) async fn put(git: &Git<'_>, commit: &Commit) -> Result<Vec<Module>> {
     let url = git.app.git.source.address();
-    let root = Above { git_dir: git.git_dir(), path: String::new(), commit: commit.as_str().to_owned(), url, depth: 0 };
+    let root = Above {
+        git_dir: git.git_dir(),
+        work_dir: git.work_dir(),
+        path: String::new(),
+        commit: commit.as_str().to_owned(),
+        url,
+        depth: 0,
+    };
     let mut waiting = vec![root];
     let mut all: Vec<Module> = Vec::new();
     while let Some(above) = waiting.pop() {
@@ -86,6 +94,7 @@ pub(super) async fn put(git: &Git<'_>, commit: &Commit) -> Result<Vec<Module>> {
             get(git, &module).await.with_context(|| format!("the submodule {}", module.path))?;
             waiting.push(Above {
                 git_dir: module.git_dir.clone(),
+                work_dir: module.work_dir.clone(),
                 path: format!("{}/", module.path),
                 commit: module.commit.clone(),
                 url: module.url.clone(),
@@ -100,7 +109,7 @@ pub(super) async fn put(git: &Git<'_>, commit: &Commit) -> Result<Vec<Module>> {
 /// The submodules that a commit names.
 async fn listed(git: &Git<'_>, above: &Above) -> Result<Vec<Module>> {
     let blob = format!("{}:.gitmodules", above.commit);
-    let ask = async |args: &[&str]| git.host.try_ask(git.cmd_in(&above.git_dir, &git.directory, args, &[])).await;
+    let ask = async |args: &[&str]| git.host.try_ask(git.cmd_in(&above.git_dir, args, &[])).await;
     if ask(&["cat-file", "-e", &blob]).await?.code != Some(0) {
         return Ok(Vec::new());
     }
@@ -121,6 +130,7 @@ async fn listed(git: &Git<'_>, above: &Above) -> Result<Vec<Module>> {
         modules.push(Module {
             path: format!("{}{path}", above.path),
             git_dir: format!("{}/submodules/{name}", above.git_dir),
+            work_dir: format!("{}/submodules/{name}", above.work_dir),
             commit: commit.to_owned(),
             url,
         });
@@ -129,39 +139,36 @@ async fn listed(git: &Git<'_>, above: &Above) -> Result<Vec<Module>> {
 }
 
 async fn get(git: &Git<'_>, module: &Module) -> Result<()> {
-    let owner: Owner = "app".parse().context("a user name is an owner")?;
-    let run =
-        async |how: &str, args: &[&str]| git.host.act(What::Directory, &module.path, how, module.cmd(git, args)).await;
+    let host = git.host;
     // git follows a link in its work tree's place, whoever has put it there.
     let mut place = git.directory.clone();
     for part in module.path.split('/') {
         place = format!("{place}/{part}");
-        if git.host.link_target(&place).is_some() {
-            git.host.discard(&place)?;
+        if host.link_target(&place).is_some() {
+            host.ask(Cmd::new("rm", ["--force", "--", &place]).ids(git.app_ids())).await?;
         }
     }
-    git.host.ensure_dir(&place, &Dir::plain().owner(&owner))?;
-    let parent = module.git_dir.rsplit_once('/').map_or("", |(parent, _)| parent);
-    for directory in [parent, &module.git_dir] {
-        git.host.ensure_dir(directory, &Dir::plain().owner(&owner))?;
-    }
-    git.host.discard(&format!("{}/config", module.git_dir))?;
-    run("prepare the submodule", &["init", "--quiet"]).await?;
+    host.ask(Cmd::new("mkdir", ["--parents", "--", &place]).ids(git.app_ids())).await?;
+    let run =
+        async |how: &str, args: &[&str]| host.act(What::Directory, &module.path, how, module.cmd(git, args)).await;
+    git::tidy(&module.git_dir, git.ids(), host).await?;
+    run("prepare the submodule", &["init", "--quiet", "--bare"]).await?;
     let is_there =
-        git.host.try_ask(module.cmd(git, &["cat-file", "-e", &format!("{}^{{commit}}", module.commit)])).await?;
-    if is_there.code != Some(0) {
+        async || host.try_ask(module.cmd(git, &["cat-file", "-e", &format!("{}^{{commit}}", module.commit)])).await;
+    if is_there().await?.code != Some(0) {
         let refs = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
         let all = ["fetch", "--quiet", "--no-tags", "--", &module.url, refs[0], refs[1]];
         checkout::tell(&run("fetch the submodule", &all).await?.stderr);
-        let is_there =
-            git.host.try_ask(module.cmd(git, &["cat-file", "-e", &format!("{}^{{commit}}", module.commit)])).await?;
-        if is_there.code != Some(0) {
+        if is_there().await?.code != Some(0) {
             // One that no branch leads to; not every server gives it.
             run("fetch the submodule's commit", &["fetch", "--quiet", "--no-tags", "--", &module.url, &module.commit])
                 .await?;
         }
     }
-    run("check out the submodule", &["checkout", "--quiet", "--force", "--detach", &module.commit]).await.map(drop)
+    work_tree::ensure(git, &module.work_dir, &place, &module.git_dir).await?;
+    let args = ["checkout", "--quiet", "--force", "--detach", &module.commit];
+    let put = git.work_in(&module.work_dir, &place, &args);
+    host.act(What::Directory, &place, "check out the submodule", put).await.map(drop)
 }
 
 /// Paths and addresses, as `git config -z` prints them: `submodule.NAME.path<newline>VALUE<nul>`.

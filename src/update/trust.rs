@@ -1,12 +1,17 @@
 //! Whom git may believe: the servers it talks to by ssh, and whoever signed a release's commit. Fetching is `git.rs`.
 
-use super::git::Git;
-use crate::host::{Cmd, Dir, Host};
-use crate::value::{Commit, Owner, SigningKey};
+use super::git::{self, Git};
+use crate::host::{Cmd, Dir, File, Host};
+use crate::value::{Commit, SigningKey};
 use anyhow::{Context, Result, bail};
 
 /// The servers that the env knows, where git's ssh looks for them.
 const KNOWN_HOSTS: &str = "/var/lib/appliance/git/known_hosts";
+/// Where root puts the keys that git's ssh uses. User app's own directory.
+const APP_SSH: &str = "/app/.ssh";
+/// The largest key of ssh, and the longest list of servers, in bytes.
+const MAX_KEY: u64 = 64 << 10;
+const MAX_KNOWN: u64 = 4 << 20;
 /// How a signer is called in the file of those that are allowed.
 const SIGNER: &str = "appliance";
 /// How much of what git says about a signature is told, in bytes.
@@ -35,6 +40,32 @@ pub fn ensure_hosts(git: &Git<'_>) -> Result<()> {
     git.host.put(KNOWN_HOSTS, text.as_bytes(), 0o644)
 }
 
+/// Gives git's ssh copies of the keys that root has put into user app's directory, and what was known there of servers when git still ran
+/// as user app. What else is in that directory, user app's configuration of ssh above all, is not used.
+pub fn ensure_keys(git: &Git<'_>) -> Result<()> {
+    let (host, owner) = (git.host, git::user()?);
+    let ours = format!("{}/.ssh", git::HOME);
+    host.ensure_dir(git::HOME, &Dir::plain().mode(0o755))?;
+    host.ensure_dir(&ours, &Dir::plain().mode(0o700).owner(&owner))?;
+    let is_key = |name: &&String| name.starts_with("id_");
+    let theirs = host.names(APP_SSH)?;
+    for name in host.names(&ours)?.iter().filter(is_key).filter(|name| !theirs.contains(name)) {
+        host.discard(&format!("{ours}/{name}"))?;
+    }
+    for name in theirs.iter().filter(is_key) {
+        if let Some(key) = host.read_unlinked(&format!("{APP_SSH}/{name}"), MAX_KEY)? {
+            host.ensure_file(&format!("{ours}/{name}"), &File::bytes(key).mode(0o600).owner(&owner))?;
+        }
+    }
+    let known = format!("{ours}/known_hosts");
+    if !host.exists(&known)
+        && let Some(hosts) = host.read_unlinked(&format!("{APP_SSH}/known_hosts"), MAX_KNOWN)?
+    {
+        host.ensure_file(&known, &File::bytes(hosts).mode(0o600).owner(&owner))?;
+    }
+    Ok(())
+}
+
 /// Says that a server was met for the first time: nobody has vouched for it.
 pub fn tell_of_contact(stderr: &str) {
     for line in stderr.lines().filter(|line| line.contains(FIRST_CONTACT)) {
@@ -54,9 +85,8 @@ pub async fn verify(git: &Git<'_>, target: &Commit) -> Result<()> {
         return Ok(());
     }
     let home = git.host.private_directory()?;
-    let owner: Owner = "app".parse().context("a user name is an owner")?;
     // Other users cannot enter it; git runs as this one.
-    git.host.ensure_dir(home.path(), &Dir::plain().mode(0o700).owner(&owner))?;
+    git.host.ensure_dir(home.path(), &Dir::plain().mode(0o700).owner(&git::user()?))?;
     let signers: String = keys.iter().filter_map(ssh_line).collect();
     let allowed = home.file("signers");
     git.host.put(&allowed, signers.as_bytes(), 0o644)?;
@@ -76,7 +106,7 @@ pub async fn verify(git: &Git<'_>, target: &Commit) -> Result<()> {
             ("gpg.minTrustLevel", "undefined"),
         ];
         // No key but the env's: neither app's own ones, nor those of an agent.
-        git.cmd_for([what, "--", &name], &settings).env("GNUPGHOME", home.path())
+        git.cmd_in(&git.git_dir(), &[what, "--", &name], &settings).env("GNUPGHOME", home.path())
     };
     let commit = git.host.try_ask(signed("verify-commit", target.as_str().to_owned())).await?;
     if commit.code == Some(0) {

@@ -44,7 +44,8 @@ pub fn refused(machine: &Machine, expected: &str) {
     assert!(ledger(machine)["in_flight"].is_null());
 }
 
-fn checkout(machine: &Machine, command: &str) -> String {
+/// As somebody who works in the checkout.
+pub fn checkout(machine: &Machine, command: &str) -> String {
     machine.ok(&format!("cd /app/g && runuser -u app -- git -c user.name=L -c user.email=l@example.test {command}"))
 }
 

@@ -117,8 +117,9 @@ fn strike(machine: &Machine, case: &Case, took_ms: u64) {
 
 /// What a killed git leaves.
 const LOCKS: &str =
-    "cd /data/git/notes && for lock in index HEAD config packed-refs shallow refs/remotes/origin/live refs/heads/x; do
-  mkdir -p $(dirname $lock); touch $lock.lock; done; chown -R app: .";
+    "for user in appliance-git app; do [ $user = app ] && repository=/data/git/notes || repository=/data/appliance-git/notes
+  cd $repository && for lock in index HEAD config packed-refs shallow refs/remotes/origin/live refs/heads/x; do
+  mkdir -p $(dirname $lock); touch $lock.lock; chown -R $user: $(dirname $lock); done; done; chgrp app /data/appliance-git/notes";
 
 /// Wholly one or the other; says which.
 fn settled(machine: &Machine, case: &Case, old: &str, new: &str, digests: &[String; 2]) -> String {

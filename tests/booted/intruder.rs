@@ -114,6 +114,10 @@ fn user_app_writes_nothing_that_root_trusts() {
         "mv /data/etc/notes /data/etc/mine",
         "touch /data/etc/tags/x /data/etc/flags/force.update.notes",
         "cat /data/etc/server.key.pem",
+        "touch /data/appliance-git/notes/x",
+        "git --git-dir=/data/appliance-git/notes update-ref refs/heads/x HEAD",
+        "mv /data/appliance-git/notes /data/appliance-git/mine",
+        "ls /var/lib/appliance-git/.ssh",
     ] {
         let out = as_user(script);
         assert!(out.code != 0, "user app may do: {script}\n{}", out.all());
@@ -249,6 +253,7 @@ fn a_container_that_writes_the_checkout_gets_no_further() {
     machine.ok(
         "set -e; systemctl stop appliance; cd /data/git/g
          for lock in index.lock HEAD.lock refs/remotes/origin/main.lock; do mkdir -p $(dirname $lock); touch $lock; chown app:app $lock; done
+         touch /data/appliance-git/g/packed-refs.lock; chown appliance-git: /data/appliance-git/g/packed-refs.lock
          echo broken > /app/g/compose.yml; rm /app/g/kept; rm /data/appliance/apps/g/checked-out; systemctl start appliance",
     );
     wait_for_phase(&machine, "running");
@@ -269,6 +274,70 @@ fn a_container_that_writes_the_checkout_gets_no_further() {
     assert!(out.code == 1 && out.stderr.contains("leads over the link /app/g/data"), "{}", out.all());
     machine.ok("rm /app/g/data && mv /app/g/aside /app/g/data && appliance recover && systemctl restart appliance");
     wait_for_phase(&machine, "running");
+}
+
+#[test]
+fn commits_that_user_app_makes_are_not_taken() {
+    use super::checkout::{checkout, commit, env, git, version};
+    let machine = Machine::boot("intrudercommit");
+    machine.ok("mkdir -p /srv/g && chown app:app /srv/g");
+    git(&machine, "init -q -b main .");
+    let one = commit(&machine, "one");
+    machine.put("/app/env.yml", env(&machine, "keep"), 0o600);
+    machine.ok("systemctl start appliance");
+    wait_for_phase(&machine, "running");
+
+    // One of its own, under every name that root could ask for.
+    machine.ok("sed -i s/one/evil/ /app/g/compose.yml");
+    checkout(&machine, "commit -q -a -m evil");
+    let evil = checkout(&machine, "rev-parse HEAD").trim().to_owned();
+    for name in ["refs/remotes/origin/main", "refs/heads/main", "refs/appliance/checked-out", "refs/tags/main"] {
+        checkout(&machine, &format!("update-ref {name} {evil}"));
+    }
+    let out = machine.sh(&format!("appliance update --to {evil}"));
+    assert!(out.code == 1 && out.stderr.contains("has no"), "{}", out.all());
+    machine.ok("appliance update && systemctl restart appliance");
+    wait_for_phase(&machine, "running");
+    assert_eq!(version(&machine), "one");
+    let in_ours = |what: &str| {
+        machine.sh(&format!("git -c safe.directory='*' --git-dir=/data/appliance-git/g cat-file -e {what}"))
+    };
+    assert!(in_ours(&one).code == 0 && in_ours(&evil).code != 0, "only what the server sent is there");
+
+    // A host of before has a repository of user app's alone. What is missing is taken from there by its id, with the server away.
+    let as_before = "set -e; systemctl stop appliance; rm -f /data/appliance/apps/g/checked-out
+         runuser -u app -- git --git-dir=/data/git/g repack -q -a -d; rm -r /data/git/g/objects/info/alternates /data/appliance-git";
+    machine.ok(&format!("{as_before}; mv /srv/g /srv/gone; systemctl start appliance"));
+    wait_for_phase(&machine, "running");
+    assert_eq!(version(&machine), "one");
+    assert!(in_ours(&one).code == 0 && in_ours(&evil).code != 0, "what was asked for, and nothing else");
+
+    // And not if it is not what its id says.
+    let forge = "set -e; cd /data/git/g/objects; mkdir -p aside; mv pack/*.pack aside; rm -f pack/*
+         for pack in aside/*; do git --git-dir=/data/git/g unpack-objects -q < $pack; done
+         python3 - $(git --git-dir=/data/git/g rev-parse ONE:compose.yml) <<P
+import os, sys, zlib
+path = sys.argv[1][:2] + '/' + sys.argv[1][2:]
+real = zlib.decompress(open(path, 'rb').read())
+os.chmod(path, 0o644)
+open(path, 'wb').write(zlib.compress(real.replace(b'one', b'bad')))
+P
+         git --git-dir=/data/git/g show ONE:compose.yml | grep -q bad";
+    machine.put("/root/forge", forge.replace("ONE", &one), 0o644);
+    machine.ok(&format!(
+        "{as_before}; mv /srv/gone /srv/g; runuser -u app -- sh < /root/forge; systemctl start appliance"
+    ));
+    wait_for_phase(&machine, "running");
+    assert_eq!(
+        (
+            version(&machine).as_str(),
+            machine.sh("grep -c bad /data/appliance/apps/g/source/compose.yml").stdout.as_str()
+        ),
+        ("one", "0\n")
+    );
+    commit(&machine, "two");
+    machine.ok("appliance update");
+    assert_eq!(version(&machine), "two");
 }
 
 #[test]

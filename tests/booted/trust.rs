@@ -253,6 +253,23 @@ fn https_asks_for_a_certificate_that_the_host_trusts_and_for_the_password() {
     machine.ok("systemctl restart appliance");
     wait_for_phase(&machine, "running");
     assert_eq!(version(&machine), "one");
-    let said = machine.ok("journalctl --no-pager -o cat; appliance status --json; cat /data/git/g/config /app/g/.git");
+    let said = machine
+        .ok("journalctl --no-pager -o cat; appliance status --json; cat /data/appliance-git/g/config /data/git/g/config /app/g/.git");
     assert!(!said.contains("canary-git") && !said.contains("canary-other"), "a password is told");
+
+    // While git has the password: nobody but root sees it.
+    machine.ok("systemctl kill --signal=STOP git-https");
+    let mut update = machine.spawn("exec appliance update");
+    let git = wait_for("git to ask the server", Duration::from_secs(30), || {
+        let out = machine.sh("pgrep -x -u appliance-git git-remote-http");
+        out.stdout.trim().parse::<u32>().map_err(|_| out.all())
+    });
+    let environment = format!("tr '\\0' '\\n' < /proc/{git}/environ");
+    assert!(machine.ok(&environment).contains("canary-git"), "it is there to be seen");
+    for user in ["app", "nobody"] {
+        let out = machine.sh(&format!("runuser -u {user} -- sh -c \"{environment}\""));
+        assert!(out.code != 0 && !out.all().contains("canary"), "{user} sees git's environment: {}", out.all());
+    }
+    machine.ok("systemctl kill --signal=CONT git-https");
+    assert!(update.wait().expect("the update ends").success());
 }
