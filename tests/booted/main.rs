@@ -23,6 +23,7 @@ mod gate;
 mod history;
 mod images;
 mod intruder;
+mod intruder_git;
 mod load;
 mod logs;
 mod lost_port;

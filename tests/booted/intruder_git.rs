@@ -1,0 +1,224 @@
+//! Those who try to get further by the app's repository or its checkout: a container that has that mounted, user app, whoever writes
+//! what is fetched. Nothing of theirs runs as root, or in the place of what was pushed.
+
+use crate::host::Machine;
+use crate::host::apps::*;
+
+/// A repository of the app `g`, which has its checkout mounted where it can write.
+const MOUNTED: &str = "services:\n  a:\n    image: stub:1\n    labels: {version: 'VERSION'}\n    volumes: ['.:/checkout', './data:/own']\n    \
+                       stop_grace_period: 1s\n    healthcheck: {test: exit 0, interval: 1s}\n";
+
+#[test]
+fn a_container_that_writes_the_checkout_gets_no_further() {
+    use super::checkout::{env, git};
+    let machine = Machine::boot("intrudergit");
+    machine.ok("mkdir -p /srv/g && chown app:app /srv/g");
+    git(&machine, "init -q -b main .");
+    let commit = |version: &str| {
+        machine.put("/srv/g/compose.yml", MOUNTED.replace("VERSION", version), 0o644);
+        machine.ok("chown -R app:app /srv/g");
+        git(&machine, "add -A");
+        git(&machine, &format!("commit -q -m {version}"));
+    };
+    // What would be left out of an archive is a part of the commit all the same.
+    machine.put("/srv/g/.gitattributes", "kept export-ignore\n", 0o644);
+    machine.put("/srv/g/kept", "kept\n", 0o644);
+    commit("one");
+    machine.put("/app/env.yml", env(&machine, "keep"), 0o600);
+    machine.ok("systemctl start appliance");
+    wait_for_phase(&machine, "running");
+    machine.ok("test -s /data/appliance/apps/g/source/kept");
+
+    // As root in the container, which is root in the checkout: git's own files, compose files, variables, links, and locks.
+    machine.ok("echo data > /app/g/data/mine; chmod 777 /app/g/data");
+    let evil = "#!/bin/sh\nid -un >> /tmp/by-whom\n";
+    machine.put("/app/g/evil.sh", evil, 0o777);
+    machine.ok(
+        "set -e; cd /app/g; rm -f .git; git init -q .; mkdir -p .git/hooks .git/info; cp evil.sh .git/hooks/post-checkout
+         cp evil.sh .git/hooks/pre-commit; export GIT_DIR=/app/g/.git; git config core.fsmonitor /app/g/evil.sh; git config core.sshCommand /app/g/evil.sh
+         git config filter.x.smudge /app/g/evil.sh; git config filter.x.clean /app/g/evil.sh; git config filter.x.required true
+         echo '* filter=x' > .git/info/attributes; echo '* filter=x' >> .gitattributes
+         printf '[submodule \"s\"]\\n path = s\\n url = ext::/app/g/evil.sh\\n update = !/app/g/evil.sh\\n' > .gitmodules
+         printf 'services: {a: {privileged: true, volumes: [\"/root:/root-of-host\"]}}\\n' > compose.override.yml
+         cp compose.override.yml docker-compose.override.yml; printf 'COMPOSE_FILE=compose.override.yml\\nHOME=/root\\n' > .env
+         chown -R app:app /app/g",
+    );
+    commit("two");
+    println!("{}", machine.ok("appliance update && systemctl restart appliance"));
+    wait_for_phase(&machine, "running");
+    assert_eq!(super::checkout::version(&machine), "two");
+    assert_eq!(machine.sh("cat /tmp/by-whom").stdout, "", "nothing of the container's was run");
+    let container = inspect(&machine, "g_a_1");
+    assert_eq!(container["HostConfig"]["Privileged"], false);
+    assert!(!container["HostConfig"]["Binds"].to_string().contains("/root"), "{}", container["HostConfig"]["Binds"]);
+    assert_eq!(machine.get("/app/g/data/mine"), "data\n", "what the commit does not have is data, and stays");
+
+    // Locks that a git was killed with, and a checkout that was cut off: the next start puts all of it in place.
+    machine.ok(
+        "set -e; systemctl stop appliance; cd /data/git/g
+         for lock in index.lock HEAD.lock refs/remotes/origin/main.lock; do mkdir -p $(dirname $lock); touch $lock; chown app:app $lock; done
+         touch /data/appliance-git/g/packed-refs.lock; chown appliance-git: /data/appliance-git/g/packed-refs.lock
+         echo broken > /app/g/compose.yml; rm /app/g/kept; rm /data/appliance/apps/g/checked-out; systemctl start appliance",
+    );
+    wait_for_phase(&machine, "running");
+    assert_eq!(machine.get("/app/g/kept"), "kept\n");
+    assert!(machine.get("/app/g/compose.yml").contains("two"));
+    commit("three");
+    machine.ok("appliance update");
+    assert_eq!(super::checkout::version(&machine), "three");
+
+    // A link in the place of what it mounts, before it ends: Docker would follow it at the next start.
+    machine.ok("mv /app/g/data /app/g/aside; ln -s /root /app/g/data; docker kill g_a_1");
+    crate::host::wait_for("the refusal", std::time::Duration::from_secs(60), || {
+        let said = machine.ok("journalctl -u appliance-supervisor -o cat --no-pager");
+        if said.contains("leads over the link /app/g/data") { Ok(()) } else { Err(said) }
+    });
+    assert_eq!(machine.ok("docker ps -q"), "", "nothing runs with the host's files");
+    let out = machine.sh("appliance plan --stack");
+    assert!(out.code == 1 && out.stderr.contains("leads over the link /app/g/data"), "{}", out.all());
+    machine.ok("rm /app/g/data && mv /app/g/aside /app/g/data && appliance recover && systemctl restart appliance");
+    wait_for_phase(&machine, "running");
+}
+
+#[test]
+fn commits_that_user_app_makes_are_not_taken() {
+    use super::checkout::{checkout, commit, env, git, version};
+    let machine = Machine::boot("intrudercommit");
+    machine.ok("mkdir -p /srv/g && chown app:app /srv/g");
+    git(&machine, "init -q -b main .");
+    let one = commit(&machine, "one");
+    machine.put("/app/env.yml", env(&machine, "keep"), 0o600);
+    machine.ok("systemctl start appliance");
+    wait_for_phase(&machine, "running");
+
+    // One of its own, under every name that root could ask for.
+    machine.ok("sed -i s/one/evil/ /app/g/compose.yml");
+    checkout(&machine, "commit -q -a -m evil");
+    let evil = checkout(&machine, "rev-parse HEAD").trim().to_owned();
+    for name in ["refs/remotes/origin/main", "refs/heads/main", "refs/appliance/checked-out", "refs/tags/main"] {
+        checkout(&machine, &format!("update-ref {name} {evil}"));
+    }
+    let out = machine.sh(&format!("appliance update --to {evil}"));
+    assert!(out.code == 1 && out.stderr.contains("has no"), "{}", out.all());
+    machine.ok("appliance update && systemctl restart appliance");
+    wait_for_phase(&machine, "running");
+    assert_eq!(version(&machine), "one");
+    let in_ours = |what: &str| {
+        machine.sh(&format!("git -c safe.directory='*' --git-dir=/data/appliance-git/g cat-file -e {what}"))
+    };
+    assert!(in_ours(&one).code == 0 && in_ours(&evil).code != 0, "only what the server sent is there");
+
+    // A host of before has a repository of user app's alone. What is missing is taken from there by its id, with the server away.
+    let as_before = "set -e; systemctl stop appliance; rm -f /data/appliance/apps/g/checked-out
+         runuser -u app -- git --git-dir=/data/git/g repack -q -a -d; rm -r /data/git/g/objects/info/alternates /data/appliance-git";
+    machine.ok(&format!("{as_before}; mv /srv/g /srv/gone; systemctl start appliance"));
+    wait_for_phase(&machine, "running");
+    assert_eq!(version(&machine), "one");
+    assert!(in_ours(&one).code == 0 && in_ours(&evil).code != 0, "what was asked for, and nothing else");
+
+    // And not if it is not what its id says.
+    let forge = "set -e; cd /data/git/g/objects; mkdir -p aside; mv pack/*.pack aside; rm -f pack/*
+         for pack in aside/*; do git --git-dir=/data/git/g unpack-objects -q < $pack; done
+         python3 - $(git --git-dir=/data/git/g rev-parse ONE:compose.yml) <<P
+import os, sys, zlib
+path = sys.argv[1][:2] + '/' + sys.argv[1][2:]
+real = zlib.decompress(open(path, 'rb').read())
+os.chmod(path, 0o644)
+open(path, 'wb').write(zlib.compress(real.replace(b'one', b'bad')))
+P
+         git --git-dir=/data/git/g show ONE:compose.yml | grep -q bad";
+    machine.put("/root/forge", forge.replace("ONE", &one), 0o644);
+    machine.ok(&format!(
+        "{as_before}; mv /srv/gone /srv/g; runuser -u app -- sh < /root/forge; systemctl start appliance"
+    ));
+    wait_for_phase(&machine, "running");
+    assert_eq!(
+        (
+            version(&machine).as_str(),
+            machine.sh("grep -c bad /data/appliance/apps/g/source/compose.yml").stdout.as_str()
+        ),
+        ("one", "0\n")
+    );
+    commit(&machine, "two");
+    machine.ok("appliance update");
+    assert_eq!(version(&machine), "two");
+}
+
+#[test]
+fn a_repository_gets_no_more_than_the_env_allows() {
+    use super::checkout::{COMPOSE, commit, env, git, refused, version};
+    let machine = Machine::boot("intruderrepo");
+    machine.ok("mkdir -p /srv/g && chown app:app /srv/g; echo root:secret > /root/canary");
+    git(&machine, "init -q -b main .");
+    commit(&machine, "one");
+    let env = env(&machine, "keep").replace("  name: g\n", "  name: g\n  allow: {privileged: no, binds: own}\n");
+    machine.put("/app/env.yml", env, 0o600);
+    machine.ok("systemctl start appliance");
+    wait_for_phase(&machine, "running");
+    let push = |more: &str| {
+        machine.put("/srv/g/compose.yml", format!("{}{more}", COMPOSE.replace("VERSION", "two")), 0o644);
+        machine.ok("chown -R app:app /srv/g");
+        git(&machine, "add -A");
+        git(&machine, "commit -q -m two");
+    };
+    // What somebody planted: in a directory of its data, by a container; a link in the commit; a volume of a time when more was allowed.
+    machine.ok("mkdir -p /data/g-files && ln -s / /data/g-files/l && ln -s / /srv/g/x");
+    machine.ok("docker volume create --label com.docker.compose.project=g --opt type=none --opt o=bind --opt device=/root g_old");
+    machine.ok("ip link add lan0 type veth peer name lan1 && ip addr add 192.168.77.1/24 dev lan0 && ip link set lan1 up && ip link set lan0 up");
+    let volume = |options: &str| format!("    volumes: ['v:/v']\nvolumes: {{v: {{{options}}}}}\n");
+    for (more, named) in [
+        ("    privileged: yes\n    volumes: ['/:/host']\n".to_owned(), "services.a.privileged, services.a.volumes: /;"),
+        ("    env_file: /root/canary\n".to_owned(), "services.a.env_file: /root/canary;"),
+        ("    env_file: ./x/root/canary\n".to_owned(), "leads out of"),
+        (volume("driver_opts: {type: none, o: bind, device: /root}"), "volumes.v.driver_opts;"),
+        (volume("driver_opts: {type: tmpfs, o: bind, device: /root}"), "volumes.v.driver_opts;"),
+        (volume("external: true, name: g_old"), "volumes.v.external;"),
+        (volume("name: g_old"), "the volume g_old stands for something else"),
+        ("    networks: [n]\nnetworks: {n: {external: true, name: host}}\n".to_owned(), "networks.n.external;"),
+        (
+            "    networks: [n]\nnetworks: {n: {ipam: {config: [{subnet: 192.168.77.0/25}]}}}\n".to_owned(),
+            "the host reaches 192.168.77.0/24 by lan0",
+        ),
+        ("    build: /root\n".to_owned(), "services.a.build.context: /root;"),
+        ("    build: ./x/root\n".to_owned(), "leads over a link of the commit"),
+        ("    build: {context: ., dockerfile: x/root/canary}\n".to_owned(), "leads over a link of the commit"),
+        ("    volumes: ['./x/root:/r']\n".to_owned(), "leads over a link of the commit"),
+        ("    secrets: [s]\nsecrets: {s: {file: ./x/root/canary}}\n".to_owned(), "leads over a link of the commit"),
+        ("    volumes: ['/data/g-files/l/root:/r']\n".to_owned(), "leads over the link /data/g-files/l"),
+        ("include: [/root/canary]\n".to_owned(), "/root/canary is not the app's"),
+        ("    extends: {file: /root/canary, service: a}\n".to_owned(), "/root/canary is not the app's"),
+        (
+            "    volumes: ['/data/appliance:/a', '/var/run/docker.sock:/s']\n".to_owned(),
+            "/data/appliance, services.a.volumes: /var/run",
+        ),
+    ] {
+        push(&more);
+        refused(&machine, named);
+        assert!(!machine.ok("journalctl -o cat --no-pager").contains("root:secret"), "what the canary holds is told");
+    }
+    assert_eq!(machine.ok("docker ps -aq --filter label=com.docker.compose.project=g | wc -l"), "1\n");
+    // What lies in its own directories it may have; a link there leads nowhere.
+    push("    volumes: ['./data:/own', '/data/g-vault:/vault', 'v:/v']\nvolumes: {v: {}}\n");
+    machine.ok("appliance update");
+    assert_eq!(version(&machine), "two");
+    // What is built is the commit, and nothing that lies beside it in the checkout.
+    machine.put("/srv/g/Dockerfile", "FROM stub:1\nCOPY . /all\n", 0o644);
+    machine.ok("runuser -u app -- sh -c 'echo FROM stub:1 > /app/g/planted'");
+    push("  b: {build: .}\n");
+    machine.ok("appliance update");
+    machine.ok("docker exec g_b_1 /bin/busybox test -e /all/compose.yml");
+    assert_eq!(machine.sh("docker exec g_b_1 /bin/busybox test -e /all/planted").code, 1, "the checkout was built");
+    // A list of what is left out is read in the commit, too, and what it says is not told.
+    machine.ok("ln -s /root/canary /srv/g/.dockerignore; echo 'root:secret[' > /root/canary");
+    push("  b: {build: .}\n  c: {build: .}\n");
+    refused(&machine, ".dockerignore");
+    assert!(!machine.ok("journalctl -o cat --no-pager").contains("root:secret"), "what the canary holds is told");
+    machine.ok("rm /srv/g/.dockerignore");
+    // The first release of a repository is asked no less.
+    machine.ok("systemctl stop appliance; rm -rf /data/appliance/apps/g");
+    push("    pid: host\n");
+    machine.ok("systemctl start appliance");
+    let said = wait_for_end(&machine, "standby", 3);
+    assert!(said.contains("services.a.pid"), "{said}");
+    assert_eq!(machine.ok("docker ps -q"), "");
+}
