@@ -2,7 +2,8 @@
 
 use super::env::find;
 use super::{env_yml, print, render};
-use crate::host::{Host, Mode};
+use crate::env::Env;
+use crate::host::{Host, Mode, What};
 use crate::prepare::{self, Wanted};
 use crate::stack::{self, apply};
 use crate::state::{Ledger, Lock, flags};
@@ -21,7 +22,7 @@ pub struct RecoverArguments {
 }
 
 /// How long a command waits for another one that holds the lock.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub async fn run() -> Result<u8> {
     supervise::run(&Host::system(Mode::Apply), env_yml().as_deref()).await.map(|()| 0)
@@ -49,11 +50,14 @@ pub async fn plan(step: Option<Step>, stack_alone: bool, json: bool) -> Result<u
     if !stack_alone {
         prepare::prepare(wanted, &host, step, &mut |_| ()).await?;
     }
+    if step.is_none() {
+        plan_stack(&found.env, &host).await?;
+    }
     if step.is_none()
-        && let Some(release) = Ledger::read(&host)?.current
+        && !stack_alone
+        && let Some(error) = update::plan(&found.env, &host).await?
     {
-        let stack = stack::load(&found.env, &host)?;
-        apply::plan(&stack, &update::references(&stack, &release)?, &host).await?;
+        warn_of_unknown(&error);
     }
     let entries = host.journal().entries();
     if json {
@@ -66,13 +70,28 @@ pub async fn plan(step: Option<Step>, stack_alone: bool, json: bool) -> Result<u
     Ok(if entries.is_empty() { 0 } else { 2 })
 }
 
-fn journal(host: &Host) -> String {
+/// Says that the repository's server gave no answer.
+pub(super) fn warn_of_unknown(error: &anyhow::Error) {
+    eprintln!("warning: whether there is a newer version is not known: {error:#}");
+}
+
+/// Notes what the next start would do with the containers of the release.
+pub(super) async fn plan_stack(env: &Env, host: &Host) -> Result<()> {
+    if let Some(release) = Ledger::read(host)?.current {
+        let stack = stack::load(env, host)?;
+        apply::plan(&stack, &update::references(&stack, &release)?, host).await?;
+    }
+    Ok(())
+}
+
+pub(super) fn journal(host: &Host) -> String {
     let entries = host.journal().entries();
     if entries.is_empty() {
         return String::new();
     }
     let rows = entries.into_iter().map(|entry| {
-        let step = entry.step.filter(|_| !entry.what.is_of_stack()).map(Step::name).unwrap_or("stack");
+        let of_app = if entry.what == What::Release { "release" } else { "stack" };
+        let step = entry.step.filter(|_| !entry.what.is_of_stack()).map(Step::name).unwrap_or(of_app);
         vec![step.to_owned(), entry.what.to_string(), entry.object, entry.how]
     });
     render::table(&["STEP", "WHAT", "OBJECT", "CHANGE"], rows)

@@ -1,5 +1,6 @@
 //! The command line: what can be said, and who answers it. One file per group of commands.
 
+mod apply;
 mod cert;
 mod compose;
 mod cp;
@@ -41,9 +42,12 @@ enum Command {
     /// Bring the host to what env.yml asks for
     #[command(after_help = "Example:\n  appliance prepare --step nginx")]
     Prepare(StepArgument),
-    /// Show what prepare and the next start would change, touching nothing (exit 0 nothing, 2 changes, 1 error)
+    /// Show what apply would change on the host, in the stack and of the release, touching nothing (exit 0 nothing, 2 changes, 1 error)
     #[command(after_help = "Example:\n  appliance plan && echo nothing to do")]
     Plan(PlanArguments),
+    /// Bring host, stack and release to what env.yml asks for; exits as status does
+    #[command(after_help = "Example:\n  nano /app/env.yml && appliance plan; appliance apply")]
+    Apply(JsonArgument),
     /// Show phase, services, release and steps (exit 0 fine, 3 standby, 4 failed)
     #[command(after_help = "Example:\n  appliance status --json | jq .phase.name")]
     Status(JsonArgument),
@@ -144,6 +148,7 @@ pub async fn execute(arguments: Arguments) -> u8 {
         Command::Run => host::run().await,
         Command::Prepare(step) => host::prepare(step.step).await,
         Command::Plan(plan) => host::plan(plan.step.step, plan.stack, plan.json.json).await,
+        Command::Apply(json) => apply::apply(json.json).await,
         Command::Status(json) => status::status(json.json),
         Command::Ps(json) => ps::ps(json.json).await,
         Command::Logs(logs) => logs::logs(logs).await,

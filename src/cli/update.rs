@@ -1,10 +1,11 @@
 //! The commands about releases: update, rollback, releases.
 
 use super::{JsonArgument, print, render};
+use crate::env::Env;
 use crate::host::{Host, Mode, UnitState};
 use crate::report::sentry;
 use crate::source;
-use crate::state::{Ledger, Lock, flags};
+use crate::state::{Ledger, Lock, Status, flags};
 use crate::supervise::Board;
 use crate::update::{self, Back, News, Outcome, Recovered, Told, Wish};
 use crate::value::{Commit, Stage};
@@ -87,13 +88,34 @@ impl Progress {
     }
 }
 
+/// What is started and stopped, and what supervises.
+pub(super) const SERVICE: &str = "appliance.service";
+const SUPERVISOR: &str = "appliance-supervisor.service";
+
+/// Nothing is begun while the appliance has failed.
+pub(super) fn refuse_failed(host: &Host) -> Result<()> {
+    match flags::failed(host)? {
+        Some(reason) => bail!("the appliance has failed ({reason}); mend it, then run: appliance recover --start"),
+        None => Ok(()),
+    }
+}
+
+/// Starts the appliance where it is stopped, else the supervisor anew, and waits until the app is up, or is known not to come up.
+pub(super) async fn start_supervisor(host: &Host) -> Result<()> {
+    match host.unit_state(SERVICE).await? {
+        UnitState::Active => host.restart_unit(SUPERVISOR).await,
+        _ => {
+            host.start_unit(SERVICE).await?;
+            host.start_unit(SUPERVISOR).await
+        }
+    }
+}
+
 /// The host, if an update can be made on it.
 pub(super) async fn ready() -> Result<Host> {
     let host = Host::system(Mode::Apply);
-    if let Some(reason) = flags::failed(&host)? {
-        bail!("the appliance has failed ({reason}); mend it, then run: appliance recover --start");
-    }
-    if host.unit_state("appliance.service").await? != UnitState::Active {
+    refuse_failed(&host)?;
+    if host.unit_state(SERVICE).await? != UnitState::Active {
         bail!("the appliance is stopped; start it first: systemctl start appliance");
     }
     Ok(host)
@@ -107,9 +129,10 @@ pub async fn update(arguments: UpdateArguments) -> Result<u8> {
     let env = source::active(&host)?.env;
     let ledger = Ledger::read_for(&host, &env.app.name)?;
     if ledger.current.is_none() {
-        host.restart_unit("appliance-supervisor.service").await?;
-        print("there was no release yet; the appliance is making the first one, see: appliance status\n")?;
-        return Ok(0);
+        start_supervisor(&host).await?;
+        let status = Status::read(&host)?.context("the supervisor has written no status")?;
+        print(&format!("there was no release yet; {}\n", status.phase.text()))?;
+        return Ok(status.exit_code());
     }
     let _reports = sentry::start(&env);
     let wish = Wish { force: arguments.force, migrate: arguments.migrate, to: arguments.to, ..Wish::default() };
@@ -125,18 +148,7 @@ pub async fn update(arguments: UpdateArguments) -> Result<u8> {
     };
     let outcome = updated?;
     let upgraded = upgraded?;
-    let (word, commit, text) = match &outcome {
-        Outcome::Nothing { commit } => ("nothing", commit, format!("nothing new: {} runs", commit.short())),
-        Outcome::Refused { commit } => {
-            let text =
-                format!("{} failed before and is not tried again; appliance update --force does", commit.short());
-            ("refused", commit, text)
-        }
-        Outcome::Done { commit, migrated } => {
-            let how = if *migrated { ", the database was migrated" } else { "" };
-            ("done", commit, format!("{} runs now{how}", commit.short()))
-        }
-    };
+    let (word, commit, text) = words(&outcome);
     if arguments.json.json {
         let value = serde_json::json!({ "outcome": word, "commit": commit, "host": upgraded });
         print(&format!("{value}\n"))?;
@@ -152,6 +164,29 @@ pub async fn update(arguments: UpdateArguments) -> Result<u8> {
     }
     print(&format!("{}\n", lines.join("\n")))?;
     Ok(0)
+}
+
+/// One word for a program, the commit, and a sentence.
+fn words(outcome: &Outcome) -> (&'static str, &Commit, String) {
+    match outcome {
+        Outcome::Nothing { commit } => ("nothing", commit, format!("nothing new: {} runs", commit.short())),
+        Outcome::Refused { commit } => {
+            let text =
+                format!("{} failed before and is not tried again; appliance update --force does", commit.short());
+            ("refused", commit, text)
+        }
+        Outcome::Done { commit, migrated } => {
+            let how = if *migrated { ", the database was migrated" } else { "" };
+            ("done", commit, format!("{} runs now{how}", commit.short()))
+        }
+    }
+}
+
+/// Brings the app to the newest wanted commit, and leaves the host's packages alone; gives back what came of it.
+pub(super) async fn to_wanted(env: &Env, host: &Host, quiet: bool) -> Result<String> {
+    let _reports = sentry::start(env);
+    let outcome = watched(host, quiet, async |news| update::update(env, Wish::default(), host, news).await).await?;
+    Ok(words(&outcome).2)
 }
 
 /// Somebody asked for an end.

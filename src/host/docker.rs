@@ -346,6 +346,11 @@ impl Host {
         self.note(What::Container, name, how);
     }
 
+    /// Notes what happens to the app's release; the caller then does it, if [`Host::applies`].
+    pub fn note_release(&self, app: &str, how: impl Into<String>) {
+        self.note(What::Release, app, how);
+    }
+
     /// Notes what happens to a volume; the caller then does it, if [`Host::applies`].
     pub fn note_volume(&self, name: &str, how: impl Into<String>) {
         self.note(What::Volume, name, how);

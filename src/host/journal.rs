@@ -21,12 +21,13 @@ pub enum What {
     Container,
     Network,
     Volume,
+    Release,
 }
 
 impl What {
     /// Whether it is the app's, not the host's.
     pub fn is_of_stack(self) -> bool {
-        matches!(self, What::Container | What::Network | What::Volume)
+        matches!(self, What::Container | What::Network | What::Volume | What::Release)
     }
 }
 
@@ -45,6 +46,7 @@ impl fmt::Display for What {
             What::Container => "container",
             What::Network => "network",
             What::Volume => "volume",
+            What::Release => "release",
         })
     }
 }

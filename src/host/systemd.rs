@@ -15,8 +15,15 @@ const JOB_DEADLINE: Duration = Duration::from_secs(120);
 /// How long one of a database may take: it writes what is in its memory before it stops, and reads its log before it is up.
 const DATABASE_JOB_DEADLINE: Duration = Duration::from_secs(6 * 3600);
 
+/// How long the supervisor's may take, as its unit has it: images are built and a database is migrated until it is up.
+const SUPERVISOR_JOB_DEADLINE: Duration = Duration::from_secs(24 * 3600);
+
 fn job_deadline(unit: &str) -> Duration {
-    if unit.starts_with("postgresql") { DATABASE_JOB_DEADLINE } else { JOB_DEADLINE }
+    match unit {
+        "appliance-supervisor.service" => SUPERVISOR_JOB_DEADLINE,
+        _ if unit.starts_with("postgresql") => DATABASE_JOB_DEADLINE,
+        _ => JOB_DEADLINE,
+    }
 }
 
 /// This machine's systemd.

@@ -67,12 +67,17 @@ impl<'a> Git<'a> {
     /// In the repository.
     pub(super) fn cmd<const N: usize>(&self, args: [&str; N]) -> Cmd {
         let address = self.app.git.source.address();
-        let mut remote = vec![("remote.origin.url", address.as_str()), ("remote.origin.fetch", BRANCHES)];
+        self.cmd_in(&self.git_dir(), &args, &self.remote(&address))
+    }
+
+    /// The settings of the remote `origin`.
+    fn remote<'b>(&self, address: &'b str) -> Vec<(&'static str, &'b str)> {
+        let mut remote = vec![("remote.origin.url", address), ("remote.origin.fetch", BRANCHES)];
         if self.app.git.source.is_local() {
             // Whoever it belongs to: the env names it, and git would serve it to its owner alone.
             remote.push(("remote.origin.uploadpack", "git -c 'safe.directory=*' upload-pack"));
         }
-        self.cmd_in(&self.git_dir(), &args, &remote)
+        remote
     }
 
     /// Where git keeps the repository.
@@ -93,7 +98,7 @@ impl<'a> Git<'a> {
             settings.push((helper.as_str(), CREDENTIAL_HELPER));
         }
         let mut cmd = command(&[&format!("--git-dir={git_dir}")], args, &settings)
-            .directory(git_dir)
+            .directory("/")
             .ids(self.ids)
             .env("HOME", HOME)
             .env("GIT_SSH_COMMAND", trust::ssh_command(!self.app.git.host_keys.is_empty()));
@@ -157,7 +162,11 @@ impl<'a> Git<'a> {
                     tracing::warn!("could not fetch {}, trying again in {seconds} s: {error:#}", self.app.git.source);
                     tokio::time::sleep(Duration::from_secs(*seconds)).await;
                 }
-                (Err(error), None) => return Err(error.context(NotFetched(self.app.git.source.to_string()))),
+                (Err(error), None) => {
+                    let source = &self.app.git.source;
+                    let hint = if source.is_local() { ": user appliance-git must be able to read it" } else { "" };
+                    return Err(error.context(NotFetched(format!("{source}{hint}"))));
+                }
             }
         }
     }
@@ -329,6 +338,39 @@ impl Fetched<'_> {
         }
         Ok(&self.target != current)
     }
+}
+
+/// How long a server may take to say what its branches name.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// The commit that the env asks for, as the server has it now; nothing is fetched, and nothing is written.
+///
+/// # Errors
+/// The server cannot be asked, or has no such branch.
+pub async fn wanted(app: &App, directory: &str, host: &Host) -> Result<Commit> {
+    if let Some(commit) = &app.git.commitid {
+        return Ok(commit.clone());
+    }
+    let git = Git::new(app, directory, host)?;
+    let name = app.git.branch.as_ref().map(ToString::to_string);
+    let names = match &name {
+        Some(name) => vec![format!("refs/heads/{name}"), format!("refs/tags/{name}^{{}}"), format!("refs/tags/{name}")],
+        None => vec!["HEAD".to_owned()],
+    };
+    let asked: Vec<&str> = names.iter().map(String::as_str).collect();
+    let args = [&["ls-remote", "--quiet", "origin"], &asked[..]].concat();
+    let address = app.git.source.address();
+    let ask = git.cmd_in(&git.git_dir(), &args, &git.remote(&address)).deadline(ANSWER);
+    // It would be remembered: that is for a fetch to do.
+    let ask = ask.env("GIT_SSH_COMMAND", trust::ssh_command_for_known(!app.git.host_keys.is_empty()));
+    let said = host.ask(ask).await.with_context(|| format!("could not ask {}", app.git.source))?;
+    let of = |name: &String| {
+        said.stdout.lines().find_map(|line| line.split_once('\t').filter(|(_, of)| of == name)?.0.parse().ok())
+    };
+    names
+        .iter()
+        .find_map(of)
+        .with_context(|| format!("the repository {} has no {}", app.git.source, name.as_deref().unwrap_or("HEAD")))
 }
 
 /// Whether the checkout's files are those of a commit.

@@ -1,13 +1,14 @@
 //! Releases of the app: making one (fetch, build), putting it in the place of the one that runs, going back. Bringing containers up is
 //! `stack/`, supervising them `supervise/`.
 //!
-//! `run.rs` is the order of an update's stages, `decide.rs` whether there is anything to do, `room.rs` whether there is room for it,
+//! `run.rs` is the order of an update's stages, `decide.rs` whether there is anything to do (`ahead.rs` tells that beforehand), `room.rs` whether there is room for it,
 //! `release.rs` makes a release (`git.rs`, `work_tree.rs`, `checkout.rs`, `submodules.rs`, `local.rs`, `trust.rs` and `image.rs` are its parts;
 //! `leftover.rs` takes away images that none needs), `databases.rs`, `dump.rs` and `restore.rs` (with `archive.rs` for somebody else's dump) are the
 //! database's way back, `gate.rs` asks whether a release is good, `switch.rs` sends visitors over, `undo.rs` goes back and finishes what a
 //! killed update left, `rollback.rs` is going back by hand, `packages.rs` the host's own packages, `major.rs` (with
 //! `transfer.rs`) another major version of PostgreSQL.
 
+mod ahead;
 pub mod archive;
 mod blame;
 mod checkout;
@@ -35,6 +36,7 @@ mod trust;
 mod undo;
 mod work_tree;
 
+pub use ahead::plan;
 pub use archive::ResetFrom;
 pub use decide::{Waiting, Wish};
 pub use gate::probes;

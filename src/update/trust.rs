@@ -30,6 +30,12 @@ pub fn ssh_command(knows_hosts: bool) -> String {
     format!("ssh -o BatchMode=yes -o ConnectTimeout=30 {hosts}")
 }
 
+/// [`ssh_command`], for servers that were met before.
+pub fn ssh_command_for_known(knows_hosts: bool) -> String {
+    // Of two values for one option ssh takes the first.
+    ssh_command(knows_hosts).replacen("ssh ", "ssh -o StrictHostKeyChecking=yes ", 1)
+}
+
 /// Writes the servers that the env knows, for ssh.
 pub fn ensure_hosts(git: &Git<'_>) -> Result<()> {
     let known = &git.app.git.host_keys;

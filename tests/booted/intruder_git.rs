@@ -56,7 +56,7 @@ fn a_container_that_writes_the_checkout_gets_no_further() {
     // Locks that a git was killed with, and a checkout that was cut off: the next start puts all of it in place.
     machine.ok(
         "set -e; systemctl stop appliance; cd /data/git/g
-         for lock in index.lock HEAD.lock refs/remotes/origin/main.lock; do mkdir -p $(dirname $lock); touch $lock; chown app:app $lock; done
+         for lock in index.lock HEAD.lock refs/remotes/origin/main.lock; do mkdir -p $(dirname $lock); touch $lock; done; chown -R app:app refs *.lock
          touch /data/appliance-git/g/packed-refs.lock; chown appliance-git: /data/appliance-git/g/packed-refs.lock
          echo broken > /app/g/compose.yml; rm /app/g/kept; rm /data/appliance/apps/g/checked-out; systemctl start appliance",
     );

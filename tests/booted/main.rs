@@ -7,6 +7,7 @@ mod host;
 mod acme;
 mod acme_trouble;
 mod any_database;
+mod apply;
 mod broken_env;
 mod checkout;
 mod clients;
