@@ -54,7 +54,8 @@ fn say(address: &str, leader: &str) {
          Look around on the host:\n\n    \
          on() {{ nsenter -t {leader} -m -u -i -n -p -C -- \"$@\"; }}\n    \
          on appliance status\n    \
-         on appliance plan                      # nothing to do\n\n\
+         on appliance plan                      # nothing to do\n    \
+         on sh -c 'echo \"# mine\" >> /app/env.yml'; on appliance plan; on appliance apply\n\n\
          Then update to a version that answers differently, and to one whose migration fails and is undone:\n\n    \
          push() {{ on runuser -u app -- git -C /srv/notes.git update-ref refs/heads/live refs/heads/$1; }}\n    \
          push v2; on appliance update; curl -k https://{address}/notes\n    \

@@ -99,7 +99,9 @@ fn every_command_of_the_docs_does_what_they_say() {
     for command in ["appliance ps", "appliance top web", "appliance exec web -- ls", "appliance env diff"] {
         run(command);
     }
-    for command in ["appliance env check", "appliance plan", "appliance prepare", "appliance plan --stack"] {
+    for command in
+        ["appliance env check", "appliance plan", "appliance apply", "appliance prepare", "appliance plan --stack"]
+    {
         run(command);
     }
     run("appliance cert show");
