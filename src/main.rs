@@ -11,6 +11,9 @@ fn main() -> ExitCode {
         eprintln!("error: the TLS provider was installed twice");
         return ExitCode::FAILURE;
     }
+    if !arguments.is_for_the_caller() {
+        appliance::host::set_umask();
+    }
     cli::logging::start(arguments.is_service());
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(8).enable_all().build();

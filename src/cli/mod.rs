@@ -140,6 +140,11 @@ impl Arguments {
     pub fn is_service(&self) -> bool {
         matches!(self.command, Command::Run | Command::StopStack)
     }
+
+    /// Whether what it writes is for whoever calls it.
+    pub fn is_for_the_caller(&self) -> bool {
+        matches!(self.command, Command::Cp(_))
+    }
 }
 
 /// Carries a command out; gives back the exit code.

@@ -172,6 +172,12 @@ impl Host {
     }
 }
 
+/// What this process and its programs make is readable for everybody unless something else is asked for, whatever the shell of the caller
+/// says: containers and other users read files of the checkout, and of git's repository.
+pub fn set_umask() {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+}
+
 /// No clock that is set is before this program was written: 2024-01-01.
 const FIRST_DAY_S: i64 = 1_704_067_200;
 

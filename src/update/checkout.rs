@@ -2,12 +2,12 @@
 //! compose files are read and images are built. What anybody changes in the checkout reaches neither.
 
 use super::git::{self, Git};
-use super::{local, submodules, trust};
+use super::{local, submodules, trust, work_tree};
 use crate::env::App;
 use crate::host::{Cmd, Dir, Host, What};
 use crate::state::{app_directory, source_directory};
 use crate::value::Commit;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::time::Duration;
 
 /// How long putting a tree's files in place may take.
@@ -46,17 +46,22 @@ pub(super) async fn put(git: &Git<'_>, commit: &Commit) -> Result<()> {
 /// The files of a commit in a directory of root's, and the link that leads there.
 async fn export(git: &Git<'_>, commit: &Commit, modules: &[submodules::Module]) -> Result<()> {
     let (host, own) = (git.host, app_directory(&git.app.name));
-    let (sources, fresh) = (format!("{own}/sources"), format!("{own}/sources/.new"));
+    let sources = format!("{own}/sources");
+    let (fresh, part) = (format!("{sources}/.new"), format!("{sources}/.part"));
     git::write(&format!("{}/info/attributes", git.git_dir()), ATTRIBUTES, git.ids(), host).await?;
     for directory in [&own, &sources] {
         host.ensure_dir(directory, &Dir::plain().mode(0o700))?;
     }
     host.remove_tree(&fresh).await?;
     host.ensure_dir(&fresh, &Dir::plain().mode(0o700))?;
-    unpack(git, git.cmd(["archive", "--format=tar", commit.as_str()]), &fresh, "").await?;
+    unpack(git, git.cmd(["archive", "--format=tar", commit.as_str()]), &fresh).await?;
     for module in modules {
         git::write(&format!("{}/info/attributes", module.git_dir), ATTRIBUTES, git.ids(), host).await?;
-        unpack(git, module.cmd(git, &["archive", "--format=tar", &module.commit]), &fresh, &module.path).await?;
+        // By itself: what it holds must not be written over a link that lies in the other one.
+        host.remove_tree(&part).await?;
+        host.ensure_dir(&part, &Dir::plain())?;
+        unpack(git, module.cmd(git, &["archive", "--format=tar", module.commit.as_str()]), &part).await?;
+        put_in_place(host, &part, &fresh, &module.path).with_context(|| format!("the submodule {}", module.path))?;
     }
     let target = format!("{sources}/{commit}");
     host.remove_tree(&target).await?;
@@ -68,23 +73,37 @@ async fn export(git: &Git<'_>, commit: &Commit, modules: &[submodules::Module]) 
     Ok(())
 }
 
-/// Unpacks what git packs, as root's own files.
-async fn unpack(git: &Git<'_>, archive: Cmd, into: &str, below: &str) -> Result<()> {
+/// Moves a submodule's files to their place below those of the commit. What a commit holds is its author's choice: a link, or files,
+/// where the submodule belongs are refused. Only root writes here, so nothing changes meanwhile.
+fn put_in_place(host: &Host, part: &str, below: &str, path: &str) -> Result<()> {
+    let mut place = below.to_owned();
+    for name in path.split('/') {
+        // Makes it, or makes sure that it is no link.
+        place = format!("{place}/{name}");
+        host.ensure_dir(&place, &Dir::plain())?;
+    }
+    if !host.names(&place)?.is_empty() {
+        bail!("the commit has files of its own where it belongs");
+    }
+    host.rename(part, &place).map(drop)
+}
+
+/// Unpacks what git packs into an empty directory, as root's own files.
+async fn unpack(git: &Git<'_>, archive: Cmd, into: &str) -> Result<()> {
     let host = git.host;
     let tar = format!("{}/source.tar", app_directory(&git.app.name));
     host.act(What::File, &tar, "pack the app's files", archive.output_file(&host.path(&tar)).deadline(FILES)).await?;
-    let into = if below.is_empty() { into.to_owned() } else { format!("{into}/{below}") };
-    host.ensure_dir(&into, &Dir::plain())?;
-    let args = ["--extract", "--no-same-owner", "--no-same-permissions", "--directory", &into, "--file", &tar];
+    let args = ["--extract", "--no-same-owner", "--no-same-permissions", "--directory", into, "--file", &tar];
     let unpacked =
-        host.act(What::Directory, &into, "unpack the app's files", Cmd::new("tar", args).deadline(FILES)).await;
+        host.act(What::Directory, into, "unpack the app's files", Cmd::new("tar", args).deadline(FILES)).await;
     host.discard(&tar)?;
     unpacked.map(drop)
 }
 
 /// Takes away what a killed run left beside the files.
 pub(super) fn tidy(app: &App, host: &Host) -> Result<()> {
-    host.discard(&format!("{}/source.tar", app_directory(&app.name)))
+    host.discard(&format!("{}/source.tar", app_directory(&app.name)))?;
+    host.discard(&work_tree::pack(&app.name))
 }
 
 /// Says which servers were met while submodules were got.

@@ -5,7 +5,7 @@
 use super::{checkout, local, trust, work_tree};
 use crate::env::{App, GitLocal};
 use crate::host::{Cmd, Dir, Host, Output, What};
-use crate::state::Lock;
+use crate::state::{Ledger, Lock};
 use crate::value::{Commit, Owner};
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
@@ -93,7 +93,8 @@ impl<'a> Git<'a> {
         let server: String = address.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
         let helper = format!("credential.{server}.helper");
         let mut settings = more.to_vec();
-        settings.extend([("protocol.ext.allow", "never"), ("credential.helper", "")]);
+        // The checkout's repository may have commits that follow from ones which nothing here leads to any more.
+        settings.extend([("protocol.ext.allow", "never"), ("credential.helper", ""), ("gc.pruneExpire", "never")]);
         if source.credentials().is_some() {
             settings.push((helper.as_str(), CREDENTIAL_HELPER));
         }
@@ -118,18 +119,11 @@ impl<'a> Git<'a> {
         self.app_ids
     }
 
-    /// Whether a commit is in the repository. One of which root knows the id is taken from the checkout's own where only that has it: on a
-    /// host of before, whose repository of root's was begun anew.
+    /// Whether a commit is in the repository with all that it needs. One of which root knows the id is taken from the checkout's own where
+    /// only that has it: on a host of before, whose repository of root's was begun anew.
     async fn has(&self, commit: &Commit) -> Result<bool> {
-        let asked = self.host.try_ask(self.cmd(["cat-file", "-e", &format!("{commit}^{{commit}}")])).await?;
-        if asked.code == Some(0) {
-            return Ok(true);
-        }
-        let brought = work_tree::bring_over(self, commit, None).await;
-        Ok(brought.unwrap_or_else(|error| {
-            tracing::warn!("{} is not taken from the checkout's own repository: {error:#}", commit.short());
-            false
-        }))
+        let pair = work_tree::Pair { git_dir: &self.git_dir(), work_dir: &self.work_dir() };
+        work_tree::has(self, &pair, commit).await
     }
 
     /// The tag that the env names where it names no branch of the repository.
@@ -146,8 +140,6 @@ impl<'a> Git<'a> {
     }
 
     async fn fetch(&self) -> Result<()> {
-        trust::ensure_hosts(self)?;
-        trust::ensure_keys(self)?;
         let mut waits = RETRIES_S.iter();
         loop {
             let fetched =
@@ -251,14 +243,29 @@ pub(super) async fn write(path: &str, text: &str, ids: (u32, u32), host: &Host) 
 /// Repository and checkout, made ready for git.
 async fn open<'a>(app: &'a App, directory: &str, host: &'a Host) -> Result<Git<'a>> {
     let git = Git::new(app, directory, host)?;
-    work_tree::open(&git).await?;
     let git_dir = git.git_dir();
+    // What it knows of servers is taken over once.
+    let is_of_before = !host.exists(&git_dir) && host.exists(&git.work_dir());
+    work_tree::open(&git).await?;
     host.ensure_dir(DIRECTORY, &Dir::plain())?;
-    host.ensure_dir(&git_dir, &Dir::plain().mode(0o750).owner(&owner()?))?;
+    let is_moved = host.exists(&git_dir);
+    if host.ensure_dir(&git_dir, &Dir::plain().mode(0o750).owner(&owner()?))?.yes() && is_moved {
+        // On a disk from another host users have other numbers.
+        own(&git_dir, &user()?, host).await?;
+        host.ensure_dir(&git_dir, &Dir::plain().mode(0o750).owner(&owner()?))?;
+    }
     tidy(&git_dir, git.ids, host).await?;
     git.act("prepare the repository", ["init", "--quiet", "--bare"]).await?;
+    trust::ensure_hosts(&git)?;
+    trust::ensure_keys(&git, is_of_before)?;
     local::ensure_of_source(&git).await?;
     Ok(git)
+}
+
+/// Gives a tree to a user; links in it are not followed.
+pub(super) async fn own(path: &str, owner: &Owner, host: &Host) -> Result<()> {
+    let args = ["-R", "-P", "--no-dereference", "--", &format!("{}:", owner.user()), path];
+    host.act(What::Directory, path, "change the owner", Cmd::new("chown", args).deadline(TRANSFER)).await.map(drop)
 }
 
 /// A checkout that has just been fetched.
@@ -276,6 +283,11 @@ pub async fn fetch<'a>(app: &'a App, directory: &str, to: Option<&Commit>, host:
     let _alone = Lock::take_checkout(host, "fetch", PATIENCE).await?;
     let git = open(app, directory, host).await?;
     git.fetch().await?;
+    let ledger = Ledger::read_for(host, &app.name)?;
+    let ran_before = [&ledger.current, &ledger.previous].into_iter().flatten().map(|release| &release.commit);
+    if let Some(known) = to.filter(|to| ran_before.into_iter().any(|commit| commit == *to)) {
+        git.has(known).await?;
+    }
     let target = match to {
         Some(commit) => git.resolve(commit.as_str()).await?,
         None => target(&git).await?,

@@ -1,7 +1,7 @@
 //! What somebody did in the checkout by hand: kept in a branch before an update takes the files, and merged where the env says so.
 
 use super::git::Git;
-use super::work_tree::{bring_over, head, read};
+use super::work_tree::{Pair, bring_over, head, read};
 use crate::env::GitLocal;
 use crate::host::What;
 use crate::state::app_directory;
@@ -89,7 +89,8 @@ pub async fn merge(git: &Git<'_>, branch: &str, target: &Commit) -> Result<Commi
         );
     }
     let merged = head(git).await?.context("the merge made no commit")?;
-    bring_over(git, &merged, Some(target)).await.context("could not take over what was merged")?;
+    let pair = Pair { git_dir: &git.git_dir(), work_dir: &git.work_dir() };
+    bring_over(git, &pair, &merged, Some(target)).await.context("could not take over what was merged")?;
     let comes_after = ["merge-base", "--is-ancestor", target.as_str(), merged.as_str()];
     if git.host.try_ask(git.cmd(comes_after)).await?.code != Some(0) {
         bail!(

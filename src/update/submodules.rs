@@ -29,7 +29,7 @@ pub(super) async fn set_broken_list_aside(git: &Git<'_>) -> Result<()> {
             let is_command =
                 |line: &str| line.split_once('=').is_some_and(|(_, value)| value.trim_start().starts_with('!'));
             // What is too long to be read is no list of submodules either.
-            let listed = git.host.try_ask(git.work(["config", "--file", &path, "--list"])).await;
+            let listed = git.host.try_ask(git.work(["config", "--no-includes", "--file", &path, "--list"])).await;
             listed.is_ok_and(|listed| listed.code == Some(0) && !listed.stdout.lines().any(is_command))
         }
         Err(_) => false,
@@ -49,7 +49,7 @@ pub(super) struct Module {
     /// Its repository, and the one of its directory in the checkout.
     pub git_dir: String,
     work_dir: String,
-    pub commit: String,
+    pub commit: Commit,
     url: String,
 }
 
@@ -65,7 +65,7 @@ struct Above {
     git_dir: String,
     work_dir: String,
     path: String,
-    commit: String,
+    commit: Commit,
     url: String,
     depth: usize,
 }
@@ -80,7 +80,7 @@ pub(super) async fn put(git: &Git<'_>, commit: &Commit) -> Result<Vec<Module>> {
         git_dir: git.git_dir(),
         work_dir: git.work_dir(),
         path: String::new(),
-        commit: commit.as_str().to_owned(),
+        commit: commit.clone(),
         url,
         depth: 0,
     };
@@ -109,21 +109,23 @@ pub(super) async fn put(git: &Git<'_>, commit: &Commit) -> Result<Vec<Module>> {
 /// The submodules that a commit names.
 async fn listed(git: &Git<'_>, above: &Above) -> Result<Vec<Module>> {
     let blob = format!("{}:.gitmodules", above.commit);
-    let ask = async |args: &[&str]| git.host.try_ask(git.cmd_in(&above.git_dir, args, &[])).await;
+    // A path is a path, whatever it begins with.
+    let ask = async |args: &[&str]| {
+        git.host.try_ask(git.cmd_in(&above.git_dir, args, &[]).env("GIT_LITERAL_PATHSPECS", "1")).await
+    };
     if ask(&["cat-file", "-e", &blob]).await?.code != Some(0) {
         return Ok(Vec::new());
     }
-    let said = ask(&["config", "--blob", &blob, "-z", "--get-regexp", r"^submodule\..*\.(path|url)$"]).await?;
+    let keys = r"^submodule\..*\.(path|url)$";
+    let said = ask(&["config", "--no-includes", "--blob", &blob, "-z", "--get-regexp", keys]).await?;
     let mut modules = Vec::new();
     for (path, url) in paths_and_urls(&said.stdout) {
         if !is_path(&path) {
             bail!("a submodule's path must lie in the repository: {path:?}");
         }
-        let entry = ask(&["ls-tree", "-z", &above.commit, "--", &path]).await?.stdout;
-        // `160000 commit ID<tab>PATH`; one that is named but not there is none.
-        let Some(commit) = entry.strip_prefix("160000 commit ").and_then(|rest| rest.split('\t').next()) else {
-            continue;
-        };
+        let entry = ask(&["ls-tree", "-z", above.commit.as_str(), "--", &path]).await?.stdout;
+        // One that is named but not there is none.
+        let Some(commit) = commit_of(&entry, &path) else { continue };
         let url = resolved(&above.url, &url).with_context(|| format!("the submodule {path} has no good address"))?;
         let name: String =
             Sha256::digest(format!("{path}\n{url}")).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
@@ -131,7 +133,7 @@ async fn listed(git: &Git<'_>, above: &Above) -> Result<Vec<Module>> {
             path: format!("{}{path}", above.path),
             git_dir: format!("{}/submodules/{name}", above.git_dir),
             work_dir: format!("{}/submodules/{name}", above.work_dir),
-            commit: commit.to_owned(),
+            commit,
             url,
         });
     }
@@ -153,22 +155,28 @@ async fn get(git: &Git<'_>, module: &Module) -> Result<()> {
         async |how: &str, args: &[&str]| host.act(What::Directory, &module.path, how, module.cmd(git, args)).await;
     git::tidy(&module.git_dir, git.ids(), host).await?;
     run("prepare the submodule", &["init", "--quiet", "--bare"]).await?;
-    let is_there =
-        async || host.try_ask(module.cmd(git, &["cat-file", "-e", &format!("{}^{{commit}}", module.commit)])).await;
-    if is_there().await?.code != Some(0) {
+    let pair = work_tree::Pair { git_dir: &module.git_dir, work_dir: &module.work_dir };
+    work_tree::ensure(git, &module.work_dir, &place).await?;
+    if !work_tree::has(git, &pair, &module.commit).await? {
         let refs = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
         let all = ["fetch", "--quiet", "--no-tags", "--", &module.url, refs[0], refs[1]];
         checkout::tell(&run("fetch the submodule", &all).await?.stderr);
-        if is_there().await?.code != Some(0) {
+        if !work_tree::has(git, &pair, &module.commit).await? {
             // One that no branch leads to; not every server gives it.
-            run("fetch the submodule's commit", &["fetch", "--quiet", "--no-tags", "--", &module.url, &module.commit])
-                .await?;
+            let one = ["fetch", "--quiet", "--no-tags", "--", &module.url, module.commit.as_str()];
+            run("fetch the submodule's commit", &one).await?;
         }
     }
-    work_tree::ensure(git, &module.work_dir, &place, &module.git_dir).await?;
-    let args = ["checkout", "--quiet", "--force", "--detach", &module.commit];
+    work_tree::borrow(git, &pair).await?;
+    let args = ["checkout", "--quiet", "--force", "--detach", module.commit.as_str()];
     let put = git.work_in(&module.work_dir, &place, &args);
     host.act(What::Directory, &place, "check out the submodule", put).await.map(drop)
+}
+
+/// The commit of a submodule, as `git ls-tree -z` prints its entry: `160000 commit ID<tab>PATH<nul>`.
+fn commit_of(entry: &str, path: &str) -> Option<Commit> {
+    let (what, at) = entry.strip_suffix('\0')?.split_once('\t')?;
+    what.strip_prefix("160000 commit ").filter(|_| at == path)?.parse().ok()
 }
 
 /// Paths and addresses, as `git config -z` prints them: `submodule.NAME.path<newline>VALUE<nul>`.

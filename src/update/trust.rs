@@ -12,6 +12,8 @@ const APP_SSH: &str = "/app/.ssh";
 /// The largest key of ssh, and the longest list of servers, in bytes.
 const MAX_KEY: u64 = 64 << 10;
 const MAX_KNOWN: u64 = 4 << 20;
+/// The most keys: with their public halves, each kind that ssh has by itself.
+const MAX_KEYS: usize = 32;
 /// How a signer is called in the file of those that are allowed.
 const SIGNER: &str = "appliance";
 /// How much of what git says about a signature is told, in bytes.
@@ -46,30 +48,37 @@ pub fn ensure_hosts(git: &Git<'_>) -> Result<()> {
     git.host.put(KNOWN_HOSTS, text.as_bytes(), 0o644)
 }
 
-/// Gives git's ssh copies of the keys that root has put into user app's directory, and what was known there of servers when git still ran
-/// as user app. What else is in that directory, user app's configuration of ssh above all, is not used.
-pub fn ensure_keys(git: &Git<'_>) -> Result<()> {
+/// Gives git's ssh copies of the keys that root has put into user app's directory, and, on a host of before, what was known there of servers
+/// when git still ran as user app. What else is in that directory, user app's configuration of ssh above all, is not used. What user app
+/// puts there keeps no other key from being used.
+pub fn ensure_keys(git: &Git<'_>, is_of_before: bool) -> Result<()> {
     let (host, owner) = (git.host, git::user()?);
     let ours = format!("{}/.ssh", git::HOME);
     host.ensure_dir(git::HOME, &Dir::plain().mode(0o755))?;
     host.ensure_dir(&ours, &Dir::plain().mode(0o700).owner(&owner))?;
+    let take = |name: &str, max: u64| match host.read_unlinked(&format!("{APP_SSH}/{name}"), max) {
+        Ok(Some(text)) => {
+            host.ensure_file(&format!("{ours}/{name}"), &File::bytes(text).mode(0o600).owner(&owner)).map(drop)
+        }
+        Ok(None) => Ok(()),
+        Err(error) => {
+            tracing::warn!("git does not use {APP_SSH}/{name}: {error:#}");
+            Ok(())
+        }
+    };
     let is_key = |name: &&String| name.starts_with("id_");
-    let theirs = host.names(APP_SSH)?;
+    let theirs = host.names(APP_SSH).unwrap_or_else(|error| {
+        tracing::warn!("git uses no key: {error:#}");
+        Vec::new()
+    });
     for name in host.names(&ours)?.iter().filter(is_key).filter(|name| !theirs.contains(name)) {
         host.discard(&format!("{ours}/{name}"))?;
     }
-    for name in theirs.iter().filter(is_key) {
-        if let Some(key) = host.read_unlinked(&format!("{APP_SSH}/{name}"), MAX_KEY)? {
-            host.ensure_file(&format!("{ours}/{name}"), &File::bytes(key).mode(0o600).owner(&owner))?;
-        }
+    theirs.iter().filter(is_key).take(MAX_KEYS).try_for_each(|name| take(name, MAX_KEY))?;
+    match is_of_before && !host.exists(&format!("{ours}/known_hosts")) {
+        true => take("known_hosts", MAX_KNOWN),
+        false => Ok(()),
     }
-    let known = format!("{ours}/known_hosts");
-    if !host.exists(&known)
-        && let Some(hosts) = host.read_unlinked(&format!("{APP_SSH}/known_hosts"), MAX_KNOWN)?
-    {
-        host.ensure_file(&known, &File::bytes(hosts).mode(0o600).owner(&owner))?;
-    }
-    Ok(())
 }
 
 /// Says that a server was met for the first time: nobody has vouched for it.

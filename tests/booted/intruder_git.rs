@@ -1,8 +1,9 @@
 //! Those who try to get further by the app's repository or its checkout: a container that has that mounted, user app, whoever writes
 //! what is fetched. Nothing of theirs runs as root, or in the place of what was pushed.
 
-use crate::host::Machine;
 use crate::host::apps::*;
+use crate::host::{Machine, wait_for};
+use std::time::Duration;
 
 /// A repository of the app `g`, which has its checkout mounted where it can write.
 const MOUNTED: &str = "services:\n  a:\n    image: stub:1\n    labels: {version: 'VERSION'}\n    volumes: ['.:/checkout', './data:/own']\n    \
@@ -69,7 +70,7 @@ fn a_container_that_writes_the_checkout_gets_no_further() {
 
     // A link in the place of what it mounts, before it ends: Docker would follow it at the next start.
     machine.ok("mv /app/g/data /app/g/aside; ln -s /root /app/g/data; docker kill g_a_1");
-    crate::host::wait_for("the refusal", std::time::Duration::from_secs(60), || {
+    wait_for("the refusal", Duration::from_secs(60), || {
         let said = machine.ok("journalctl -u appliance-supervisor -o cat --no-pager");
         if said.contains("leads over the link /app/g/data") { Ok(()) } else { Err(said) }
     });
@@ -221,4 +222,90 @@ fn a_repository_gets_no_more_than_the_env_allows() {
     let said = wait_for_end(&machine, "standby", 3);
     assert!(said.contains("services.a.pid"), "{said}");
     assert_eq!(machine.ok("docker ps -q"), "");
+}
+
+/// Commits on `main` of /srv/g with a submodule whose files belong outside of the checkout, by raw objects as no git would make them.
+/// Its first argument says how, the second is the submodule's commit.
+const OUTSIDE: &str = r#"
+import os, subprocess, sys
+def git(*args, data=None, cwd='/srv/g'):
+    return subprocess.run(['git', '-c', 'safe.directory=*', '-C', cwd, *args], input=data, stdout=subprocess.PIPE, check=True).stdout.strip().decode()
+def tree(entries, cwd='/srv/g'):
+    raw = b''.join(mode.encode() + b' ' + name.encode() + b'\0' + bytes.fromhex(id) for mode, name, id in entries)
+    return git('hash-object', '-t', 'tree', '-w', '--stdin', '--literally', data=raw, cwd=cwd)
+def blob(text, cwd='/srv/g'):
+    return git('hash-object', '-w', '--stdin', data=text.encode(), cwd=cwd)
+def commit(tree, cwd='/srv/g'):
+    return git('-c', 'user.name=E', '-c', 'user.email=e@example.test', 'commit-tree', '-m', 'evil', tree, cwd=cwd)
+how, compose = sys.argv[1], git('rev-parse', 'good:compose.yml')
+if how == 'magic':
+    path = ':/root/outside'
+    sub = sys.argv[2]
+    entries = [('100644', 'compose.yml', compose), ('120000', ':', blob('/')), ('40000', 'root', tree([('160000', 'outside', sub)]))]
+else:
+    path = 'A'
+    sub = commit(tree([('100644', 'l/pwned', blob('x', '/srv/sub')), ('100644', 'part', blob('y', '/srv/sub'))], '/srv/sub'), '/srv/sub')
+    git('update-ref', 'refs/heads/main', sub, cwd='/srv/sub')
+    entries = [('160000', 'A', sub), ('40000', 'A', tree([('120000', 'l', blob('/root/outside'))])), ('100644', 'compose.yml', compose)]
+modules = blob('[submodule "s"]\n path = %s\n url = http://127.0.0.1:8123/sub/.git\n' % path)
+git('update-ref', 'refs/heads/main', commit(tree([('100644', '.gitmodules', modules)] + entries)))
+git('update-server-info', cwd='/srv/sub')
+"#;
+
+#[test]
+fn files_of_submodules_stay_below_the_checkout() {
+    use super::checkout::{commit, env, git, version};
+    let machine = Machine::boot("intrudersub");
+    machine.ok(
+        "set -e; mkdir -p /srv/g /root/outside && chown app:app /srv/g; mkdir /srv/sub && cd /srv/sub && git init -q -b main . && echo part > pwned \
+         && git add -A && git -c user.name=M -c user.email=m@example.test commit -q -m part; git update-server-info; \
+         systemd-run -q --unit=git-http python3 -m http.server --bind 127.0.0.1 --directory /srv 8123",
+    );
+    wait_for("the submodule's server", Duration::from_secs(20), || {
+        let out = machine.sh("curl -sf http://127.0.0.1:8123/sub/.git/HEAD");
+        if out.code == 0 { Ok(()) } else { Err(out.all()) }
+    });
+    git(&machine, "init -q -b main .");
+    git(&machine, "submodule --quiet add http://127.0.0.1:8123/sub/.git lib/part");
+    commit(&machine, "one");
+    machine.put("/app/env.yml", env(&machine, "keep"), 0o600);
+    // Whatever the shell of whoever updates says: user app and containers can read what is there.
+    machine.ok("systemctl start appliance");
+    wait_for_phase(&machine, "running");
+    let source = "/data/appliance/apps/g/source";
+    assert_eq!(machine.get(&format!("{source}/lib/part/pwned")), "part\n");
+    commit(&machine, "two");
+    git(&machine, "branch -q good");
+    machine.ok("umask 077; appliance update");
+    assert_eq!(machine.ok("runuser -u app -- cat /app/g/lib/part/pwned"), "part\n");
+    machine.ok("cd /app/g && runuser -u app -- git log -1 && runuser -u app -- git fsck --connectivity-only");
+
+    // A host of before whose servers are away: everything is in the checkout's repositories.
+    machine.ok(
+        "set -e; systemctl stop appliance git-http; rm -f /data/appliance/apps/g/checked-out; mv /srv/g /srv/gone
+         for repository in /data/git/g /data/git/g/submodules/*; do runuser -u app -- git --git-dir=$repository repack -q -a -d
+         rm $repository/objects/info/alternates; done; rm -r /data/appliance-git; systemctl start appliance",
+    );
+    wait_for_phase(&machine, "running");
+    assert_eq!(machine.get(&format!("{source}/lib/part/pwned")), "part\n");
+    machine.ok("mv /srv/gone /srv/g; systemd-run -q --unit=git-http-2 python3 -m http.server --bind 127.0.0.1 --directory /srv 8123");
+    wait_for("the submodule's server", Duration::from_secs(20), || {
+        let out = machine.sh("curl -sf http://127.0.0.1:8123/sub/.git/HEAD");
+        if out.code == 0 { Ok(()) } else { Err(out.all()) }
+    });
+
+    machine.put("/root/outside.py", OUTSIDE, 0o644);
+    let before = version(&machine);
+    for how in ["magic", "twice"] {
+        machine.ok(&format!(
+            "python3 /root/outside.py {how} $(git -C /srv/sub rev-parse HEAD) && chown -R app:app /srv/g"
+        ));
+        println!("{how}: {}", machine.sh("appliance update").all());
+        assert_eq!(machine.ok("ls -A /root/outside"), "", "{how}: files are outside of the checkout");
+    }
+    assert_eq!(version(&machine), before);
+    assert!(
+        machine.ok("journalctl -o cat --no-pager").contains("files of its own"),
+        "the second is refused for what it is"
+    );
 }
