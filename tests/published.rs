@@ -72,6 +72,8 @@ fn comparable(service: &Service) -> Service {
     service.depends_on.retain(|needed| !(implied.contains(&needed.service) && is_plain(needed)));
     service.depends_on.sort_by(|a, b| a.service.cmp(&b.service));
     service.options.extra_hosts.sort();
+    // The words of the file, which are for printing.
+    service.written = Default::default();
     service
 }
 
@@ -95,7 +97,7 @@ fn restored(project: &str, text: &str) -> String {
             json["services"]["web"]["networks"] = serde_json::json!({"default": null});
             json["services"]["web"]["build"]["dockerfile"] = "Dockerfile".into();
             json["volumes"]["store"]["name"] = "published_store".into();
-            json["networks"] = serde_json::json!({"default": {"name": "published_default"}});
+            json["networks"] = serde_json::json!({"default": {"name": "published_default", "ipam": {}}});
             json.to_string()
         }
         _ => text.to_owned(),
@@ -121,132 +123,29 @@ fn without_what_has_no_effect(text: &str) -> String {
     serde_json::to_string_pretty(&json).expect("it was JSON")
 }
 
-/// A project without what says nothing, and with one way of saying what can be said in two.
-fn normal(project: &Value) -> Value {
-    let mut project = without_nothing(project).unwrap_or_default();
-    for service in project["services"].as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
-        let Some(service) = service.as_object_mut() else { continue };
-        let deploy = service.remove("deploy").unwrap_or_default();
-        let resources = &deploy["resources"];
-        for (key, value) in [
-            ("cpus", &resources["limits"]["cpus"]),
-            ("mem_limit", &resources["limits"]["memory"]),
-            ("pids_limit", &resources["limits"]["pids"]),
-            ("mem_reservation", &resources["reservations"]["memory"]),
-            ("scale", &deploy["replicas"]),
-            ("deploy.update_config", &deploy["update_config"]),
-        ] {
-            if !value.is_null() {
-                service.insert(key.to_owned(), value.clone());
-            }
+/// Where two values differ, and what stands there.
+fn unequal(one: &Value, other: &Value, path: String) -> Vec<(String, Value, Value)> {
+    match (one, other) {
+        (Value::Object(a), Value::Object(b)) => {
+            let names = a.keys().chain(b.keys()).collect::<std::collections::BTreeSet<_>>();
+            let each = |name: &String| unequal(&one[name], &other[name], format!("{path}.{name}"));
+            // `null` is not the same as nothing.
+            let missing = |name: &String| a.contains_key(name) != b.contains_key(name);
+            names
+                .into_iter()
+                .flat_map(|name| match missing(name) {
+                    true => vec![(format!("{path}.{name}"), one[name].clone(), other[name].clone())],
+                    false => each(name),
+                })
+                .collect()
         }
-        if let Some(cpus) = resources["reservations"]["cpus"].as_f64() {
-            service.entry("cpu_shares").or_insert(((cpus * 1024.0) as i64).max(2).into());
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            let pairs = a.iter().zip(b).enumerate();
+            pairs.flat_map(|(index, (a, b))| unequal(a, b, format!("{path}.{index}"))).collect()
         }
-        let attempts =
-            deploy["restart_policy"]["max_attempts"].as_i64().map(|count| format!(":{count}")).unwrap_or_default();
-        match deploy["restart_policy"]["condition"].as_str() {
-            Some("any" | "always") => drop(service.insert("restart".to_owned(), "always".into())),
-            Some("none") => drop(service.insert("restart".to_owned(), "no".into())),
-            Some(other) => drop(service.insert("restart".to_owned(), format!("{other}{attempts}").into())),
-            None => {}
-        }
-        if service.get("restart") == Some(&Value::from("unless-stopped")) {
-            service.insert("restart".to_owned(), "always".into());
-        }
-        // What compose follows from links and namespaces is no line of the file.
-        for key in ["depends_on", "attach", "develop", "platform", "env_file", "logging", "ulimits"] {
-            service.remove(key);
-        }
-        if service.get("pull_policy").is_some_and(|policy| policy == "missing" || policy == "if_not_present") {
-            service.remove("pull_policy");
-        }
-        if service.get("scale") == Some(&Value::from(1)) {
-            service.remove("scale");
-        }
-        for port in service.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
-            let port = port.as_object_mut().expect("a port is a mapping");
-            ["name", "app_protocol", "mode"].iter().for_each(|key| drop(port.remove(*key)));
-        }
-        if let Some(volumes) = service.get_mut("volumes").and_then(Value::as_array_mut) {
-            // Memory is an option of the container's here, not a mount.
-            volumes.retain(|volume| volume["type"] != "tmpfs");
-            for volume in volumes {
-                // It is printed where a short form stood, and means the same where it is not.
-                if let Some(bind) = volume.get_mut("bind").and_then(Value::as_object_mut) {
-                    bind.remove("create_host_path");
-                }
-                if let Some(path) = volume["source"].as_str().filter(|path| path.len() > 1) {
-                    volume["source"] = path.trim_end_matches('/').into();
-                }
-            }
-        }
-        service.remove("tmpfs");
-        if let Some(check) = service.get_mut("healthcheck")
-            && (check["disable"] == true || check["test"][0] == "NONE")
-        {
-            *check = serde_json::json!({"disable": true});
-        }
-        if service.get("stop_grace_period") == Some(&Value::from("10s")) {
-            service.remove("stop_grace_period");
-        }
-        for (key, directory) in [("configs", "/"), ("secrets", "/run/secrets/")] {
-            for grant in service.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten() {
-                let target =
-                    grant["target"].as_str().or_else(|| grant["source"].as_str()).unwrap_or_default().to_owned();
-                grant["target"] =
-                    if target.starts_with('/') { target.into() } else { format!("{directory}{target}").into() };
-            }
-        }
-        for link in service.get_mut("links").and_then(Value::as_array_mut).into_iter().flatten() {
-            let text = link.as_str().unwrap_or_default().to_owned();
-            let same = text.split_once(':').filter(|(service, alias)| service == alias);
-            *link = same.map_or(text.as_str(), |(service, _)| service).into();
-        }
-        if let Some(ports) = service.get_mut("expose").and_then(Value::as_array_mut) {
-            let each = |text: &str| -> Vec<Value> {
-                let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-                let (first, last) = range.split_once('-').unwrap_or((range, range));
-                let numbers = first.parse::<u16>().expect("a port")..=last.parse().expect("a port");
-                numbers.map(|port| format!("{port}/{protocol}").into()).collect()
-            };
-            *ports = ports.iter().flat_map(|port| each(port.as_str().unwrap_or_default())).collect();
-        }
-        for network in
-            service.get_mut("networks").and_then(Value::as_object_mut).into_iter().flat_map(|all| all.values_mut())
-        {
-            network.as_object_mut().into_iter().for_each(|network| drop(network.remove("priority")));
-        }
-        for key in ["expose", "extra_hosts", "cap_add", "cap_drop"] {
-            if let Some(list) = service.get_mut(key).and_then(Value::as_array_mut) {
-                list.sort_by_key(ToString::to_string);
-            }
-        }
+        _ if one == other => Vec::new(),
+        _ => vec![(path, one.clone(), other.clone())],
     }
-    without_nothing(&project).unwrap_or_default()
-}
-
-/// A value without nulls, empty lists, empty mappings and `false`; what is not set is the same.
-fn without_nothing(value: &Value) -> Option<Value> {
-    match value {
-        Value::Null | Value::Bool(false) => None,
-        Value::Array(items) => Some(items.iter().filter_map(without_nothing).collect::<Vec<_>>())
-            .filter(|all| !all.is_empty())
-            .map(Value::from),
-        Value::Object(entries) => {
-            let kept: serde_json::Map<_, _> =
-                entries.iter().filter_map(|(key, value)| Some((key.clone(), without_nothing(value)?))).collect();
-            (!kept.is_empty()).then(|| kept.into())
-        }
-        Value::Number(number) if number.as_f64().is_some_and(|number| number.fract() == 0.0) => {
-            Some(json_integer(number.as_f64().unwrap_or_default()))
-        }
-        other => Some(other.clone()),
-    }
-}
-
-fn json_integer(number: f64) -> Value {
-    serde_json::json!(number as i64)
 }
 
 fn is_plain(needed: &Dependency) -> bool {
@@ -410,17 +309,9 @@ fn every_published_file_means_what_compose_takes_it_for() {
             Err(error) => wrong.push(format!("{name}: what compose printed: {error}")),
         }
         let json: Value = serde_json::from_str(&text).expect("it prints JSON");
-        let printed = normal(&appliance::stack::compose::print::project(&mine));
-        let expected = normal(&json);
-        for key in ["services", "networks", "volumes"] {
-            for (one, ours) in printed[key].as_object().into_iter().flatten() {
-                let theirs = expected[key][one].as_object().cloned().unwrap_or_default();
-                let ours = ours.as_object().cloned().unwrap_or_default();
-                let names = ours.keys().chain(theirs.keys()).collect::<std::collections::BTreeSet<_>>();
-                wrong.extend(names.into_iter().filter(|name| ours.get(*name) != theirs.get(*name)).map(|field| {
-                    format!("{name}: printed {key}.{one}.{field}: {:?} and {:?}", ours.get(field), theirs.get(field))
-                }));
-            }
+        let printed = appliance::stack::compose::print::project(&mine);
+        for (path, ours, theirs) in unequal(&printed, &json, String::new()) {
+            wrong.push(format!("{name}: printed {path}: {ours} and {theirs}"));
         }
         for service in &mine.services {
             let theirs = &json["services"][service.name.as_str()];

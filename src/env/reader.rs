@@ -2,7 +2,7 @@
 //! the keys themselves are in their own files.
 
 use super::diagnostic::{Diagnostic, Report, Severity, nearest};
-use super::document::{Kind, Node, Place, shown};
+use super::document::{Key, Kind, Node, Place, shown};
 use crate::value::{Calendar, Invalid, Secret};
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};
@@ -338,6 +338,11 @@ impl<'a> Fields<'a> {
 
     pub fn warning(&self, place: Place, message: impl Into<String>) {
         self.reading.warning(place, message);
+    }
+
+    /// All keys, whatever they are, with their values; none where it is no mapping.
+    pub fn entries(&self) -> &'a [(Key, Node)] {
+        self.node.map(Node::entries).unwrap_or_default()
     }
 
     /// Says what is to be said of the keys that were not taken. `x-` keys are the user's own in compose files.

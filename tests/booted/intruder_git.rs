@@ -246,7 +246,9 @@ else:
     path = 'A'
     sub = commit(tree([('100644', 'l/pwned', blob('x', '/srv/sub')), ('100644', 'part', blob('y', '/srv/sub'))], '/srv/sub'), '/srv/sub')
     git('update-ref', 'refs/heads/main', sub, cwd='/srv/sub')
-    entries = [('160000', 'A', sub), ('40000', 'A', tree([('120000', 'l', blob('/root/outside'))])), ('100644', 'compose.yml', compose)]
+    link = blob('/root/outside')
+    inside = ('40000', 'A', tree([('120000', 'l', link)])) if how == 'twice' else ('120000', 'A/l', link)
+    entries = [('160000', 'A', sub), inside, ('100644', 'compose.yml', compose)]
 modules = blob('[submodule "s"]\n path = %s\n url = http://127.0.0.1:8123/sub/.git\n' % path)
 git('update-ref', 'refs/heads/main', commit(tree([('100644', '.gitmodules', modules)] + entries)))
 git('update-server-info', cwd='/srv/sub')
@@ -296,7 +298,7 @@ fn files_of_submodules_stay_below_the_checkout() {
 
     machine.put("/root/outside.py", OUTSIDE, 0o644);
     let before = version(&machine);
-    for how in ["magic", "twice"] {
+    for how in ["magic", "twice", "slash"] {
         machine.ok(&format!(
             "python3 /root/outside.py {how} $(git -C /srv/sub rev-parse HEAD) && chown -R app:app /srv/g"
         ));
@@ -306,6 +308,6 @@ fn files_of_submodules_stay_below_the_checkout() {
     assert_eq!(version(&machine), before);
     assert!(
         machine.ok("journalctl -o cat --no-pager").contains("files of its own"),
-        "the second is refused for what it is"
+        "the last is refused for what it is"
     );
 }

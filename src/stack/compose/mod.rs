@@ -14,6 +14,7 @@ mod scalar;
 mod service;
 mod tree;
 mod words;
+mod written;
 
 pub use tree::{MAX_BYTES, ReadFile, Variables};
 
@@ -122,6 +123,7 @@ fn read_stack(
             Err(right) => reading.error(key.place, format!("a service's name must be {right}")),
         }
     }
+    let grant_variables = written::variables(&fields);
     fields.finish(Unknown::Refuse);
     let known: Vec<ServiceName> = services.iter().map(|service| service.name.clone()).collect();
     services.retain(|service: &Service| is_active(service, &active_profiles(project.variables)));
@@ -150,6 +152,8 @@ fn read_stack(
         needs: needs.collect(),
         services,
         allow: Allow::default(),
+        extensions: written::extensions(root.entries()),
+        variables: grant_variables,
     };
     finish_restarts(&mut stack);
     Some(stack)

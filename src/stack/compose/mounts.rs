@@ -5,7 +5,7 @@ use super::service::pairs;
 use super::{Context, scalar};
 use crate::env::document::{self, Kind, Node, Place};
 use crate::env::reader::{Fields, Reading, Unknown};
-use crate::stack::model::{Mount, Source, StackVolume};
+use crate::stack::model::{Form, Forms, Mount, Source, StackVolume};
 use crate::stack::ports;
 
 /// Reads the top-level `volumes:`, each with its place.
@@ -53,24 +53,32 @@ fn add(mounts: &mut Vec<Mount>, mount: Mount) {
     }
 }
 
-/// What a service mounts, and its memory file systems: path and options.
-pub fn read(service: &Fields, context: &Context) -> (Vec<Mount>, Vec<(String, String)>) {
-    let (mut mounts, mut memory) = (Vec::new(), Vec::new());
-    let Some(node) = service.value("volumes") else { return (mounts, memory) };
+/// What a service mounts, its memory file systems (path and options), and how the mounts are written.
+type Mounts = (Vec<Mount>, Vec<(String, String)>, Forms);
+
+/// Reads `volumes:` of a service.
+pub fn read(service: &Fields, context: &Context) -> Mounts {
+    let (mut mounts, mut memory, mut forms) = (Vec::new(), Vec::new(), Forms::default());
+    let Some(node) = service.value("volumes") else { return (mounts, memory, forms) };
     let path = service.path("volumes");
     let Kind::Sequence(items) = &*node.kind else {
         service.error(node.place, format!("'{path}' must be a list"));
-        return (mounts, memory);
+        return (mounts, memory, forms);
     };
     for item in items {
         if matches!(&*item.kind, Kind::Mapping(_)) {
             match read_long(service.reading, item, &path, context) {
                 Some(Long::Mount(mount)) => {
+                    forms.of.insert(mount.target.clone(), long_form(item));
                     memory.retain(|(target, _): &(String, String)| *target != mount.target);
                     add(&mut mounts, mount);
                 }
                 Some(Long::Memory(target, options)) => {
                     mounts.retain(|mount: &Mount| mount.target != target);
+                    let said = |name| item.get("tmpfs").and_then(|tmpfs| tmpfs.get(name));
+                    let size = said("size").and_then(scalar::text).and_then(|text| ports::bytes(&text).ok());
+                    let mode = said("mode").and_then(scalar::mode);
+                    forms.memory.push((mounts.len(), target.clone(), size.map(|size| size.to_string()), mode));
                     memory.push((target, options));
                 }
                 None => {}
@@ -78,6 +86,8 @@ pub fn read(service: &Fields, context: &Context) -> (Vec<Mount>, Vec<(String, St
         } else if let Some(text) = service.reading.text(item, &path) {
             match ports::mount(&text, context.sources.base(item.place), context.home()) {
                 Ok(mount) => {
+                    let source = text.split(':').next().filter(|path| path.starts_with('/')).map(str::to_owned);
+                    forms.of.insert(mount.target.clone(), Form { is_short: true, creates: true, source });
                     memory.retain(|(target, _): &(String, String)| *target != mount.target);
                     add(&mut mounts, mount);
                 }
@@ -85,7 +95,17 @@ pub fn read(service: &Fields, context: &Context) -> (Vec<Mount>, Vec<(String, St
             }
         }
     }
-    (mounts, memory)
+    (mounts, memory, forms)
+}
+
+/// How a mount that is a mapping is written.
+fn long_form(node: &Node) -> Form {
+    let of = |node: &Node, name: &str| {
+        node.entries().iter().find(|(key, _)| key.text == name).map(|(_, value)| value.clone())
+    };
+    let creates = of(node, "bind").and_then(|bind| of(&bind, "create_host_path")).and_then(|said| scalar::text(&said));
+    let source = of(node, "source").and_then(|source| scalar::text(&source)).filter(|path| path.starts_with('/'));
+    Form { is_short: false, creates: creates.as_deref() == Some("true"), source }
 }
 
 enum Long {

@@ -43,7 +43,7 @@ fn pairs(pairs: &BTreeMap<String, String>) -> Value {
 }
 
 /// `1h0m0s`, `1m30s`, `10s`, `1.5s`, as Go prints durations.
-fn duration(duration: Duration) -> String {
+pub(super) fn duration(duration: Duration) -> String {
     let (seconds, nanos) = (duration.as_secs(), duration.subsec_nanos());
     if seconds == 0 && nanos > 0 {
         return match nanos {
@@ -61,7 +61,7 @@ fn duration(duration: Duration) -> String {
 }
 
 /// A number of CPUs as it is written: without a part where there is none.
-fn cpus(nano: i64) -> Value {
+pub(super) fn cpus(nano: i64) -> Value {
     if nano % 1_000_000_000 == 0 { json!(nano / 1_000_000_000) } else { json!(nano as f64 / 1e9) }
 }
 
@@ -79,6 +79,10 @@ pub fn project(stack: &Stack) -> Value {
         let mut all = Map::new();
         for grant in grants.filter(|grant| grant.is_secret == is_secret) {
             let content = match &grant.content {
+                Content::Text(_) if stack.variables.contains_key(&format!("{key}.{}", grant.name)) => {
+                    let variable = &stack.variables[&format!("{key}.{}", grant.name)];
+                    json!({"name": format!("{}_{}", stack.project, grant.name), "environment": variable})
+                }
                 Content::File(path) => json!({"name": format!("{}_{}", stack.project, grant.name), "file": path}),
                 // What it holds is nobody's concern who looks at the file.
                 Content::Text(_) if is_secret => json!({"name": format!("{}_{}", stack.project, grant.name)}),
@@ -90,6 +94,7 @@ pub fn project(stack: &Stack) -> Value {
         }
         whole.add(key, all);
     }
+    whole.0.extend(stack.extensions.clone());
     whole.0.into()
 }
 
@@ -110,9 +115,9 @@ fn service(service: &Service) -> Value {
     ] {
         all.add(key, list(texts));
     }
-    let hosts = options.extra_hosts.iter().map(|host| host.replacen(':', "=", 1)).collect::<Vec<_>>();
+    let mut hosts = options.extra_hosts.iter().map(|host| host.replacen(':', "=", 1)).collect::<Vec<_>>();
+    hosts.sort();
     all.add("extra_hosts", hosts);
-    all.add("expose", service.expose.iter().map(|port| port.trim_end_matches("/tcp").to_owned()).collect::<Vec<_>>());
     for (key, text) in [
         ("cgroup_parent", options.cgroup_parent.as_deref()),
         ("container_name", service.container_name.as_deref()),
@@ -144,51 +149,42 @@ fn service(service: &Service) -> Value {
     ] {
         all.add(key, is_set);
     }
+    // What `deploy` says stands there.
+    let said = |key: &str, limit: Option<i64>| limit.filter(|_| service.written.said.contains(key));
+    let deploy = service.written.keys.get("deploy");
+    let of_deploy = deploy.is_some_and(|deploy| !deploy["resources"]["reservations"]["cpus"].is_null());
     for (key, number) in [
         ("cpu_period", options.cpu_period),
         ("cpu_quota", options.cpu_quota),
-        ("cpu_shares", options.cpu_shares),
+        ("cpu_shares", options.cpu_shares.filter(|_| !of_deploy)),
         ("mem_swappiness", options.mem_swappiness),
         ("oom_score_adj", options.oom_score_adj),
-        ("pids_limit", options.pids_limit),
+        ("pids_limit", said("pids_limit", options.pids_limit)),
     ] {
         all.add(key, number);
     }
-    all.add("cpus", options.nano_cpus.map(cpus));
-    all.size("mem_limit", service.mem_limit);
-    all.size("mem_reservation", options.mem_reservation);
+    all.add("cpus", said("cpus", options.nano_cpus).map(cpus));
+    all.size("mem_limit", said("mem_limit", service.mem_limit));
+    all.size("mem_reservation", said("mem_reservation", options.mem_reservation));
     all.size("memswap_limit", options.memswap_limit);
     all.size("shm_size", options.shm_size);
     all.add("labels", pairs(&service.labels));
     all.add("sysctls", pairs(&options.sysctls));
-    let ulimits =
-        options.ulimits.iter().map(|(name, (soft, hard))| (name.clone(), json!({"soft": soft, "hard": hard})));
-    all.add("ulimits", ulimits.collect::<Map<_, _>>());
     let devices = options.devices.iter();
     let devices =
         devices.map(|one| json!({"source": one.host, "target": one.container, "permissions": one.permissions}));
     all.add("devices", devices.collect::<Vec<_>>());
-    let tmpfs = options.tmpfs.iter().map(|(path, options)| match options.is_empty() {
-        true => path.clone(),
-        false => format!("{path}:{options}"),
-    });
-    all.add("tmpfs", tmpfs.collect::<Vec<_>>());
-    if let Some(logging) = &options.logging {
-        let mut entries = Entries::default();
-        entries.add("driver", logging.driver.as_str());
-        entries.add("options", pairs(&logging.options));
-        all.add("logging", entries.0);
-    }
-    let links = service.links.iter().map(|link| match link.service.as_str() == link.alias {
-        true => link.alias.clone(),
-        false => format!("{}:{}", link.service, link.alias),
-    });
-    all.add("links", links.collect::<Vec<_>>());
     connections(service, &mut all);
     running(service, &mut all);
     // Compose prints both, whether they say something or not.
     all.0.insert("command".to_owned(), service.command.as_deref().map_or(Value::Null, list));
     all.0.insert("entrypoint".to_owned(), options.entrypoint.as_deref().map_or(Value::Null, list));
+    let written = &service.written;
+    all.0.extend(written.keys.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+    all.0.extend(written.extensions.clone());
+    if let Some(deploy) = all.0.get_mut("deploy").filter(|_| written.said.contains("scale")) {
+        deploy["replicas"] = service.replicas.into();
+    }
     all.0.into()
 }
 
@@ -202,7 +198,12 @@ fn connections(service: &Service, all: &mut Entries) {
                 entries.add("ipv4_address", one.ipv4.map(|address| address.to_string()));
                 entries.add("ipv6_address", one.ipv6.map(|address| address.to_string()));
                 entries.add("link_local_ips", one.link_local.iter().map(ToString::to_string).collect::<Vec<_>>());
-                (one.network.clone(), if entries.0.is_empty() { Value::Null } else { entries.0.into() })
+                let written = service.written.networks.get(&one.network);
+                entries.add("priority", written.copied().flatten());
+                (
+                    one.network.clone(),
+                    if entries.0.is_empty() && written.is_none() { Value::Null } else { entries.0.into() },
+                )
             });
             all.add("networks", joined.collect::<Map<_, _>>());
         }
@@ -215,6 +216,14 @@ fn connections(service: &Service, all: &mut Entries) {
     let ports = service.ports.iter().map(|port| {
         let mut entries = Entries::default();
         entries.add("mode", "ingress");
+        let protocol = match port.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        };
+        for (key, word) in service.written.ports.get(&(port.target, protocol.to_owned())).into_iter().flatten() {
+            entries.add(key, word.as_str());
+        }
         entries.add("host_ip", port.address.map(|address| address.to_string()));
         entries.add("target", port.target);
         entries.add(
@@ -225,23 +234,28 @@ fn connections(service: &Service, all: &mut Entries) {
                 Published::Range(first, last) => Some(format!("{first}-{last}")),
             },
         );
-        entries.add(
-            "protocol",
-            match port.protocol {
-                Protocol::Tcp => "tcp",
-                Protocol::Udp => "udp",
-                Protocol::Sctp => "sctp",
-            },
-        );
+        entries.add("protocol", protocol);
         Value::from(entries.0)
     });
     all.add("ports", ports.collect::<Vec<_>>());
-    all.add("volumes", service.mounts.iter().map(mount).collect::<Vec<_>>());
+    let forms = &service.written.mounts;
+    let mut volumes: Vec<Value> = service.mounts.iter().map(|one| mount(one, forms.of.get(&one.target))).collect();
+    for (index, (before, target, size, mode)) in forms.memory.iter().enumerate() {
+        let mut tmpfs = Entries::default();
+        tmpfs.add("size", size.as_deref());
+        tmpfs.add("mode", *mode);
+        let mut entries = Entries::default();
+        entries.add("type", "tmpfs");
+        entries.add("target", doubled(target));
+        entries.add("tmpfs", tmpfs.0);
+        volumes.insert((before + index).min(volumes.len()), entries.0.into());
+    }
+    all.add("volumes", volumes);
     for (key, is_secret) in [("secrets", true), ("configs", false)] {
         let grants = service.grants.iter().filter(|grant| grant.is_secret == is_secret).map(|grant| {
             let mut entries = Entries::default();
             entries.add("source", grant.name.as_str());
-            entries.add("target", grant.target.as_str());
+            entries.add("target", service.written.targets.get(&format!("{key}.{}", grant.name)).map(String::as_str));
             entries.add("uid", grant.uid.map(|id| id.to_string()));
             entries.add("gid", grant.gid.map(|id| id.to_string()));
             entries.add("mode", grant.mode.map(|mode| format!("{mode:04o}")));
@@ -251,10 +265,11 @@ fn connections(service: &Service, all: &mut Entries) {
     }
 }
 
-fn mount(mount: &Mount) -> Value {
+fn mount(mount: &Mount, form: Option<&Form>) -> Value {
     let mut entries = Entries::default();
+    let form = form.cloned().unwrap_or_default();
     let (kind, source) = match &mount.source {
-        Source::Path(path) => ("bind", Some(doubled(path))),
+        Source::Path(path) => ("bind", Some(doubled(form.source.as_ref().unwrap_or(path)))),
         Source::Volume(name) => ("volume", Some(name.clone())),
         Source::Anonymous => ("volume", None),
     };
@@ -263,13 +278,20 @@ fn mount(mount: &Mount) -> Value {
     entries.add("target", doubled(&mount.target));
     entries.add("read_only", mount.read_only);
     let (mut bind, mut volume) = (Entries::default(), Entries::default());
-    bind.add("create_host_path", kind == "bind" && !mount.must_exist);
+    bind.add("create_host_path", kind == "bind" && form.creates);
+    if mount.must_exist {
+        // Without it, it would be true when it is read again.
+        bind.0.insert("create_host_path".to_owned(), false.into());
+    }
     bind.add("propagation", mount.propagation.as_deref());
     bind.add("selinux", mount.selinux.map(String::from));
     volume.add("nocopy", mount.no_copy);
     volume.add("subpath", mount.subpath.as_deref());
     entries.add("bind", bind.0);
-    entries.add("volume", volume.0);
+    let is_said = !volume.0.is_empty() || form.is_short && kind == "volume";
+    if is_said {
+        entries.0.insert("volume".to_owned(), volume.0.into());
+    }
     entries.0.into()
 }
 
@@ -293,66 +315,18 @@ fn running(service: &Service, all: &mut Entries) {
         entries.add("restart", needed.restart);
         (needed.service.as_str().to_owned(), Value::from(entries.0))
     });
-    all.add("depends_on", needed.collect::<Map<_, _>>());
-    if let Some(check) = &service.healthcheck {
-        let mut entries = Entries::default();
-        match check.test.first().map(String::as_str) {
-            Some("NONE") => entries.add("disable", true),
-            _ => entries.add("test", list(&check.test)),
-        }
-        for (key, time) in [
-            ("interval", check.interval),
-            ("timeout", check.timeout),
-            ("start_period", check.start_period),
-            ("start_interval", check.start_interval),
-        ] {
-            entries.add(key, time.map(duration));
-        }
-        entries.add("retries", check.retries);
-        all.add("healthcheck", entries.0);
+    let mut needed = needed.collect::<Map<_, _>>();
+    // As compose follows from what ties the service to another one's container.
+    for name in service.links.iter().map(|link| &link.service).chain(service.shared()) {
+        let tied = || json!({ "condition": "service_started", "required": true, "restart": true });
+        needed.entry(name.as_str()).or_insert_with(tied);
     }
-    if service.restart_is_said {
-        all.add(
-            "restart",
-            match service.restart {
-                Restart::No => "no".to_owned(),
-                Restart::Always => "always".to_owned(),
-                Restart::OnFailure(None) => "on-failure".to_owned(),
-                Restart::OnFailure(Some(count)) => format!("on-failure:{count}"),
-            },
-        );
-    }
-    if service.replicas != 1 {
+    all.add("depends_on", needed);
+    if service.written.said.contains("scale") && service.replicas != 1 {
         all.add("scale", service.replicas);
     }
-    if service.stop_grace != Duration::from_secs(10) {
+    if service.written.said.contains("stop_grace_period") {
         all.add("stop_grace_period", duration(service.stop_grace));
-    }
-    all.add(
-        "pull_policy",
-        match service.pull {
-            Pull::Missing => None,
-            Pull::Always => Some("always".to_owned()),
-            Pull::Never => Some("never".to_owned()),
-            Pull::Build => Some("build".to_owned()),
-            Pull::Older(seconds) => Some(format!("every_{}", duration(Duration::from_secs(seconds)))),
-        },
-    );
-    let rolling = (service.rolling != Rolling::default()).then(|| {
-        let mut entries = Entries::default();
-        entries.add("parallelism", service.rolling.parallelism);
-        entries.add("delay", (!service.rolling.delay.is_zero()).then(|| duration(service.rolling.delay)));
-        entries.add(
-            "order",
-            service.rolling.order.map(|order| match order {
-                Order::StopFirst => "stop-first",
-                Order::StartFirst => "start-first",
-            }),
-        );
-        entries.0
-    });
-    if let Some(rolling) = rolling {
-        all.add("deploy", json!({ "update_config": rolling }));
     }
 }
 

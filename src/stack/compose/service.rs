@@ -1,7 +1,7 @@
 //! One service of a compose file: its keys, each with its forms.
 
 use super::grants::{self, Kinds};
-use super::{Context, build, deploy, mounts, networks, options, scalar, words};
+use super::{Context, build, deploy, mounts, networks, options, scalar, words, written};
 use crate::env::document::{self, Kind, Node};
 use crate::env::reader::{Fields, Reading, Unknown};
 use crate::stack::model::*;
@@ -40,7 +40,7 @@ pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context
             }
         }
     };
-    let (mounts, memory) = mounts::read(&fields, context);
+    let (mounts, memory, forms) = mounts::read(&fields, context);
     let mut links = Vec::new();
     let links_cell = std::cell::RefCell::new(&mut links);
     with("links", &|text| link(text).map(|link| links_cell.borrow_mut().push(link)));
@@ -162,6 +162,7 @@ pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context
         replicas,
         rolling: deploy.rolling,
         profiles: read_profiles(&fields),
+        written: written::read(&fields, forms),
         name,
     };
     fields.finish(Unknown::Refuse);

@@ -1,8 +1,10 @@
 //! The stack as the compose file asks for it, checked and resolved. Reading it is `compose/`.
 
 mod networks;
+mod written;
 
 pub use networks::{Joined, Network, Pool, StackNetwork, StackVolume};
+pub use written::{Form, Forms, Written};
 
 use super::options::Options;
 use crate::env::Allow;
@@ -30,6 +32,10 @@ pub struct Stack {
     pub needs: Vec<Need>,
     /// What it may ask of the host; looked at again when Docker is asked.
     pub allow: Allow,
+    /// The users' own keys (`x-`), for printing alone; and the variables that secrets and configs get their text from, by `secrets.NAME` or
+    /// `configs.NAME`.
+    pub extensions: BTreeMap<String, serde_json::Value>,
+    pub variables: BTreeMap<String, String>,
 }
 
 /// A key that only a newer engine carries out.
@@ -81,6 +87,7 @@ pub struct Service {
     pub rolling: Rolling,
     /// Profiles that it belongs to; none means that it always runs.
     pub profiles: Vec<String>,
+    pub written: Written,
 }
 
 /// An env file, absolute.
