@@ -9,6 +9,7 @@ mod mounts;
 mod networks;
 mod options;
 pub mod print;
+mod print_parts;
 mod references;
 mod scalar;
 mod service;

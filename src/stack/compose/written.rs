@@ -1,5 +1,6 @@
 //! What a compose file says in words of its own where the model keeps only what they mean: for printing it as compose does.
 
+use super::print::doubled;
 use super::{print, scalar, service};
 use crate::env::document::{Key, Kind, Node};
 use crate::env::reader::Fields;
@@ -52,10 +53,6 @@ pub fn variables(root: &Fields) -> BTreeMap<String, String> {
         }
     }
     all
-}
-
-fn doubled(text: &str) -> String {
-    text.replace('$', "$$")
 }
 
 /// As YAML takes it: plain numbers and booleans are such.
