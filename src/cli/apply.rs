@@ -1,14 +1,15 @@
 //! `appliance apply`: does what `plan` shows.
 
 use super::env::find;
-use super::host::{PATIENCE, journal, plan_stack, warn_of_unknown};
-use super::{print, update};
-use crate::host::{Entry, Host, Mode, UnitState};
+use super::host::{PATIENCE, journal, plan_stack};
+use super::{env_yml, print, update};
+use crate::host::{Entry, Host, Mode};
 use crate::prepare::{self, Wanted};
 use crate::source::Found;
 use crate::state::{Ledger, Lock, Status, history};
+use crate::update::NotFetched;
 use crate::value::Phase;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// Prepares the host, makes the env the active one, and brings release and containers to what it asks for.
 ///
@@ -17,93 +18,130 @@ use anyhow::{Context, Result};
 pub async fn apply(json: bool) -> Result<u8> {
     let host = Host::system(Mode::Apply);
     update::refuse_failed(&host)?;
+    if env_yml().is_some_and(|path| !path.is_empty()) {
+        bail!("$ENV_YML names an env, which the supervisor would not find; put it in its place, and unset $ENV_YML");
+    }
     let found = find(&host).await?;
     let warnings = found.report.render_quoted(&found.origin);
     if !warnings.is_empty() {
         eprintln!("{warnings}");
     }
-    let is_up = host.unit_state(update::SERVICE).await? == UnitState::Active;
-    if is_up {
-        prepare_host(&found, &host, json).await?;
+    // Another app's data are there: told before anything is done.
+    Ledger::read_for(&host, &found.env.app.name)?;
+    let mut work = Work { found: &found, host: &host, json, done: Vec::new(), has_begun: false };
+    match update::is_up(&host).await? {
+        true => work.prepare().await?,
+        // A start prepares the host, too, and takes this env.
+        false => work.start().await?,
     }
-    let mut done = host.journal().entries();
-    let (follows, text) = match is_up {
-        true => release(&found, &host, json, &mut done).await?,
-        false => (Follows::Start, None),
-    };
-    if let Some(text) = text.filter(|_| !json) {
-        print(&format!("{text}\n"))?;
+    if work.found.env.appliance.standby {
+        work.stand_by().await?;
+    } else if matches!(status(&host)?.phase, Phase::Standby { .. }) {
+        work.start().await?;
     }
-    match follows {
-        Follows::Nothing => {}
-        Follows::Start => update::start_supervisor(&host).await?,
+    if matches!(status(&host)?.phase, Phase::Running { .. }) {
+        work.release().await?;
+        work.containers().await?;
     }
-    let status = Status::read(&host)?
-        .context("the supervisor has written no status; see: journalctl -u appliance-supervisor")?;
+    let status = status(&host)?;
     if json {
-        print(&format!("{}\n", serde_json::json!({ "done": done, "phase": status.phase })))?;
-    } else if follows == Follows::Start {
+        print(&format!("{}\n", serde_json::json!({ "done": work.done, "phase": status.phase })))?;
+    } else if work.has_begun {
         print(&format!("{}\n", status.phase.text()))?;
-    } else if done.is_empty() {
+    } else if work.done.is_empty() {
         print("nothing to do\n")?;
     }
     Ok(status.exit_code())
 }
 
-async fn prepare_host(found: &Found, host: &Host, json: bool) -> Result<()> {
-    let _lock = Lock::take(host, "apply", PATIENCE).await?;
-    let wanted = Wanted { env: &found.env, text: &found.bytes };
-    let prepared = prepare::prepare(wanted, host, None, &mut |_| ()).await;
-    // What was done is said even if a later step failed.
-    if !json {
-        print(&journal(host))?;
-    }
-    prepared?;
-    history::activate(host, &found.bytes, &found.env.digest).map(drop)
+fn status(host: &Host) -> Result<Status> {
+    Status::read(host)?.context("the supervisor has written no status; see: journalctl -u appliance-supervisor")
 }
 
-/// What is left to do once the release is in place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Follows {
-    Nothing,
+struct Work<'a> {
+    found: &'a Found,
+    host: &'a Host,
+    json: bool,
+    /// What was done, but for what the supervisor does by itself at its start.
+    done: Vec<Entry>,
+    /// Whether the supervisor was started.
+    has_begun: bool,
+}
+
+impl Work<'_> {
+    async fn prepare(&mut self) -> Result<()> {
+        let _lock = Lock::take(self.host, "apply", PATIENCE).await?;
+        let wanted = Wanted { env: &self.found.env, text: &self.found.bytes };
+        let prepared = prepare::prepare(wanted, self.host, None, &mut |_| ()).await;
+        // What was done is said even if a later step failed.
+        self.tell(self.host)?;
+        prepared?;
+        history::activate(self.host, &self.found.bytes, &self.found.env.digest).map(drop)
+    }
+
+    fn tell(&mut self, host: &Host) -> Result<()> {
+        if !self.json {
+            print(&journal(host))?;
+        }
+        self.done.extend(host.journal().entries());
+        Ok(())
+    }
+
     /// The supervisor's start: it touches no container that is as it should be.
-    Start,
-}
+    async fn start(&mut self) -> Result<()> {
+        self.has_begun = true;
+        update::start_supervisor(self.host).await
+    }
 
-/// Brings the release to what the env asks for, as long as one runs, and says what of it happened.
-async fn release(found: &Found, host: &Host, json: bool, done: &mut Vec<Entry>) -> Result<(Follows, Option<String>)> {
-    let env = &found.env;
-    if env.appliance.standby {
-        let is_there = Status::read(host)?.is_some_and(|status| matches!(status.phase, Phase::Standby { .. }));
-        return Ok((if is_there { Follows::Nothing } else { Follows::Start }, None));
-    }
-    if Ledger::read_for(host, &env.app.name)?.current.is_none() {
-        return Ok((Follows::Start, None));
-    }
-    let ahead = Host::system(Mode::Check);
-    let unknown = crate::update::plan(env, &ahead).await?;
-    let is_wanted = !ahead.journal().is_empty();
-    let mut text = None;
-    let mut follows = Follows::Nothing;
-    match &unknown {
-        Some(error) => {
-            warn_of_unknown(error);
-            // Without the server there is no other version, but the env can come into force.
-            follows = if is_wanted { Follows::Start } else { Follows::Nothing };
+    /// Nothing of the app's runs then.
+    async fn stand_by(&mut self) -> Result<()> {
+        if matches!(status(self.host)?.phase, Phase::Standby { .. }) {
+            return Ok(());
         }
-        None if is_wanted => text = Some(update::to_wanted(env, host, json).await?),
-        None => {}
+        self.has_begun = true;
+        self.host.stop_unit(update::SERVICE).await?;
+        update::start_supervisor(self.host).await
     }
-    done.extend(ahead.journal().entries());
-    // A file that the compose file names may have changed, which is no other release.
-    let ahead = Host::system(Mode::Check);
-    plan_stack(env, &ahead).await?;
-    if !ahead.journal().is_empty() {
-        follows = Follows::Start;
-        if !json {
-            print(&journal(&ahead))?;
+
+    /// Brings the release to what the env asks for.
+    async fn release(&mut self) -> Result<()> {
+        let env = &self.found.env;
+        let ahead = Host::system(Mode::Check);
+        let unknown = crate::update::plan(env, &ahead).await?;
+        if unknown.is_none() && ahead.journal().is_empty() {
+            return Ok(());
         }
-        done.extend(ahead.journal().entries());
+        match update::to_wanted(env, self.host, self.json).await {
+            Ok((is_done, text)) => {
+                if !self.json && (is_done || unknown.is_none()) {
+                    print(&format!("{text}\n"))?;
+                }
+                if is_done {
+                    self.done.extend(ahead.journal().entries());
+                    return Ok(());
+                }
+            }
+            // The env can come into force without the server.
+            Err(error) if error.is::<NotFetched>() => {
+                eprintln!("warning: whether there is a newer version is not known: {error:#}");
+            }
+            Err(error) => return Err(error),
+        }
+        if crate::update::runs_with_another(&Ledger::read_for(self.host, &env.app.name)?, env) {
+            self.done.extend(ahead.journal().entries());
+            self.start().await?;
+        }
+        Ok(())
     }
-    Ok((follows, text))
+
+    /// A file that the compose file names may have changed, which is no other release.
+    async fn containers(&mut self) -> Result<()> {
+        let ahead = Host::system(Mode::Check);
+        plan_stack(&self.found.env, &ahead).await?;
+        if ahead.journal().is_empty() {
+            return Ok(());
+        }
+        self.tell(&ahead)?;
+        self.start().await
+    }
 }

@@ -1,10 +1,12 @@
 //! The commands about the host as a whole: run, prepare, plan, recover, stop-stack.
 
 use super::env::find;
+use super::update::is_up;
 use super::{env_yml, print, render};
 use crate::env::Env;
 use crate::host::{Host, Mode, What};
 use crate::prepare::{self, Wanted};
+use crate::stack::actions::Occasion;
 use crate::stack::{self, apply};
 use crate::state::{Ledger, Lock, flags};
 use crate::supervise;
@@ -50,14 +52,16 @@ pub async fn plan(step: Option<Step>, stack_alone: bool, json: bool) -> Result<u
     if !stack_alone {
         prepare::prepare(wanted, &host, step, &mut |_| ()).await?;
     }
-    if step.is_none() {
+    // In standby nothing of the app's is wanted.
+    let with_app = step.is_none() && !found.env.appliance.standby;
+    if with_app {
         plan_stack(&found.env, &host).await?;
     }
-    if step.is_none()
+    if with_app
         && !stack_alone
         && let Some(error) = update::plan(&found.env, &host).await?
     {
-        warn_of_unknown(&error);
+        eprintln!("warning: whether there is a newer version is not known: {error:#}");
     }
     let entries = host.journal().entries();
     if json {
@@ -70,16 +74,15 @@ pub async fn plan(step: Option<Step>, stack_alone: bool, json: bool) -> Result<u
     Ok(if entries.is_empty() { 0 } else { 2 })
 }
 
-/// Says that the repository's server gave no answer.
-pub(super) fn warn_of_unknown(error: &anyhow::Error) {
-    eprintln!("warning: whether there is a newer version is not known: {error:#}");
-}
-
-/// Notes what the next start would do with the containers of the release.
+/// Notes what would be done with the containers of the release: by the supervisor, if it runs, else by the next start.
 pub(super) async fn plan_stack(env: &Env, host: &Host) -> Result<()> {
-    if let Some(release) = Ledger::read(host)?.current {
+    if let Some(release) = Ledger::read_for(host, &env.app.name)?.current {
+        let occasion = match is_up(host).await? {
+            true => Occasion::Mend,
+            false => Occasion::Start,
+        };
         let stack = stack::load(env, host)?;
-        apply::plan(&stack, &update::references(&stack, &release)?, host).await?;
+        apply::plan(&stack, &update::references(&stack, &release)?, host, occasion).await?;
     }
     Ok(())
 }

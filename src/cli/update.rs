@@ -100,14 +100,31 @@ pub(super) fn refuse_failed(host: &Host) -> Result<()> {
     }
 }
 
+/// Whether the appliance is started, and supervised.
+pub(super) async fn is_up(host: &Host) -> Result<bool> {
+    Ok(host.unit_state(SERVICE).await? == UnitState::Active && host.unit_state(SUPERVISOR).await? == UnitState::Active)
+}
+
 /// Starts the appliance where it is stopped, else the supervisor anew, and waits until the app is up, or is known not to come up.
+///
+/// # Errors
+/// It cannot be started; or somebody asked for an end meanwhile, which the start does not hear.
 pub(super) async fn start_supervisor(host: &Host) -> Result<()> {
-    match host.unit_state(SERVICE).await? {
-        UnitState::Active => host.restart_unit(SUPERVISOR).await,
-        _ => {
-            host.start_unit(SERVICE).await?;
-            host.start_unit(SUPERVISOR).await
+    let start = async {
+        match host.unit_state(SERVICE).await? {
+            UnitState::Active => host.restart_unit(SUPERVISOR).await,
+            _ => {
+                host.start_unit(SERVICE).await?;
+                host.start_unit(SUPERVISOR).await
+            }
         }
+    };
+    let mut terminate = signal(SignalKind::terminate()).context("could not listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for signals")?;
+    tokio::select! {
+        started = start => started,
+        _ = terminate.recv() => bail!("interrupted; the start goes on: appliance status"),
+        _ = interrupt.recv() => bail!("interrupted; the start goes on: appliance status"),
     }
 }
 
@@ -182,11 +199,12 @@ fn words(outcome: &Outcome) -> (&'static str, &Commit, String) {
     }
 }
 
-/// Brings the app to the newest wanted commit, and leaves the host's packages alone; gives back what came of it.
-pub(super) async fn to_wanted(env: &Env, host: &Host, quiet: bool) -> Result<String> {
+/// Brings the app to the newest wanted commit, and leaves the host's packages alone; gives back whether anything was done, and what came
+/// of it.
+pub(super) async fn to_wanted(env: &Env, host: &Host, quiet: bool) -> Result<(bool, String)> {
     let _reports = sentry::start(env);
     let outcome = watched(host, quiet, async |news| update::update(env, Wish::default(), host, news).await).await?;
-    Ok(words(&outcome).2)
+    Ok((matches!(outcome, Outcome::Done { .. }), words(&outcome).2))
 }
 
 /// Somebody asked for an end.

@@ -142,9 +142,9 @@ pub fn gaps(stack: &Stack) -> Vec<(String, String)> {
 }
 
 /// Notes what would be done, for `plan`.
-pub async fn plan(stack: &Stack, images: &Images, host: &Host) -> Result<()> {
+pub async fn plan(stack: &Stack, images: &Images, host: &Host, occasion: Occasion) -> Result<()> {
     surroundings::ensure(stack, host).await?;
-    for action in pending(stack, images, host, Occasion::Start).await?.actions {
+    for action in pending(stack, images, host, occasion).await?.actions {
         host.note_container(action.container(), action.words());
     }
     Ok(())

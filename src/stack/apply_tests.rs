@@ -75,7 +75,7 @@ async fn a_new_image_recreates_its_service_alone_and_plan_touches_nothing() {
     take_log(&test);
     test.docker.images.lock().expect("no test panics here").insert("w".to_owned(), "sha-new".to_owned());
     let check = test.host.in_mode(crate::host::Mode::Check);
-    plan(&stack, &images, &check).await.expect("planning works");
+    plan(&stack, &images, &check, Occasion::Start).await.expect("planning works");
     let entries: Vec<String> = check.journal().entries().iter().map(ToString::to_string).collect();
     assert_eq!(entries, ["container ecs_web_1: recreate: image: w (sha-w) -> w (sha-new)"]);
     assert!(take_log(&test).is_empty());

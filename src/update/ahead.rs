@@ -1,7 +1,7 @@
 //! What an update would do, for `plan`: told without fetching, so without what only the new commit can say.
 
 use super::decide::{Decision, Facts, Wish, decide};
-use super::git;
+use super::git::{self, NotFetched};
 use crate::env::Env;
 use crate::host::Host;
 use crate::stack;
@@ -9,17 +9,34 @@ use crate::state::Ledger;
 use crate::value::Commit;
 use anyhow::Result;
 
-/// Notes what an update would do, and gives back why that cannot be told, if it cannot.
+/// Notes what an update would do, and gives back why that cannot be told, if the server cannot be asked.
 ///
 /// # Errors
-/// The ledger cannot be read.
+/// The ledger cannot be read, or the repository has no such branch.
 pub async fn plan(env: &Env, host: &Host) -> Result<Option<anyhow::Error>> {
     let ledger = Ledger::read_for(host, &env.app.name)?;
-    let target = git::wanted(&env.app, &stack::checkout(env), host).await;
-    if let Some(how) = words(&ledger, target.as_ref().ok(), &env.digest) {
+    let directory = stack::checkout(env);
+    let (target, unknown) = match git::wanted(&env.app, &directory, host).await {
+        Ok(target) => (Some(target), None),
+        Err(error) if error.is::<NotFetched>() => (None, Some(error)),
+        Err(error) => return Err(error),
+    };
+    let (target, current) = (target.as_ref(), ledger.current.as_ref().map(|current| &current.commit));
+    let target = match (target, current) {
+        (Some(target), Some(current)) if git::is_merged(&env.app, &directory, target, current, host).await? => {
+            Some(current)
+        }
+        _ => target,
+    };
+    if let Some(how) = words(&ledger, target, &env.digest) {
         host.note_release(env.app.name.as_str(), &how);
     }
-    Ok(target.err())
+    Ok(unknown)
+}
+
+/// Whether the current release runs with another env than this one.
+pub fn runs_with_another(ledger: &Ledger, env: &Env) -> bool {
+    ledger.current.as_ref().is_some_and(|current| current.ran_with() != env.digest)
 }
 
 /// What an update would do, if anything. Pure.
@@ -35,10 +52,10 @@ fn words(ledger: &Ledger, target: Option<&Commit>, env_digest: &str) -> Option<S
     let facts = Facts { target, is_other, env_changed, failed: &ledger.failed };
     let new_env = if env_changed { ", with this env.yml" } else { "" };
     match decide(&facts, &Wish::default()) {
-        // Gone to once more only if somebody says so: nothing would be done.
-        Decision::Nothing | Decision::Refused => None,
         Decision::Go if is_other => Some(format!("update: {} -> {}{new_env}", current.commit.short(), target.short())),
-        Decision::Go => Some(format!("restart {} with this env.yml", current.commit.short())),
+        // What failed before is gone to once more only if somebody says so.
+        _ if env_changed => Some(format!("restart {} with this env.yml", current.commit.short())),
+        _ => None,
     }
 }
 
@@ -69,6 +86,7 @@ mod tests {
             (Some(&a), "two", Some("restart aaaaaaaaaaaa with this env.yml")),
             // It failed before.
             (Some(&f), "one", None),
+            (Some(&f), "two", Some("restart aaaaaaaaaaaa with this env.yml")),
             // The server does not answer.
             (None, "one", None),
             (None, "two", Some("restart aaaaaaaaaaaa with this env.yml")),

@@ -7,7 +7,7 @@ use crate::env::{App, GitLocal};
 use crate::host::{Cmd, Dir, Host, Output, What};
 use crate::state::{Ledger, Lock};
 use crate::value::{Commit, Owner};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::time::Duration;
 
 /// The most that the paths of what was added may take, in bytes: a repository's whole tree of some hundred thousand files.
@@ -358,12 +358,24 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// The commit that the env asks for, as the server has it now; nothing is fetched, and nothing is written.
 ///
 /// # Errors
-/// The server cannot be asked, or has no such branch.
+/// [`NotFetched`]: the server cannot be asked. Or it has no such branch.
 pub async fn wanted(app: &App, directory: &str, host: &Host) -> Result<Commit> {
-    if let Some(commit) = &app.git.commitid {
-        return Ok(commit.clone());
-    }
     let git = Git::new(app, directory, host)?;
+    let is_known = host.exists(&format!("{}/HEAD", git.git_dir()));
+    if let Some(commit) = &app.git.commitid {
+        // A tag's own id stands for its commit.
+        return if is_known {
+            Ok(git.resolve(commit.as_str()).await.unwrap_or(commit.clone()))
+        } else {
+            Ok(commit.clone())
+        };
+    }
+    let address = app.git.source.address();
+    let not_asked = |error: anyhow::Error| error.context(NotFetched(app.git.source.to_string()));
+    if !is_known && !app.git.source.is_local() && !address.starts_with("http") {
+        // Key and known hosts are put in place by a fetch.
+        return Err(not_asked(anyhow!("a server is asked by ssh for the first time when the app is fetched")));
+    }
     let name = app.git.branch.as_ref().map(ToString::to_string);
     let names = match &name {
         Some(name) => vec![format!("refs/heads/{name}"), format!("refs/tags/{name}^{{}}"), format!("refs/tags/{name}")],
@@ -371,11 +383,10 @@ pub async fn wanted(app: &App, directory: &str, host: &Host) -> Result<Commit> {
     };
     let asked: Vec<&str> = names.iter().map(String::as_str).collect();
     let args = [&["ls-remote", "--quiet", "origin"], &asked[..]].concat();
-    let address = app.git.source.address();
     let ask = git.cmd_in(&git.git_dir(), &args, &git.remote(&address)).deadline(ANSWER);
-    // It would be remembered: that is for a fetch to do.
+    // A server that was not met before would be remembered.
     let ask = ask.env("GIT_SSH_COMMAND", trust::ssh_command_for_known(!app.git.host_keys.is_empty()));
-    let said = host.ask(ask).await.with_context(|| format!("could not ask {}", app.git.source))?;
+    let said = host.ask(ask).await.map_err(not_asked)?;
     let of = |name: &String| {
         said.stdout.lines().find_map(|line| line.split_once('\t').filter(|(_, of)| of == name)?.0.parse().ok())
     };
@@ -383,6 +394,16 @@ pub async fn wanted(app: &App, directory: &str, host: &Host) -> Result<Commit> {
         .iter()
         .find_map(of)
         .with_context(|| format!("the repository {} has no {}", app.git.source, name.as_deref().unwrap_or("HEAD")))
+}
+
+/// Whether a release has a commit already, as one of those that it was merged from; without a repository it has not.
+pub async fn is_merged(app: &App, directory: &str, commit: &Commit, release: &Commit, host: &Host) -> Result<bool> {
+    let git = Git::new(app, directory, host)?;
+    if app.git.local != GitLocal::Merge || !host.exists(&format!("{}/HEAD", git.git_dir())) {
+        return Ok(false);
+    }
+    let args = ["merge-base", "--is-ancestor", commit.as_str(), release.as_str()];
+    Ok(host.try_ask(git.cmd(args)).await?.code == Some(0))
 }
 
 /// Whether the checkout's files are those of a commit.

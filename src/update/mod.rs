@@ -36,10 +36,11 @@ mod trust;
 mod undo;
 mod work_tree;
 
-pub use ahead::plan;
+pub use ahead::{plan, runs_with_another};
 pub use archive::ResetFrom;
 pub use decide::{Waiting, Wish};
 pub use gate::probes;
+pub use git::NotFetched;
 pub use leftover::clean_up;
 pub use major::{back, clusters, forget, kept, upgrade, upgrade_waiting};
 pub use packages::{Upgrade, Upgraded, upgrade_all, waiting as waiting_packages};

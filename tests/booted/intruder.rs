@@ -149,6 +149,9 @@ fn user_app_writes_nothing_that_root_trusts() {
         "its contents are nowhere else"
     );
     assert_eq!(machine.sh("ls -A /data/notes-storage-vault").stdout, "");
+    let out = machine.ok("appliance update 2>&1");
+    assert!(out.contains("nothing new") && out.contains("git does not use /app/.ssh/id_ed25519"), "{out}");
+    assert_eq!(machine.sh("ls /var/lib/appliance-git/.ssh/id_ed25519").code, 2, "git has root's file for a key");
 
     // A compose file of the operator's that others can write is not the operator's word.
     machine.ok("cp /app/notes/compose.yml /data/etc/notes/more.yml; chown app /data/etc/notes/more.yml");
