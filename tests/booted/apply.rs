@@ -87,7 +87,9 @@ fn an_edited_env_is_planned_and_applied() {
     nothing_is_left(&machine);
 
     // A version that does not come up: it ends with an error, the old one runs, and nothing waits any more.
-    let sick = super::checkout::COMPOSE.replace("exit 0, interval: 1s", "exit 1, interval: 1s, timeout: 1s, retries: 1").replace("VERSION", "sick");
+    let sick = super::checkout::COMPOSE
+        .replace("exit 0, interval: 1s", "exit 1, interval: 1s, timeout: 1s, retries: 1")
+        .replace("VERSION", "sick");
     machine.put("/srv/g/compose.yml", sick, 0o644);
     machine.ok("chown -R app:app /srv/g");
     git(&machine, "add -A");
