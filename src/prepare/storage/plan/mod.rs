@@ -362,7 +362,11 @@ impl World {
                 self.seen.real.get(device).cloned()
             }
             FileSystemRef::Label(wanted) => {
-                let is_made = layout.formats.iter().any(|format| label(&format.options).as_ref() == Some(wanted));
+                let maker = layout.formats.iter().find(|format| label(&format.options).as_ref() == Some(wanted));
+                // What it is to be made on may carry it already, and may not: seen once that is open.
+                let is_made = maker.is_some_and(|format| {
+                    self.seen.blocks.get(&format.device).is_none_or(|block| block.content != Content::Unknown)
+                });
                 let mut found = self.seen.drives.iter().filter(|drive| drive.label == *wanted);
                 match (found.next(), found.next()) {
                     (Some(one), Some(other)) => {

@@ -185,6 +185,26 @@ fn what_lies_behind_a_closed_device_is_left_for_when_it_is_open() {
     assert_eq!(acts(setup, &seen), ["/dev/vdb: open as v"]);
 }
 
+/// Killed right after a container was made: nothing is in it yet, and what is to be mounted by its label comes later.
+#[test]
+fn what_is_made_behind_a_closed_device_is_mounted_once_that_is_open() {
+    let mut world =
+        seen(&[("/dev/vdb", 10, table("gpt", &[(1, 5120), (5120, 10239)])), ("/dev/md0", 5, signature("crypto_LUKS"))]);
+    for part in ["/dev/vdb1", "/dev/vdb2"] {
+        let block = Block { size: Size(5 << 30), content: signature("linux_raid_member"), uuid: None };
+        world.blocks.insert(device(part), block);
+    }
+    world.raids.insert(device("/dev/md0"), "1".to_owned());
+    assert_eq!(acts(WHOLE, &world), ["/dev/md0: open as vault"]);
+    // Open, and blank: all of it is made, and mounted.
+    world
+        .blocks
+        .insert(device("/dev/mapper/vault"), Block { size: Size(5 << 30), content: Content::Nothing, uuid: None });
+    let told = acts(WHOLE, &world);
+    assert_eq!(told.first().map(String::as_str), Some("/dev/mapper/vault: make a physical volume of LVM"), "{told:?}");
+    assert!(told.contains(&"/data: mount LABEL=ecs-data".to_owned()), "{told:?}");
+}
+
 #[test]
 fn volumes_grow_only_where_that_is_asked_for() {
     let mut seen = seen(&[
