@@ -41,27 +41,27 @@ tests() {
     fi
 }
 
-# Runs these beside all others, one after the other; once they are over, `ended` shows what each said, as if it had been run there.
-in_turn() {
-    for name in "$@"; do
-        "$name" >"$beside/$name" 2>&1
-        echo $? >"$beside/$name.code"
-    done
+# Runs one beside all others; once it is over, `ended` shows what it said, as if it had been run there.
+begin() {
+    "$1" >"$beside/$1" 2>&1
+    echo $? >"$beside/$1.code"
 }
 ended() {
     cat "$beside/$1"
     return "$(cat "$beside/$1.code")"
 }
 
-# Emulated machines take longest, and nothing in them is measured. There is one at a time: it takes as much of the processors as all
-# booted hosts together. The disk image by each kind of cloud, and vagrant up: make soak.
+# Emulated machines take longest: as much of the processors as all booted hosts together. So each run takes one of the two kinds, another
+# one each time; MACHINES=disks or MACHINES=image says which. All of both, the disk image by each kind of cloud, and vagrant up: make soak.
+case "${MACHINES:-$(($(date +%s) % 2))}" in 0 | disks) machines=disks ;; *) machines=image ;; esac
 disks() {
     cargo test --locked --test vm -- --test-threads=1 --skip image:: --skip vagrant::
 }
 image() {
     make --no-print-directory target/image/test/appliance-bookworm.qcow2 && cargo test --locked --test vm -- --nocapture image:: --skip every_kind_of_cloud
 }
-in_turn disks image &
+echo "emulated machines: $machines"
+begin $machines &
 
 check "format" cargo fmt --check
 check "clippy" cargo clippy --quiet --locked --all-targets -- -D warnings
@@ -77,8 +77,7 @@ tests "golden files" cargo test --quiet --locked --test golden --test old_envs -
 tests "published compose files" cargo test --quiet --locked --test published
 tests "booted hosts" cargo test --locked --test booted -- --test-threads=3 --skip load:: --skip without_a_migration
 wait
-tests "disks of virtual machines" ended disks
-tests "disk image" ended image
+tests "emulated machines: $machines" ended $machines
 # Those that count what is lost under load need the machine for themselves.
 tests "booted hosts under load" cargo test --locked --test booted -- --test-threads=1 load:: without_a_migration
 
