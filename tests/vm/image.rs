@@ -72,7 +72,8 @@ fn the_image_comes_up_by_itself_and_keeps_what_was_acknowledged() {
     );
     appliance.ok(ITS_OWN);
     // An initramfs takes minutes there: a kernel that Debian has brought since the image was built stays away.
-    appliance.ok("apt-mark hold $(dpkg-query -W -f '${Package} ' 'linux-image-*')");
+    appliance
+        .ok("apt-mark hold $(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' 'linux-image-*' | sed -n 's/^ii //p')");
     // What starts it from now on, by UEFI and by BIOS in turn.
     appliance.ok(ANOTHER_GRUB);
     let mut acknowledged: Vec<String> = Vec::new();
