@@ -36,6 +36,16 @@ impl Host {
         Ok((uid, gid))
     }
 
+    /// Whether something is there that belongs to another user. Of what is a user's own, that user cannot bring this about.
+    ///
+    /// # Errors
+    /// A name that does not exist on the machine.
+    pub fn is_of_another(&self, path: &str, owner: &Owner) -> Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+        let (uid, _) = self.ids(owner)?;
+        Ok(self.path(path).symlink_metadata().is_ok_and(|meta| meta.uid() != uid))
+    }
+
     /// The number of a group; nothing where there is no such group.
     pub(super) fn gid(&self, group: &str) -> Result<Option<u32>> {
         Ok(field(&self.name_file("/etc/group")?, group, 2))

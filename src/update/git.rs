@@ -248,12 +248,8 @@ async fn open<'a>(app: &'a App, directory: &str, host: &'a Host) -> Result<Git<'
     let is_of_before = !host.exists(&git_dir) && host.exists(&git.work_dir());
     work_tree::open(&git).await?;
     host.ensure_dir(DIRECTORY, &Dir::plain())?;
-    let is_moved = host.exists(&git_dir);
-    if host.ensure_dir(&git_dir, &Dir::plain().mode(0o750).owner(&owner()?))?.yes() && is_moved {
-        // On a disk from another host users have other numbers.
-        own(&git_dir, &user()?, host).await?;
-        host.ensure_dir(&git_dir, &Dir::plain().mode(0o750).owner(&owner()?))?;
-    }
+    own(&git_dir, &user()?, host).await?;
+    host.ensure_dir(&git_dir, &Dir::plain().mode(0o750).owner(&owner()?))?;
     tidy(&git_dir, git.ids, host).await?;
     git.act("prepare the repository", ["init", "--quiet", "--bare"]).await?;
     trust::ensure_hosts(&git)?;
@@ -262,10 +258,14 @@ async fn open<'a>(app: &'a App, directory: &str, host: &'a Host) -> Result<Git<'
     Ok(git)
 }
 
-/// Gives a tree to a user; links in it are not followed.
-pub(super) async fn own(path: &str, owner: &Owner, host: &Host) -> Result<()> {
-    let args = ["-R", "-P", "--no-dereference", "--", &format!("{}:", owner.user()), path];
-    host.act(What::Directory, path, "change the owner", Cmd::new("chown", args).deadline(TRANSFER)).await.map(drop)
+/// Gives a repository on a disk from another host, where users have other numbers, to its user; links in it are not followed.
+pub(super) async fn own(git_dir: &str, owner: &Owner, host: &Host) -> Result<()> {
+    if !host.is_of_another(git_dir, owner)? {
+        return Ok(());
+    }
+    let args = ["-R", "-P", "--no-dereference", "--", &format!("{}:", owner.user()), git_dir];
+    let chown = Cmd::new("chown", args).deadline(TRANSFER);
+    host.act(What::Directory, git_dir, "change the owner", chown).await.map(drop)
 }
 
 /// A checkout that has just been fetched.

@@ -77,9 +77,8 @@ pub(super) async fn open(git: &Git<'_>) -> Result<()> {
         bail!("{directory} holds files, but is no git checkout; move it away");
     }
     host.ensure_dir(DIRECTORY, &Dir::plain())?;
-    if host.ensure_dir(&git_dir, &Dir::plain().mode(0o750).owner(&owner))?.yes() && !fresh {
-        own(&git_dir, &owner, host).await?;
-    }
+    own(&git_dir, &owner, host).await?;
+    host.ensure_dir(&git_dir, &Dir::plain().mode(0o750).owner(&owner))?;
     ensure(git, &git_dir, directory).await?;
     if host.is_directory(&inside) && host.link_target(&inside).is_none() {
         take_over(git, &inside).await?;

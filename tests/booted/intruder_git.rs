@@ -121,6 +121,15 @@ fn commits_that_user_app_makes_are_not_taken() {
     assert_eq!(version(&machine), "one");
     assert!(in_ours(&one).code == 0 && in_ours(&evil).code != 0, "what was asked for, and nothing else");
 
+    // A disk from a host where users have other numbers.
+    machine.ok(
+        "set -e; systemctl stop appliance; rm -f /data/appliance/apps/g/checked-out; chown -R 4321:4321 /data/git/g /data/appliance-git/g
+         ln -s /etc/passwd /data/git/g/planted; systemctl start appliance",
+    );
+    wait_for_phase(&machine, "running");
+    let owners = machine.ok("stat -c %U /data/git/g/HEAD /data/appliance-git/g/HEAD /etc/passwd; find /data/git/g /data/appliance-git/g -uid 4321");
+    assert_eq!(owners, "app\nappliance-git\nroot\n");
+
     // And not if it is not what its id says.
     let forge = "set -e; cd /data/git/g/objects; mkdir -p aside; mv pack/*.pack aside; rm -f pack/*
          for pack in aside/*; do git --git-dir=/data/git/g unpack-objects -q < $pack; done
