@@ -13,18 +13,18 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 pub struct Cmd {
     pub program: String,
     pub args: Vec<String>,
-    env: Vec<(String, Secret)>,
+    pub(super) env: Vec<(String, Secret)>,
     ids: Option<(u32, u32)>,
     directory: Option<String>,
     deadline: Duration,
     /// The most that it may print, in bytes, where what it prints is used.
     max_output: usize,
     /// What the program reads on its standard input; nothing unless told otherwise.
-    input: Secret,
+    pub(super) input: Secret,
     /// A file that it reads on its standard input instead.
-    input_file: Option<String>,
+    pub(super) input_file: Option<String>,
     /// A new file, for root alone, that takes its standard output.
-    output_file: Option<String>,
+    pub(super) output_file: Option<String>,
     /// Texts that must not appear in an error even if the program prints them.
     masked: Vec<Secret>,
 }

@@ -192,6 +192,7 @@ impl Host {
 
     fn write(&self, path: &str, want: &File, mode: u32, ids: Option<(u32, u32)>) -> Result<Changed> {
         if self.applies() {
+            self.before_change(path)?;
             write_atomically(&self.path(path), &want.contents, mode, ids)
                 .with_context(|| format!("could not write {path}"))?;
         }
@@ -213,6 +214,7 @@ impl Host {
 
     fn put_as(&self, path: &str, contents: &[u8], mode: u32, ids: Option<(u32, u32)>) -> Result<()> {
         if self.applies() {
+            self.before_change(path)?;
             let target = self.path(path);
             if let Some(parent) = target.parent() {
                 fs::create_dir_all(parent).with_context(|| format!("could not make the directory of {path}"))?;
@@ -232,6 +234,7 @@ impl Host {
             return self.put(path, contents, mode);
         }
         if self.applies() {
+            self.before_change(path)?;
             let target = self.path(path);
             let beside =
                 beside::file(&target, contents, mode, None).with_context(|| format!("could not write {path}"))?;
@@ -247,6 +250,7 @@ impl Host {
     /// Puts a file that was made beside its target in the target's place, once it is on the disk.
     pub fn settle_file(&self, beside: &str, target: &str) -> Result<()> {
         if self.applies() {
+            self.before_change(target)?;
             let settle = || {
                 let flags = nix::libc::O_NOFOLLOW;
                 fs::OpenOptions::new().read(true).custom_flags(flags).open(self.path(beside))?.sync_all()?;
@@ -269,6 +273,7 @@ impl Host {
     /// Removes a file or link of the appliance's own state, without a journal entry.
     pub fn discard(&self, path: &str) -> Result<()> {
         if self.applies() {
+            self.before_change(path)?;
             match fs::remove_file(self.path(path)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(error).with_context(|| format!("could not remove {path}"));
@@ -283,6 +288,7 @@ impl Host {
 
     /// Removes an empty directory of the appliance's own state; one that is missing or holds something is left.
     pub fn discard_directory(&self, path: &str) -> Result<()> {
+        self.before_change(path)?;
         match fs::remove_dir(self.path(path)) {
             Err(error)
                 if !matches!(
@@ -319,6 +325,7 @@ impl Host {
             Err(missing) if missing.kind() == ErrorKind::NotFound => {
                 self.note(What::Directory, path, "create");
                 if self.applies() {
+                    self.before_change(path)?;
                     make_dir(&target, want.mode.unwrap_or(0o755), ids)
                         .with_context(|| format!("could not make the directory {path}"))?;
                 }
@@ -347,6 +354,7 @@ impl Host {
             Err(_) => self.note(What::Link, path, format!("point to {to}")),
         }
         if self.applies() {
+            self.before_change(path)?;
             link_atomically(&target, to).with_context(|| format!("could not link {path} to {to}"))?;
         }
         Ok(Changed::Yes)
@@ -364,6 +372,7 @@ impl Host {
         {
             self.note(what, path, format!("owner {}:{} to {uid}:{gid}", meta.uid(), meta.gid()));
             if self.applies() {
+                self.before_change(path)?;
                 std::os::unix::fs::fchown(&file, Some(uid), Some(gid))
                     .with_context(|| format!("could not change the owner of {path}"))?;
             }
@@ -374,6 +383,7 @@ impl Host {
         {
             self.note(what, path, format!("mode {:04o} to {mode:04o}", meta.mode() & 0o7777));
             if self.applies() {
+                self.before_change(path)?;
                 file.set_permissions(fs::Permissions::from_mode(mode))
                     .with_context(|| format!("could not change the mode of {path}"))?;
             }

@@ -1,25 +1,77 @@
 //! HTTP requests of our own: probes of the app.
 
-use super::Host;
+use super::{Host, Pending};
 use anyhow::{Context, Result};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// What of an app is asked, by a public host name. No redirect is followed, no proxy asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Probe<'a> {
+    pub address: SocketAddr,
+    pub path: &'a str,
+    pub host: &'a str,
+    /// The most of the answer's body that is read, in bytes.
+    pub max: usize,
+    pub deadline: Duration,
+}
+
+/// What can be asked of the app and of the nginx before it.
+pub trait Web: Send + Sync {
+    /// Status code and body of an app's answer.
+    fn app<'a>(&'a self, probe: Probe<'a>) -> Pending<'a, Result<(u16, Vec<u8>)>>;
+    /// The status code that this host's own nginx answers for a name on https.
+    fn front<'a>(&'a self, domain: &'a str, deadline: Duration) -> Pending<'a, Result<u16>>;
+    /// Whether something listens at an address.
+    fn connect<'a>(&'a self, address: SocketAddr) -> Pending<'a, Result<()>>;
+}
+
+/// The network.
+pub struct Sockets;
+
+impl Web for Sockets {
+    fn app<'a>(&'a self, probe: Probe<'a>) -> Pending<'a, Result<(u16, Vec<u8>)>> {
+        Box::pin(async move {
+            let mut answer = ask_app(probe.address, probe.path, probe.host, probe.deadline).await?;
+            let mut body = Vec::new();
+            while body.len() < probe.max
+                && let Some(more) = answer.chunk().await.map_err(plainly)?
+            {
+                body.extend_from_slice(&more[..more.len().min(probe.max - body.len())]);
+            }
+            Ok((answer.status().as_u16(), body))
+        })
+    }
+
+    fn front<'a>(&'a self, domain: &'a str, deadline: Duration) -> Pending<'a, Result<u16>> {
+        Box::pin(async move {
+            // The certificate is not judged: it may be self-signed, and it is our own.
+            let client = reqwest::Client::builder()
+                .no_proxy()
+                .redirect(reqwest::redirect::Policy::none())
+                .tls_danger_accept_invalid_certs(true)
+                .resolve(domain, SocketAddr::from(([127, 0, 0, 1], 443)))
+                .pool_max_idle_per_host(0)
+                .timeout(deadline)
+                .build()
+                .context("could not make an HTTP client")?;
+            let answer = client.get(format!("https://{domain}/")).send().await;
+            Ok(answer.with_context(|| format!("https://{domain}/ did not answer on this host"))?.status().as_u16())
+        })
+    }
+
+    fn connect<'a>(&'a self, address: SocketAddr) -> Pending<'a, Result<()>> {
+        Box::pin(async move {
+            let connected = tokio::net::TcpStream::connect(address).await;
+            connected.map(drop).with_context(|| format!("could not connect to {address}"))
+        })
+    }
+}
+
 impl Host {
-    /// The status code that this host's own nginx answers for a name on https. The certificate is not judged: it may be
-    /// self-signed, and it is our own.
+    /// The status code that this host's own nginx answers for a name on https. Its certificate is not judged.
     pub async fn probe_front(&self, domain: &str, deadline: Duration) -> Result<u16> {
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .tls_danger_accept_invalid_certs(true)
-            .resolve(domain, SocketAddr::from(([127, 0, 0, 1], 443)))
-            .pool_max_idle_per_host(0)
-            .timeout(deadline)
-            .build()
-            .context("could not make an HTTP client")?;
-        let answer = client.get(format!("https://{domain}/")).send().await;
-        Ok(answer.with_context(|| format!("https://{domain}/ did not answer on this host"))?.status().as_u16())
+        self.web.front(domain, deadline).await
     }
 
     /// The status code that an address answers on a path, for a public host name. No redirect is followed, no proxy asked.
@@ -27,27 +79,15 @@ impl Host {
     /// # Errors
     /// No connection, or no answer within the deadline.
     pub async fn probe(&self, address: SocketAddr, path: &str, host: &str, deadline: Duration) -> Result<u16> {
-        Ok(ask_app(address, path, host, deadline).await?.status().as_u16())
+        Ok(self.web.app(Probe { address, path, host, max: 0, deadline }).await?.0)
     }
 
-    /// The same with the body, of which at most `max` bytes are read.
+    /// Status code and body of an app's answer.
     ///
     /// # Errors
     /// No connection, or no answer within the deadline.
-    pub async fn probe_body(
-        &self,
-        address: SocketAddr,
-        path: &str,
-        host: &str,
-        max: usize,
-        deadline: Duration,
-    ) -> Result<(u16, Vec<u8>)> {
-        let mut answer = ask_app(address, path, host, deadline).await?;
-        let mut body = Vec::new();
-        while let Some(more) = answer.chunk().await.map_err(plainly)?.filter(|_| body.len() < max) {
-            body.extend_from_slice(&more[..more.len().min(max - body.len())]);
-        }
-        Ok((answer.status().as_u16(), body))
+    pub async fn probe_body(&self, probe: Probe<'_>) -> Result<(u16, Vec<u8>)> {
+        self.web.app(probe).await
     }
 
     /// Whether something listens there.
@@ -55,9 +95,8 @@ impl Host {
     /// # Errors
     /// Nothing does, or not within the deadline.
     pub async fn connect(&self, address: SocketAddr, deadline: Duration) -> Result<()> {
-        let connected = tokio::time::timeout(deadline, tokio::net::TcpStream::connect(address)).await;
-        let connected = connected.with_context(|| format!("{address} does not answer"))?;
-        connected.map(drop).with_context(|| format!("could not connect to {address}"))
+        let connected = tokio::time::timeout(deadline, self.web.connect(address)).await;
+        connected.with_context(|| format!("{address} does not answer"))?
     }
 }
 

@@ -23,6 +23,7 @@ pub mod pem;
 mod postgres;
 mod private;
 mod routes;
+mod sql;
 mod systemd;
 pub mod terminal;
 mod together;
@@ -38,9 +39,10 @@ pub use files::{Dir, File, Room, replace_block};
 pub use journal::{Entry, Journal, What};
 pub use own::Own;
 pub use packages::apt;
-pub use postgres::{Login, is_lost, quote_identifier, quote_literal, scram_verifier};
+pub use postgres::{Login, quote_identifier, quote_literal, scram_verifier};
 pub use private::PrivateDirectory;
 pub use routes::Route;
+pub use sql::is_lost;
 pub use tree::Extent as TreeExtent;
 pub use units::{Owed, UnitState, Units};
 
@@ -79,6 +81,29 @@ impl Changed {
     }
 }
 
+/// Those of the machine's parts that cannot be had in a temporary directory.
+#[derive(Clone)]
+pub struct Backends {
+    pub exec: Arc<dyn Exec>,
+    pub units: Arc<dyn Units>,
+    pub docker: Arc<dyn Docker>,
+    pub sql: Arc<dyn sql::Sql>,
+    pub web: Arc<dyn http::Web>,
+}
+
+impl Backends {
+    /// This machine's own.
+    fn system() -> Backends {
+        Backends {
+            exec: Arc::new(exec::SystemExec),
+            units: Arc::new(systemd::Systemd),
+            docker: Arc::new(engine::Engine::local()),
+            sql: Arc::new(sql::Server),
+            web: Arc::new(http::Sockets),
+        }
+    }
+}
+
 /// The machine, or a temporary directory that stands for its file system.
 #[derive(Clone)]
 pub struct Host {
@@ -87,34 +112,37 @@ pub struct Host {
     exec: Arc<dyn Exec>,
     units: Arc<dyn Units>,
     docker: Arc<dyn Docker>,
+    sql: Arc<dyn sql::Sql>,
+    web: Arc<dyn http::Web>,
     journal: Arc<Journal>,
     /// Directories in which this process has looked for what killed ones left.
     swept: beside::Swept,
     restarted: lost_port::Restarted,
+    #[cfg(test)]
+    faults: Option<Arc<fake::Faults>>,
 }
 
 impl Host {
     /// This machine.
     pub fn system(mode: Mode) -> Host {
-        Host::new(
-            PathBuf::from("/"),
-            mode,
-            Arc::new(exec::SystemExec),
-            Arc::new(systemd::Systemd),
-            Arc::new(engine::Engine::local()),
-        )
+        Host::new(PathBuf::from("/"), mode, Backends::system())
     }
 
-    pub fn new(root: PathBuf, mode: Mode, exec: Arc<dyn Exec>, units: Arc<dyn Units>, docker: Arc<dyn Docker>) -> Host {
+    pub fn new(root: PathBuf, mode: Mode, backends: Backends) -> Host {
+        let Backends { exec, units, docker, sql, web } = backends;
         Host {
             root,
             mode,
             exec,
             units,
             docker,
+            sql,
+            web,
             journal: Arc::new(Journal::default()),
             swept: Default::default(),
             restarted: Default::default(),
+            #[cfg(test)]
+            faults: None,
         }
     }
 
@@ -165,6 +193,18 @@ impl Host {
     /// Notes an effect that is carried out by several commands.
     pub fn note_act(&self, what: What, object: &str, how: &str) {
         self.note(what, object, how);
+    }
+
+    /// Called before each change of a file: tests let it fail there, or end the process.
+    #[cfg(not(test))]
+    #[inline]
+    fn before_change(&self, _: &str) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn before_change(&self, path: &str) -> anyhow::Result<()> {
+        self.faults.as_ref().map_or(Ok(()), |faults| faults.before(&format!("write {path}")))
     }
 
     fn note(&self, what: What, object: impl Into<String>, how: impl Into<String>) {

@@ -1,26 +1,17 @@
-//! SQL. The `postgres` crate is a blocking one: it runs on a blocking thread, here and nowhere else.
+//! PostgreSQL as the rest of the house sees it: who logs in where, what is asked, how names and values are quoted. The client is `sql.rs`.
 
+use super::sql::{Greeting, Row, STATEMENT};
 use super::{Cmd, Host, What};
 use crate::value::Secret;
 use anyhow::{Context, Result, bail};
-use postgres::types::ToSql;
 use std::time::Duration;
 
-/// How long one connection's work may take.
-const DEADLINE: Duration = Duration::from_secs(120);
-/// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(10);
-/// How long a statement may take, told to the server.
-const STATEMENT: Duration = Duration::from_secs(60);
 /// Where a superuser looks for what it names: nowhere that an app can write, whatever the app has set for its database. It counts before
 /// settings of databases and roles (PostgreSQL's documentation, "Setting Parameters").
-const PINNED_PATH: &str = "-c search_path=pg_catalog";
+pub(super) const PINNED_PATH: &str = "-c search_path=pg_catalog";
 
 /// Debian's superuser.
 const SUPERUSER: &str = "postgres";
-/// The most rows that a query may give.
-const MAX_ROWS: usize = 10_000;
-
 /// How long a server may take to read its log.
 const RECOVERY: Duration = Duration::from_secs(6 * 3600);
 
@@ -50,7 +41,7 @@ impl Login {
         }
     }
 
-    fn is_superuser(&self) -> bool {
+    pub(super) fn is_superuser(&self) -> bool {
         self.user == SUPERUSER
     }
 
@@ -81,69 +72,6 @@ impl Login {
     pub fn in_database(&self, database: &str) -> Login {
         Login { database: database.to_owned(), ..self.clone() }
     }
-
-    fn connect(&self) -> Result<postgres::Client> {
-        self.connect_for(STATEMENT)
-    }
-
-    /// Connects, for statements that may take so long.
-    fn connect_for(&self, statement: Duration) -> Result<postgres::Client> {
-        let path = if self.is_pinned || self.is_superuser() { PINNED_PATH } else { "" };
-        let mut config = postgres::Config::new();
-        config
-            .host(&self.host)
-            .port(self.port)
-            .user(&self.user)
-            .dbname(&self.database)
-            .application_name("appliance")
-            .options(&format!("-c statement_timeout={} {path}", statement.as_millis()))
-            .connect_timeout(CONNECT);
-        if let Some(password) = &self.password {
-            config.password(password.expose());
-        }
-        let client = config.connect(postgres::NoTls);
-        client.with_context(|| format!("could not connect to the database '{}' as {}", self.database, self.user))
-    }
-}
-
-/// Whether the server is there, and takes connections only later, or is about to end (SQLSTATE 57P03).
-fn is_starting(error: &anyhow::Error) -> bool {
-    let code = error.downcast_ref::<postgres::Error>().and_then(postgres::Error::code);
-    code == Some(&postgres::error::SqlState::CANNOT_CONNECT_NOW)
-}
-
-/// Whether the server was not there, or went away in the middle: it may be back in a moment.
-pub fn is_lost(error: &anyhow::Error) -> bool {
-    let Some(error) = error.downcast_ref::<postgres::Error>() else { return false };
-    // Class 08 is about the connection; 57P01 to 57P03 say that the server ends or begins.
-    let is_code = |code: &postgres::error::SqlState| {
-        code.code().starts_with("08") || ["57P01", "57P02", "57P03"].contains(&code.code())
-    };
-    let is_of_connection = |error: &std::io::Error| {
-        use std::io::ErrorKind::{
-            BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, NotFound, TimedOut, UnexpectedEof,
-        };
-        matches!(
-            error.kind(),
-            BrokenPipe | ConnectionAborted | ConnectionRefused | ConnectionReset | NotFound | TimedOut | UnexpectedEof
-        )
-    };
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    error.is_closed() || error.code().is_some_and(is_code) || source.is_some_and(is_of_connection)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    blocking_for(DEADLINE, work).await
-}
-
-async fn blocking_for<T: Send + 'static>(
-    deadline: Duration,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let joined = tokio::time::timeout(deadline, tokio::task::spawn_blocking(work)).await;
-    joined
-        .with_context(|| format!("PostgreSQL did not answer within {} s", deadline.as_secs()))?
-        .context("the database thread died")?
 }
 
 impl Host {
@@ -151,18 +79,8 @@ impl Host {
     ///
     /// # Errors
     /// The query fails, or gives more than 10,000 rows.
-    pub async fn query(&self, login: &Login, sql: &'static str, params: &[&str]) -> Result<Vec<Vec<Option<String>>>> {
-        let (login, params) = (login.clone(), params.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
-        blocking(move || {
-            let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|text| text as _).collect();
-            let rows = login.connect()?.query(sql, &params).context("could not query PostgreSQL")?;
-            if rows.len() > MAX_ROWS {
-                bail!("PostgreSQL gave more than {MAX_ROWS} rows; a part of them is not used");
-            }
-            let text = |row: &postgres::Row| (0..row.len()).map(|at| row.try_get(at)).collect::<Result<Vec<_>, _>>();
-            rows.iter().map(|row| text(row).context("PostgreSQL gave a column that is not text")).collect()
-        })
-        .await
+    pub async fn query(&self, login: &Login, sql: &'static str, params: &[&str]) -> Result<Vec<Row>> {
+        self.sql.query(login, sql, params).await
     }
 
     /// The first value of the first row that somebody else's SELECT gives, as text. Nothing is written by it.
@@ -170,33 +88,12 @@ impl Host {
     /// # Errors
     /// The query fails, or takes longer than the deadline.
     pub async fn first_value(&self, login: &Login, sql: String, deadline: Duration) -> Result<Option<String>> {
-        let login = login.clone();
-        let asked = move || {
-            let mut client = login.connect()?;
-            let ms = deadline.as_millis().clamp(1, 3_600_000);
-            let ready =
-                client.batch_execute(&format!("SET default_transaction_read_only = on; SET statement_timeout = {ms}"));
-            ready.context("could not prepare the query")?;
-            let mut transaction = client.transaction().context("could not begin")?;
-            // One statement, which reads; and of its rows only the first is got, however many there are.
-            let declared = transaction.execute(&format!("DECLARE probe NO SCROLL CURSOR FOR {sql}"), &[]);
-            declared.context("PostgreSQL does not take the query")?;
-            let fetched = transaction.simple_query("FETCH 1 FROM probe").context("could not query PostgreSQL")?;
-            transaction.rollback().context("could not end the query")?;
-            let first = fetched.into_iter().find_map(|message| match message {
-                postgres::SimpleQueryMessage::Row(row) if !row.is_empty() => row.get(0).map(str::to_owned),
-                _ => None,
-            });
-            Ok(first)
-        };
-        let joined = tokio::time::timeout(deadline + CONNECT, tokio::task::spawn_blocking(asked)).await;
-        joined.context("PostgreSQL did not answer in time")?.context("the database thread died")?
+        self.sql.first_value(login, sql, deadline).await
     }
 
     /// Whether a login is let in. A server that is starting up is not asked: see [`Host::wait_for_postgres`].
     pub async fn can_log_in(&self, login: &Login) -> Result<bool> {
-        let login = login.clone();
-        blocking(move || Ok(login.connect().is_ok())).await
+        Ok(self.sql.greet(login).await? == Greeting::Welcome)
     }
 
     /// Waits until the server takes connections. After a power cut it first reads its log, which may take long; before that it refuses
@@ -208,9 +105,7 @@ impl Host {
         let begin = tokio::time::Instant::now();
         let mut told = false;
         loop {
-            let login = login.clone();
-            let is_starting = blocking(move || Ok(login.connect().is_err_and(|error| is_starting(&error)))).await?;
-            if !is_starting {
+            if self.sql.greet(login).await? != Greeting::Starting {
                 return Ok(());
             }
             if begin.elapsed() > RECOVERY {
@@ -245,10 +140,7 @@ impl Host {
         if !self.applies() {
             return Ok(());
         }
-        let (login, context) = (login.clone(), format!("could not {how} {object}"));
-        // Connecting, and what the server needs to give up a statement.
-        let whole = deadline + (DEADLINE - STATEMENT);
-        blocking_for(whole, move || login.connect_for(deadline)?.batch_execute(&sql).context(context)).await
+        self.sql.execute(login, sql, deadline).await.with_context(|| format!("could not {how} {object}"))
     }
 }
 

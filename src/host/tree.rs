@@ -69,6 +69,7 @@ impl Host {
     /// Puts one name in another's place, on the disk; an empty directory there is replaced. `false`: the file system cannot do it.
     pub fn rename(&self, from: &str, to: &str) -> Result<bool> {
         let failed = || format!("could not put {from} in the place of {to}");
+        self.before_change(to)?;
         match fs::rename(self.path(from), self.path(to)) {
             Ok(()) => {
                 sync_parent(&self.path(to)).with_context(failed)?;

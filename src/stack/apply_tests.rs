@@ -88,7 +88,7 @@ async fn a_new_image_recreates_its_service_alone_and_plan_touches_nothing() {
             "stop ecs_web_1",
             "remove ecs_web_1",
             "rename ecs_web_1.new ecs_web_1",
-            "start ecs_web_1.new"
+            "start ecs_web_1"
         ]
     );
 }

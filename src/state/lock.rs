@@ -80,7 +80,11 @@ impl Lock {
     async fn take_named(host: &Host, name: &str, verb: &str, patience: Duration) -> Result<Lock> {
         let made = host.in_mode(crate::host::Mode::Apply).ensure_dir(RUN, &Dir::plain());
         made.context("could not make the directory of the lock")?;
-        // Watched before it is tried, so that its release in between is not missed.
+        // Most find it free, and need not watch: the kernel takes its time to end that.
+        if let Some(lock) = Lock::try_take_named(host, name, verb)? {
+            return Ok(lock);
+        }
+        // Watched before it is tried again, so that its release in between is not missed.
         let mut watch = host.watch(RUN, &[name])?;
         let wait = async {
             loop {

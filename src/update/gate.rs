@@ -2,6 +2,7 @@
 
 use crate::env::{Asks, Env, Probe};
 use crate::host::Host;
+use crate::host::http::Probe as HttpProbe;
 use crate::host::docker::{Container, ExecRequest, ExecSession, LABEL_ONEOFF, Look};
 use crate::prepare;
 use crate::stack::Stack;
@@ -117,7 +118,8 @@ impl Asked<'_> {
         left: Duration,
     ) -> Result<()> {
         let domain = self.env.appliance.domain.as_str();
-        let (got, text) = self.host.probe_body(address, path, domain, MAX_ANSWER, left).await?;
+        let probe = HttpProbe { address, path, host: domain, max: MAX_ANSWER, deadline: left };
+        let (got, text) = self.host.probe_body(probe).await?;
         match status {
             Some(wanted) => ensure!(got == wanted, "it answers {got}, not {wanted}"),
             None => ensure!(got < 400, "it answers {got}"),

@@ -94,3 +94,6 @@ impl News<'_> {
         (self.0)(Told::Doing(what));
     }
 }
+
+#[cfg(test)]
+mod walk_tests;

@@ -1,0 +1,172 @@
+//! The client of PostgreSQL. The `postgres` crate is a blocking one: it runs on a blocking thread, here and nowhere else.
+
+use super::Pending;
+use super::postgres::{Login, PINNED_PATH};
+use anyhow::{Context, Result, bail};
+use postgres::types::ToSql;
+use std::time::Duration;
+
+/// How long one connection's work may take.
+const DEADLINE: Duration = Duration::from_secs(120);
+/// How long connecting may take.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long a statement may take unless told otherwise, told to the server.
+pub(super) const STATEMENT: Duration = Duration::from_secs(60);
+/// The most rows that a query may give.
+const MAX_ROWS: usize = 10_000;
+
+/// The columns of a row, as text.
+pub type Row = Vec<Option<String>>;
+
+/// How a server receives somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Greeting {
+    Welcome,
+    /// It is there, and takes connections only later, or is about to end.
+    Starting,
+    /// It refuses, or there is none.
+    Refused,
+}
+
+/// What can be asked of PostgreSQL. Every verb has a deadline.
+pub trait Sql: Send + Sync {
+    /// The rows of a query that only reads; every column must be text.
+    fn query<'a>(&'a self, login: &'a Login, sql: &'static str, params: &'a [&'a str]) -> Pending<'a, Result<Vec<Row>>>;
+    /// The first value of somebody else's SELECT, which can write nothing.
+    fn first_value<'a>(
+        &'a self,
+        login: &'a Login,
+        sql: String,
+        deadline: Duration,
+    ) -> Pending<'a, Result<Option<String>>>;
+    fn greet<'a>(&'a self, login: &'a Login) -> Pending<'a, Result<Greeting>>;
+    /// Statements that may take so long.
+    fn execute<'a>(&'a self, login: &'a Login, sql: String, deadline: Duration) -> Pending<'a, Result<()>>;
+}
+
+/// Servers of this machine, and others.
+pub struct Server;
+
+impl Sql for Server {
+    fn query<'a>(&'a self, login: &'a Login, sql: &'static str, params: &'a [&'a str]) -> Pending<'a, Result<Vec<Row>>> {
+        let (login, params) = (login.clone(), params.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        Box::pin(blocking(move || {
+            let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|text| text as _).collect();
+            let rows = connect(&login, STATEMENT)?.query(sql, &params).context("could not query PostgreSQL")?;
+            if rows.len() > MAX_ROWS {
+                bail!("PostgreSQL gave more than {MAX_ROWS} rows; a part of them is not used");
+            }
+            let text = |row: &postgres::Row| (0..row.len()).map(|at| row.try_get(at)).collect::<Result<Vec<_>, _>>();
+            rows.iter().map(|row| text(row).context("PostgreSQL gave a column that is not text")).collect()
+        }))
+    }
+
+    fn first_value<'a>(
+        &'a self,
+        login: &'a Login,
+        sql: String,
+        deadline: Duration,
+    ) -> Pending<'a, Result<Option<String>>> {
+        let login = login.clone();
+        Box::pin(async move {
+            let asked = move || first_value(&login, &sql, deadline);
+            let joined = tokio::time::timeout(deadline + CONNECT, tokio::task::spawn_blocking(asked)).await;
+            joined.context("PostgreSQL did not answer in time")?.context("the database thread died")?
+        })
+    }
+
+    fn greet<'a>(&'a self, login: &'a Login) -> Pending<'a, Result<Greeting>> {
+        let login = login.clone();
+        Box::pin(blocking(move || {
+            Ok(match connect(&login, STATEMENT) {
+                Ok(_) => Greeting::Welcome,
+                Err(error) if is_starting(&error) => Greeting::Starting,
+                Err(_) => Greeting::Refused,
+            })
+        }))
+    }
+
+    fn execute<'a>(&'a self, login: &'a Login, sql: String, deadline: Duration) -> Pending<'a, Result<()>> {
+        let login = login.clone();
+        // Connecting, and what the server needs to give up a statement.
+        let whole = deadline + (DEADLINE - STATEMENT);
+        Box::pin(blocking_for(whole, move || Ok(connect(&login, deadline)?.batch_execute(&sql)?)))
+    }
+}
+
+fn first_value(login: &Login, sql: &str, deadline: Duration) -> Result<Option<String>> {
+    let mut client = connect(login, STATEMENT)?;
+    let ms = deadline.as_millis().clamp(1, 3_600_000);
+    let ready = client.batch_execute(&format!("SET default_transaction_read_only = on; SET statement_timeout = {ms}"));
+    ready.context("could not prepare the query")?;
+    let mut transaction = client.transaction().context("could not begin")?;
+    // One statement, which reads; and of its rows only the first is got, however many there are.
+    let declared = transaction.execute(&format!("DECLARE probe NO SCROLL CURSOR FOR {sql}"), &[]);
+    declared.context("PostgreSQL does not take the query")?;
+    let fetched = transaction.simple_query("FETCH 1 FROM probe").context("could not query PostgreSQL")?;
+    transaction.rollback().context("could not end the query")?;
+    let first = fetched.into_iter().find_map(|message| match message {
+        postgres::SimpleQueryMessage::Row(row) if !row.is_empty() => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    Ok(first)
+}
+
+/// Connects, for statements that may take so long.
+fn connect(login: &Login, statement: Duration) -> Result<postgres::Client> {
+    let path = if login.is_pinned || login.is_superuser() { PINNED_PATH } else { "" };
+    let mut config = postgres::Config::new();
+    config
+        .host(&login.host)
+        .port(login.port)
+        .user(&login.user)
+        .dbname(&login.database)
+        .application_name("appliance")
+        .options(&format!("-c statement_timeout={} {path}", statement.as_millis()))
+        .connect_timeout(CONNECT);
+    if let Some(password) = &login.password {
+        config.password(password.expose());
+    }
+    let client = config.connect(postgres::NoTls);
+    client.with_context(|| format!("could not connect to the database '{}' as {}", login.database, login.user))
+}
+
+/// Whether the server is there, and takes connections only later, or is about to end (SQLSTATE 57P03).
+fn is_starting(error: &anyhow::Error) -> bool {
+    let code = error.downcast_ref::<postgres::Error>().and_then(postgres::Error::code);
+    code == Some(&postgres::error::SqlState::CANNOT_CONNECT_NOW)
+}
+
+/// Whether the server was not there, or went away in the middle: it may be back in a moment.
+pub fn is_lost(error: &anyhow::Error) -> bool {
+    let Some(error) = error.downcast_ref::<postgres::Error>() else { return false };
+    // Class 08 is about the connection; 57P01 to 57P03 say that the server ends or begins.
+    let is_code = |code: &postgres::error::SqlState| {
+        code.code().starts_with("08") || ["57P01", "57P02", "57P03"].contains(&code.code())
+    };
+    let is_of_connection = |error: &std::io::Error| {
+        use std::io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, NotFound, TimedOut, UnexpectedEof,
+        };
+        matches!(
+            error.kind(),
+            BrokenPipe | ConnectionAborted | ConnectionRefused | ConnectionReset | NotFound | TimedOut | UnexpectedEof
+        )
+    };
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    error.is_closed() || error.code().is_some_and(is_code) || source.is_some_and(is_of_connection)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    blocking_for(DEADLINE, work).await
+}
+
+async fn blocking_for<T: Send + 'static>(
+    deadline: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let joined = tokio::time::timeout(deadline, tokio::task::spawn_blocking(work)).await;
+    joined
+        .with_context(|| format!("PostgreSQL did not answer within {} s", deadline.as_secs()))?
+        .context("the database thread died")?
+}
