@@ -88,12 +88,12 @@ pub(super) fn write_atomically(target: &Path, contents: &[u8], mode: u32, ids: O
     Ok(())
 }
 
-pub(super) fn link_atomically(target: &Path, to: &str) -> Result<()> {
+pub(super) fn link_atomically(target: &Path, to: impl AsRef<Path>) -> Result<()> {
     let parent = target.parent().context("a link needs a directory")?;
     fs::create_dir_all(parent)?;
     let beside = directory(parent, PREFIX)?;
     let link = beside.path().join("link");
-    std::os::unix::fs::symlink(to, &link)?;
+    std::os::unix::fs::symlink(to.as_ref(), &link)?;
     fs::rename(&link, target)?;
     sync_parent(target)?;
     Ok(())

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 /// A file as it should be.
 #[derive(Debug, Clone)]
@@ -163,7 +164,12 @@ impl Host {
 
     /// The target of a symbolic link, if the path is one.
     pub fn link_target(&self, path: &str) -> Option<String> {
-        fs::read_link(self.path(path)).ok().and_then(|target| target.to_str().map(str::to_owned))
+        let target = fs::read_link(self.path(path)).ok()?.into_os_string().into_string().ok()?;
+        // In a temporary root, links lead there too.
+        match Path::new(&target).strip_prefix(&self.root) {
+            Ok(below) if self.root != Path::new("/") => below.to_str().map(|below| format!("/{below}")),
+            _ => Some(target),
+        }
     }
 
     /// Writes a file if it differs in contents, mode or owner.
@@ -355,7 +361,8 @@ impl Host {
         }
         if self.applies() {
             self.before_change(path)?;
-            link_atomically(&target, to).with_context(|| format!("could not link {path} to {to}"))?;
+            let there = if to.starts_with('/') { self.path(to) } else { PathBuf::from(to) };
+            link_atomically(&target, &there).with_context(|| format!("could not link {path} to {to}"))?;
         }
         Ok(Changed::Yes)
     }

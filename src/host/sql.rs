@@ -31,7 +31,8 @@ pub enum Greeting {
 /// What can be asked of PostgreSQL. Every verb has a deadline.
 pub trait Sql: Send + Sync {
     /// The rows of a query that only reads; every column must be text.
-    fn query<'a>(&'a self, login: &'a Login, sql: &'static str, params: &'a [&'a str]) -> Pending<'a, Result<Vec<Row>>>;
+    fn query<'a>(&'a self, login: &'a Login, sql: &'static str, params: &'a [&'a str])
+    -> Pending<'a, Result<Vec<Row>>>;
     /// The first value of somebody else's SELECT, which can write nothing.
     fn first_value<'a>(
         &'a self,
@@ -48,7 +49,12 @@ pub trait Sql: Send + Sync {
 pub struct Server;
 
 impl Sql for Server {
-    fn query<'a>(&'a self, login: &'a Login, sql: &'static str, params: &'a [&'a str]) -> Pending<'a, Result<Vec<Row>>> {
+    fn query<'a>(
+        &'a self,
+        login: &'a Login,
+        sql: &'static str,
+        params: &'a [&'a str],
+    ) -> Pending<'a, Result<Vec<Row>>> {
         let (login, params) = (login.clone(), params.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
         Box::pin(blocking(move || {
             let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|text| text as _).collect();

@@ -372,10 +372,24 @@ pub async fn run_once(
     // A killed run left its own behind.
     docker.remove_with_volumes(&name).await?;
     host.note_container(&name, format!("run {purpose} of {}", service.name));
-    let id = docker.create(new).await?;
-    let ended = docker.run_to_end(&id, deadline).await;
-    docker.remove_with_volumes(&id).await?;
+    let could_not = || NotRun(format!("{purpose} of {}", service.name));
+    let id = docker.create(new).await.with_context(could_not)?;
+    let ended = docker.run_to_end(&id, deadline).await.with_context(could_not);
+    // What it did is done; the next look at the stack takes away what is left of it.
+    if let Err(error) = docker.remove_with_volumes(&id).await {
+        tracing::warn!("{error:#}");
+    }
     ended
+}
+
+/// Docker does not run a command of the app's: there is no such program, or the container cannot be made.
+#[derive(Debug)]
+pub struct NotRun(pub String);
+
+impl std::fmt::Display for NotRun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "could not run {}", self.0)
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::hands::Hands;
 use super::judge::{Due, Judge};
 use super::releases::{self, News, Releases, Running};
 use super::restarts::Memory;
-use super::start::wait_for_docker;
+use super::waiting::wait_for_docker;
 use crate::error::Halt;
 use crate::host::docker::{Container, DockerEvent, Look, is_away};
 use crate::host::{Host, notify};
@@ -32,7 +32,8 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
     let project = running.stack.project.clone();
     let mut releases = Releases::watch(host, &running.env.app.name)?;
     let mut judge = Judge::new(Hands::new(stopped::read(host)?), stopped::given_up(host)?);
-    let mut events = host.docker().events(project.as_str()).await?;
+    // None: still to be asked for, before the next look.
+    let mut events: Option<Events> = None;
     let mut watchdog = notify::watchdog_interval().map(|interval| {
         let mut ticks = tokio::time::interval(interval / 2);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -54,17 +55,21 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
             if releases::is_outdated(host, &running)? {
                 // Hands off, and eyes too: what happens to the containers now is another command's doing.
                 news = Some(wait_for_others(&mut releases, &mut watchdog).await?);
-                named = None;
-                events = host.docker().events(project.as_str()).await?;
+                (named, events) = (None, None);
                 return Ok(());
             }
+            let events = match &mut events {
+                Some(events) => events,
+                // Before the look, so that nothing is missed in between.
+                none => none.insert(host.docker().events(project.as_str()).await?),
+            };
             // What was missed before the events began is seen by a close look.
             let look = named.as_ref().map_or(Look::Close, Look::After);
             let Some(wake) = look_and_act(host, board, &running, &mut judge, look).await? else {
                 news = Some(News::Closed);
                 return Ok(());
             };
-            match wait(&mut events, wake, &mut watchdog, &mut judge.hands, &mut releases).await? {
+            match wait(events, wake, &mut watchdog, &mut judge.hands, &mut releases).await? {
                 Woken::Containers(which) => named = Some(which),
                 Woken::Others(what) => (named, news) = (None, Some(what)),
             }
@@ -81,8 +86,14 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
         // Docker is away, or stumbled over one call. Neither is the app's failure: the truth is read again, later each time.
         tracing::warn!("{error:#}; looking again");
         // One that only stumbled has stopped nothing.
-        let graces = running.stack.services.iter().map(|service| service.stop_grace).filter(|_| is_away(&error));
-        judge.hands.docker_lost(Instant::now(), graces.max().unwrap_or_default());
+        if is_away(&error) {
+            let graces = running.stack.services.iter().map(|service| service.stop_grace);
+            judge.hands.docker_lost(Instant::now(), graces.max().unwrap_or_default());
+        }
+        // Whatever starts what is missing goes by the file; the look that was to write it may be what failed.
+        if let Err(error) = stopped::write(&judge.hands.all(), host) {
+            tracing::warn!("{error:#}");
+        }
         named = None;
         if !is_away(&error) {
             let _busy = notify::Busy::begin();
@@ -90,7 +101,7 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
         }
         stumbles += 1;
         news = Some(News::Written);
-        events = recover_docker(host, board, &running).await?;
+        events = Some(recover_docker(host, board, &running).await?);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The supervisor: from an env to a running app, and then whatever follows from its containers' deaths.
 //!
-//! `find.rs` chooses the env, `start.rs` brings the host and the stack up, `follow.rs` is the loop, `releases.rs` notices what other commands made, `keeper.rs` the certificate beside it, `client_ca.rs` the
+//! `find.rs` chooses the env, `start.rs` brings the host and the stack up (`waiting.rs` for Docker and
+//! volumes, `up.rs` until a visitor gets the app), `follow.rs` is the loop, `releases.rs` notices what other commands made, `keeper.rs` the certificate beside it, `client_ca.rs` the
 //! certificates of clients, `judge.rs` with `restarts.rs` and `hands.rs` the pure rules, `board.rs` tells
 //! everybody how things stand, `stop.rs` takes the stack down.
 
@@ -15,6 +16,10 @@ mod releases;
 mod restarts;
 mod start;
 mod stop;
+mod up;
+mod waiting;
+#[cfg(test)]
+mod walk_tests;
 
 pub use stop::{announce, stop_stack};
 
@@ -46,7 +51,7 @@ pub async fn run(host: &Host, env_yml: Option<&str>) -> Result<()> {
         notify::stopping();
         return Ok(());
     };
-    if error.is::<start::Again>() {
+    if error.is::<waiting::Again>() {
         tracing::info!("{error}");
         notify::stopping();
         return Ok(());

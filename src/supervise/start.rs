@@ -3,33 +3,77 @@
 use super::board::Board;
 use super::find::{Chosen, find};
 use super::releases::{self, Running};
-use crate::env::Env;
+use super::up::{bring_up_good, routed_run, runs_as_wanted, wait_for_front};
+use super::waiting::{Again, DOCKER, wait_for_docker, wait_for_volumes};
+use crate::env::{BrokenFile, Env};
 use crate::error::Halt;
-use crate::host::docker::{Look, is_away};
-use crate::host::watch::{Mounts, Watch};
+use crate::host::docker::is_away;
 use crate::host::{Host, Own, UnitState};
 use crate::prepare::{self, VolumeMissing, Wanted, prepare};
 use crate::report::{page, sentry};
 use crate::source::Found;
-use crate::stack::actions::{Action, Occasion};
+use crate::stack::actions::Occasion;
 use crate::stack::manner::Beside;
-use crate::stack::probe::{Gate, Rigour, wait_until_good};
-use crate::stack::{self, Stack, apply, stopped, surroundings};
+use crate::stack::probe::{Gate, Rigour};
+use crate::stack::{self, Stack, stopped, surroundings};
 use crate::state::{InFlight, Ledger, Lock, Release, Touched, flags, moved};
 use crate::update;
 use crate::value::{Event, Stage, Step};
 use anyhow::{Context, Result};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// How long the start waits for another command that holds the lock: longer than a migration may take.
 const PATIENCE: Duration = Duration::from_secs(25 * 3600);
+
+/// After how long a start that stumbled is tried again. What is wrong for a moment (a unit that systemd was too busy to start, a disk that
+/// was full, a call that Docker did not understand) is no reason to leave an app down until somebody looks.
+const AGAIN_S: [u64; 4] = [1, 2, 4, 8];
+
+/// Something went wrong about the host, and may go well another time.
+#[derive(Debug)]
+struct Stumble {
+    title: &'static str,
+    text: String,
+}
+
+impl std::fmt::Display for Stumble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.title, self.text)
+    }
+}
+
+impl std::error::Error for Stumble {}
 
 /// Brings everything up.
 ///
 /// # Errors
 /// [`Halt`], or a broken env.
 pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<Running> {
+    let mut waits = AGAIN_S.iter();
+    loop {
+        let wait = waits.next();
+        let error = match try_start(host, env_yml, board, wait.is_none()).await {
+            Err(error) if !is_final(&error) => error,
+            ended => return ended,
+        };
+        let Some(seconds) = wait else {
+            return Err(match error.downcast::<Stumble>() {
+                Ok(Stumble { title, text }) => Halt::failed(title, text).into(),
+                Err(other) => other,
+            });
+        };
+        tracing::warn!("{error:#}; starting again in {seconds} s");
+        tokio::time::sleep(Duration::from_secs(*seconds)).await;
+    }
+}
+
+/// Whether an error is one that the next try would meet as well.
+fn is_final(error: &anyhow::Error) -> bool {
+    error.is::<Halt>() || error.is::<BrokenFile>() || error.is::<Again>()
+}
+
+/// One try. In the last one, what already runs goes on although the host could not be prepared for it.
+async fn try_start(host: &Host, env_yml: Option<&str>, board: &Board, is_last: bool) -> Result<Running> {
     if let Some(reason) = flags::failed(host)? {
         let text = format!("{reason}\nMend it, then run: appliance recover --start");
         return Err(Halt::failed("The appliance had failed before", text).into());
@@ -47,7 +91,7 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
         status.app = Some(env.app.name.as_str().to_owned());
         status.url = Some(format!("https://{}/", env.appliance.domain));
         status.source = Some(found.origin.clone());
-        status.warnings.extend(trouble);
+        status.warnings = trouble.into_iter().collect();
         status.warnings.extend(found.report.warnings().map(|warning| warning.render(&found.origin)));
     });
     if env.appliance.standby {
@@ -64,7 +108,7 @@ pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<
         let up = match before_docker(&found, host, board).await {
             Ok(()) => {
                 wait_for_docker(host, board).await?;
-                bring_up(&found, host, board, &lock).await
+                bring_up(&found, host, board, &lock, is_last).await
             }
             Err(error) => Err(error),
         };
@@ -97,7 +141,7 @@ async fn before_docker(found: &Found, host: &Host, board: &Board) -> Result<()> 
         let wanted = Wanted { env, text: &found.bytes };
         let prepared = prepare(wanted, host, Some(Step::Storage), &mut |step| board.step(step)).await;
         board.steps_ended(prepared.is_ok());
-        prepared.map_err(|error| with_halt(error, "The host could not be prepared"))?;
+        prepared.map_err(|error| stumble(error, "The host could not be prepared"))?;
     }
     // It was refused its start while its volume was missing.
     if host.docker().ping().await.is_err_and(|error| is_away(&error))
@@ -108,8 +152,6 @@ async fn before_docker(found: &Found, host: &Host, board: &Board) -> Result<()> 
     }
     Ok(())
 }
-
-const DOCKER: &str = "docker.service";
 
 /// Reports once that a new version of the appliance did not come up, and says at every start that it is not the one that runs.
 fn tell_of_put_back(host: &Host) -> Result<()> {
@@ -129,79 +171,7 @@ fn tell_of_put_back(host: &Host) -> Result<()> {
     }
 }
 
-/// Between two looks for a daemon that is away; it is not at rest then.
-const BETWEEN: Duration = Duration::from_secs(1);
-/// Between two starts of a daemon that systemd gave up.
-const BETWEEN_STARTS: Duration = Duration::from_secs(30);
-
-/// Waits until Docker answers, however long that takes. One that somebody stopped stays stopped; one that systemd gave up, since it
-/// died too often, is started again.
-pub async fn wait_for_docker(host: &Host, board: &Board) -> Result<()> {
-    let mut told = false;
-    let mut started: Option<Instant> = None;
-    loop {
-        match host.docker().ping().await {
-            Ok(()) => return Ok(()),
-            Err(error) if is_away(&error) => {
-                if !told {
-                    tracing::warn!("{error:#}");
-                    board.event(Event::StartBegins("waiting for Docker".to_owned()));
-                    told = true;
-                }
-                // While its directory moves, it must not run.
-                if started.is_none_or(|at| at.elapsed() >= BETWEEN_STARTS)
-                    && !prepare::is_moving(host)
-                    && host.unit_state(DOCKER).await.is_ok_and(|state| state == UnitState::Failed)
-                {
-                    started = Some(Instant::now());
-                    if let Err(error) = host.start_unit(DOCKER).await {
-                        tracing::warn!("{error:#}");
-                    }
-                }
-                tokio::time::sleep(BETWEEN).await;
-                crate::host::notify::watchdog();
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Ends this process in order to be started anew: once it has told systemd that it waits, a start would stand under the watchdog.
-#[derive(Debug)]
-pub struct Again;
-
-impl std::fmt::Display for Again {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the volumes are there; starting anew")
-    }
-}
-
-impl std::error::Error for Again {}
-
-/// Waits until every volume is mounted. The host's boot is done meanwhile.
-async fn wait_for_volumes(mounts: &mut Mounts, devices: &mut Watch, env: &Env, host: &Host) -> Result<()> {
-    crate::host::notify::ready();
-    let between = crate::host::notify::watchdog_interval().map_or(BETWEEN_BEATS, |interval| interval / 2);
-    let mut beats = tokio::time::interval(between);
-    loop {
-        tokio::select! {
-            changed = mounts.changed() => changed?,
-            changed = devices.changed() => changed?,
-            _ = beats.tick() => {
-                crate::host::notify::watchdog();
-                continue;
-            }
-        }
-        if prepare::missing_volumes(env, host).await?.is_none() || prepare::can_be_mounted(env, host).await {
-            return Ok(());
-        }
-    }
-}
-
-/// Where there is no watchdog, nobody listens.
-const BETWEEN_BEATS: Duration = Duration::from_secs(3600);
-
-async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Result<(Stack, Release)> {
+async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock, is_last: bool) -> Result<(Stack, Release)> {
     let env = &found.env;
     let wanted = Wanted { env, text: &found.bytes };
     let mut ledger =
@@ -222,7 +192,10 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     }
     let prepared = prepare(wanted, host, None, &mut |step| board.step(step)).await;
     board.steps_ended(prepared.is_ok());
-    prepared.map_err(|error| with_halt(error, "The host could not be prepared"))?;
+    match prepared.map_err(|error| stumble(error, "The host could not be prepared")) {
+        Err(error) if up_already && is_last && error.is::<Stumble>() => tell_critical(host, &error),
+        other => other?,
+    }
 
     // What a killed update left is finished or undone before anything is started.
     releases::recover(env, host, board, lock)
@@ -238,10 +211,10 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
     let (stack, mut release) = match known {
         Some(mut release) => {
             let restored = update::restore_checkout(env, &release, host).await.and_then(|()| stack::load(env, host));
-            let stack = restored.map_err(|error| with_halt(error, "The release cannot be brought up"))?;
+            let stack = restored.map_err(|error| stumble(error, "The release cannot be brought up"))?;
             update::ensure_images(&stack, &mut release, &mut ledger, host, &progress)
                 .await
-                .map_err(|error| with_halt(error, "The release cannot be brought up"))?;
+                .map_err(|error| stumble(error, "The release cannot be brought up"))?;
             surroundings::ensure(&stack, host).await?;
             prepare::admit_networks(env, host).await?;
             (stack, release)
@@ -298,7 +271,12 @@ async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock) -> Res
         prepare::admit_networks(env, host).await.context("the packet filter could not be set up for the app")?;
     }
     // Only now are the routes known to lead somewhere.
-    prepare(wanted, host, Some(Step::Nginx), &mut |_| ()).await.context("nginx could not be set up for the app")?;
+    let served = prepare(wanted, host, Some(Step::Nginx), &mut |_| ()).await;
+    match served.map_err(|error| stumble(error, "nginx could not be set up for the app")) {
+        // The configuration that it has may serve the app as well.
+        Err(error) if !first && is_last && error.is::<Stumble>() => tell_critical(host, &error),
+        other => other?,
+    }
     match release.routes.is_empty() {
         // Nothing is served, so there is nothing to wait for.
         true => page::clear(host)?,
@@ -319,85 +297,23 @@ async fn clean_up(env: &Env, host: &Host) -> Result<()> {
     if ledger.in_flight.is_none() { update::clean_up(&env.app.name, &ledger, host).await } else { Ok(()) }
 }
 
-/// How often a known release's start is tried again, and after how long: a vital service may die once before the database
-/// or a neighbour is there.
-const AGAIN_S: [u64; 4] = [1, 2, 4, 8];
-
-/// Starts what must run and waits until it is good. A new release has one try: its gate is there to refuse it.
-async fn bring_up_good(
-    gate: &Gate<'_>,
-    release: &Release,
-    occasion: Occasion,
-    host: &Host,
-    progress: &(dyn Fn(&str) + Sync),
-) -> Result<()> {
-    let mut waits = AGAIN_S.iter().filter(|_| gate.rigour == Rigour::Known);
-    loop {
-        let tried = async {
-            apply::up(gate.stack, &release.images, host, occasion, progress).await?;
-            progress("waiting for the services");
-            wait_until_good(gate, host).await
-        };
-        match (tried.await, waits.next()) {
-            (Ok(()), _) => return Ok(()),
-            (Err(error), Some(seconds)) if !is_away(&error) => {
-                tracing::warn!("{error:#}; trying again in {seconds} s");
-                tokio::time::sleep(Duration::from_secs(*seconds)).await;
-            }
-            (Err(error), _) => return Err(error),
-        }
-    }
-}
-
-/// How long nginx may take to serve the app after its reload.
-const FRONT: Duration = Duration::from_secs(15);
-
-/// Running means that a visitor gets the app: a reload returns before nginx's new workers serve, so they are asked.
-async fn wait_for_front(domain: &str, host: &Host) -> Result<()> {
-    page::clear(host)?;
-    let end = tokio::time::Instant::now() + FRONT;
-    loop {
-        let last = match host.probe_front(domain, FRONT).await {
-            Ok(status) if status < 500 => return Ok(()),
-            Ok(status) => anyhow::anyhow!("https://{domain}/ answers {status}"),
-            Err(error) => error,
-        };
-        if tokio::time::Instant::now() >= end {
-            // The app itself was seen to be good; what stands before it is told, not failed.
-            tracing::warn!("the app is up, but nginx does not serve it: {last:#}");
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Whether every routed service of the release runs as it is wanted.
-async fn runs_as_wanted(env: &Env, release: &Release, host: &Host) -> bool {
-    let stack = match stack::load(env, host) {
-        Ok(stack) => stack,
-        // A file that was broken meanwhile does not take down what runs.
-        Err(_) => return routed_run(env, release, host).await,
-    };
-    let Ok(images) = update::references(&stack, release) else { return false };
-    let Ok(pending) = apply::pending(&stack, &images, host, Occasion::Mend).await else { return false };
-    // A service without a route may be down without a visitor noticing; the loop sees to it.
-    let is_routed = |action: &Action| release.routes.iter().any(|route| action.service() == Some(&route.service));
-    !pending.actions.iter().any(is_routed)
-}
-
-async fn routed_run(env: &Env, release: &Release, host: &Host) -> bool {
-    let Ok(containers) = host.docker().containers(env.app.name.as_str(), Look::Quick).await else { return false };
-    let runs =
-        |service: &str| containers.iter().any(|container| container.service() == service && container.is_running());
-    release.routes.iter().all(|route| runs(&route.service))
+/// What is wrong while the app runs on: it is told, and nothing is taken down for it.
+fn tell_critical(host: &Host, error: &anyhow::Error) {
+    tracing::error!("{error:#}; the app runs on");
+    sentry::critical(host, "The host could not be prepared; the app runs on", &format!("{error:#}"));
 }
 
 /// An error that ends the run, unless it is one already, or Docker went away.
 fn with_halt(error: anyhow::Error, title: &str) -> anyhow::Error {
-    // A broken file is the operator's to mend: what runs is left alone.
-    let is_broken = error.downcast_ref::<crate::env::BrokenFile>().is_some();
-    if is_broken || is_away(&error) || error.is::<VolumeMissing>() || error.downcast_ref::<Halt>().is_some() {
-        return error;
-    }
-    Halt::failed(title, format!("{error:#}")).into()
+    if is_plain(&error) { Halt::failed(title, format!("{error:#}")).into() } else { error }
+}
+
+/// An error after which the start is tried again, unless it is final, or something is waited for.
+fn stumble(error: anyhow::Error, title: &'static str) -> anyhow::Error {
+    if is_plain(&error) { Stumble { title, text: format!("{error:#}") }.into() } else { error }
+}
+
+/// Whether nobody goes by what kind of error it is. A broken file is the operator's to mend: what runs is left alone.
+fn is_plain(error: &anyhow::Error) -> bool {
+    !(error.is::<BrokenFile>() || is_away(error) || error.is::<VolumeMissing>() || error.is::<Halt>())
 }

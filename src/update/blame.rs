@@ -1,7 +1,9 @@
 //! What a commit is held responsible for. Only what it did itself keeps the timer from trying it again: a disk that is full, a registry
 //! or a database that is away are nobody's commit.
 
+use crate::error::Halt;
 use crate::host::docker::{DockerError, is_away};
+use crate::stack::apply::NotRun;
 use std::fmt;
 
 /// A failure of the commit's own: its Dockerfile, its migration, its containers at the gate.
@@ -12,6 +14,23 @@ impl OfCommit {
     /// The failure as one of the commit's own, unless it is the host's or the network's.
     pub fn from(error: anyhow::Error) -> anyhow::Error {
         if is_of_the_host(&error) { error } else { anyhow::Error::new(OfCommit(error)) }
+    }
+}
+
+impl OfCommit {
+    /// What the gate says, as the commit's own. That Docker could not tell how the containers are says nothing about them.
+    pub fn from_gate(error: anyhow::Error) -> anyhow::Error {
+        if error.is::<DockerError>() { error } else { OfCommit::from(error) }
+    }
+
+    /// The failure of a migration as one of the commit's own, if its command was begun.
+    pub fn from_migration(error: anyhow::Error) -> anyhow::Error {
+        if OfCommit::is_of_migration(&error) { OfCommit::from(error) } else { error }
+    }
+
+    /// Whether a migration failed for a reason of the commit's own.
+    pub fn is_of_migration(error: &anyhow::Error) -> bool {
+        (error.is::<Halt>() || error.is::<NotRun>()) && !is_of_the_host(error)
     }
 }
 
@@ -53,7 +72,6 @@ fn is_of_the_host(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Halt;
     use anyhow::anyhow;
 
     #[test]
@@ -66,6 +84,11 @@ mod tests {
             OfCommit::from(anyhow!("x")).context("could not be built").is::<OfCommit>(),
             "through what is added to it"
         );
+        let refused = || anyhow::Error::from(DockerError::Refused("exec: no such file".into()));
+        assert!(OfCommit::is_of_migration(&refused().context(NotRun("migrate of web".into()))));
+        assert!(!OfCommit::is_of_migration(&refused()), "before it was run, or after");
+        assert!(OfCommit::from_gate(anyhow!("web answers / with 500")).is::<OfCommit>());
+        assert!(!OfCommit::from_gate(refused()).is::<OfCommit>());
         for host in [
             DockerError::Away("no answer".into()).into(),
             DockerError::TooSlow { verb: "build", seconds: 10_800, is_long: true }.into(),

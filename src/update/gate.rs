@@ -2,8 +2,8 @@
 
 use crate::env::{Asks, Env, Probe};
 use crate::host::Host;
+use crate::host::docker::{Container, DockerError, ExecRequest, ExecSession, LABEL_ONEOFF, Look};
 use crate::host::http::Probe as HttpProbe;
-use crate::host::docker::{Container, ExecRequest, ExecSession, LABEL_ONEOFF, Look};
 use crate::prepare;
 use crate::stack::Stack;
 use crate::stack::manner::Beside;
@@ -167,7 +167,12 @@ impl Asked<'_> {
         let (chosen, _) = self.containers(service).await?;
         let container = chosen.first().context("the service has no container")?;
         let request = ExecRequest { command: command.to_vec(), ..ExecRequest::default() };
-        let ExecSession { id, mut output, input } = self.host.docker().exec(&container.id, request).await?;
+        let begun = self.host.docker().exec(&container.id, request).await;
+        let ExecSession { id, mut output, input } = match begun {
+            // There is no such program: that is the app's.
+            Err(error) if matches!(error.downcast_ref(), Some(DockerError::Refused(_))) => bail!("{error:#}"),
+            begun => begun?,
+        };
         drop(input);
         let mut said: Vec<u8> = Vec::new();
         while let Some(piece) = output.next().await {

@@ -1,5 +1,6 @@
 //! The images of a release: built ones tagged by commit, others pulled as `pull_policy` says.
 
+use super::blame::OfCommit;
 use crate::host::Host;
 use crate::host::build;
 use crate::host::docker::{BuildRequest, DockerError, LABEL_COMMIT, LABEL_PROJECT};
@@ -7,7 +8,7 @@ use crate::stack::images::Images;
 use crate::stack::{Build, NamedContext, Pull, Service, Stack, as_committed};
 use crate::state::pulled;
 use crate::value::{AppName, Commit, PinnedImage};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -60,11 +61,11 @@ pub async fn make(
     host: &Host,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Images> {
-    let mut images = references(stack, commit)?;
+    let mut images = references(stack, commit).map_err(OfCommit::from)?;
     if let Purpose::Known(known) = purpose {
         images = pinned(images, known);
     }
-    for (service, build) in in_order(stack)? {
+    for (service, build) in in_order(stack).map_err(OfCommit::from)? {
         let named = name_of(stack, service);
         let tag = tag_of(&named, commit);
         if host.docker().image_id(&tag).await?.is_none() {
@@ -159,7 +160,7 @@ async fn build_one(
         extra_hosts: build.extra_hosts.clone(),
         is_directory: false,
     };
-    host.docker().build(request, &mut line).await
+    host.docker().build(request, &mut line).await.map_err(OfCommit::from)
 }
 
 /// The images that the named contexts of a build stand for; those of directories are made.
@@ -190,7 +191,7 @@ async fn contexts(
                     ..BuildRequest::default()
                 };
                 let made = host.docker().build(request, line).await;
-                made.with_context(|| format!("could not read the build context {name}"))?;
+                made.map_err(OfCommit::from).with_context(|| format!("could not read the build context {name}"))?;
                 tag
             }
         };
@@ -242,7 +243,11 @@ async fn ensure_pulled(
         return pulled::end(host, app, image, None);
     }
     if matches!(service.pull, Pull::Never | Pull::Build) {
-        bail!("the image {image} of the service {} is missing, and its pull_policy forbids to pull it", service.name);
+        let missing = anyhow!(
+            "the image {image} of the service {} is missing, and its pull_policy forbids to pull it",
+            service.name
+        );
+        return Err(OfCommit::from(missing));
     }
     pulled::begin(host, app, image, host.docker().image_id(image).await?)?;
     let done = pull(image, host, progress).await;
@@ -281,7 +286,8 @@ async fn pull(image: &str, host: &Host, progress: &(dyn Fn(&str) + Sync)) -> Res
                 tracing::warn!("{error:#}; trying again in {} s", wait.as_secs());
                 tokio::time::sleep(*wait).await;
             }
-            None => return Err(error),
+            // An image that does not exist is the commit's mistake.
+            None => return Err(if may_pass { error } else { OfCommit::from(error) }),
         }
     }
 }

@@ -96,4 +96,4 @@ impl News<'_> {
 }
 
 #[cfg(test)]
-mod walk_tests;
+pub mod walk;

@@ -100,7 +100,7 @@ pub async fn build(
     let commit = fetched.check_out().await?;
     let stack = stack::load(env, host)?;
     let routes = routes::routes(&stack)?;
-    let images = image::make(&stack, &commit, purpose, host, progress).await.map_err(OfCommit::from)?;
+    let images = image::make(&stack, &commit, purpose, host, progress).await?;
     let release = Release {
         commit,
         images,
@@ -148,7 +148,9 @@ pub async fn migrate(
         if database == Touched::Migrated {
             restore::put_back(env, &dump::pending(&env.app.name), host).await?;
         }
-        ledger.remember_failed(built.release.commit.clone());
+        if done.as_ref().is_err_and(OfCommit::is_of_migration) {
+            ledger.remember_failed(built.release.commit.clone());
+        }
         ledger.in_flight = None;
         ledger.write(host, &env.app.name)?;
         dump::forget_failed(env, host).await?;

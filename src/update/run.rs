@@ -327,7 +327,7 @@ async fn without_gap(run: &mut Run<'_>, built: &Built, target: &Commit) -> Resul
     let progress = |what: &str| news.doing(what);
     let beside = beside::start(&built.stack, &built.release.images, host, &progress).await?;
     run.begin(Stage::Gate, Some(target), Touched::No)?;
-    gate::pass(env, &built.stack, &built.release.routes, &beside, host).await.map_err(OfCommit::from)?;
+    gate::pass(env, &built.stack, &built.release.routes, &beside, host).await.map_err(OfCommit::from_gate)?;
     undo::ensure_wanted(host).await?;
     commit_to(run, &built.release, target, false)
 }
@@ -349,14 +349,16 @@ async fn with_gap(run: &mut Run<'_>, built: &Built, target: &Commit, reset: Opti
     }
     switch::admit(env, &built.stack, host).await?;
     if let Some(migrate) = &env.app.migrate {
-        release::run_migration(migrate, &built.stack, &built.release, host).await.map_err(OfCommit::from)?;
+        release::run_migration(migrate, &built.stack, &built.release, host).await.map_err(OfCommit::from_migration)?;
     }
     undo::ensure_wanted(host).await?;
     run.begin(Stage::Start, Some(target), Touched::Migrated)?;
     let progress = |what: &str| news.doing(what);
     apply::up(&built.stack, &built.release.images, host, Occasion::Start, &progress).await?;
     run.begin(Stage::Gate, Some(target), Touched::Migrated)?;
-    gate::pass(env, &built.stack, &built.release.routes, &Beside::default(), host).await.map_err(OfCommit::from)?;
+    gate::pass(env, &built.stack, &built.release.routes, &Beside::default(), host)
+        .await
+        .map_err(OfCommit::from_gate)?;
     undo::ensure_wanted(host).await?;
     commit_to(run, &built.release, target, true)
 }

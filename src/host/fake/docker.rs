@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::broadcast;
 
 /// What a one-off container does, by its name and image.
 type OneOffs = Box<dyn Fn(&str, &str) -> OneOff + Send>;
@@ -34,7 +35,11 @@ pub struct FakeDocker {
     /// Container to the addresses that it publishes.
     published: Mutex<BTreeMap<String, Vec<SocketAddr>>>,
     made: Mutex<usize>,
+    events: broadcast::Sender<DockerEvent>,
 }
+
+/// How many events are kept for one that does not take them up.
+const KEPT: usize = 1000;
 
 impl FakeDocker {
     pub(super) fn new(faults: Arc<Faults>) -> FakeDocker {
@@ -51,6 +56,7 @@ impl FakeDocker {
             built: Mutex::default(),
             published: Mutex::default(),
             made: Mutex::default(),
+            events: broadcast::channel(KEPT).0,
         }
     }
 
@@ -75,8 +81,50 @@ impl FakeDocker {
     /// The running container that publishes an address.
     pub fn publisher(&self, address: SocketAddr) -> Option<Container> {
         let published = locked(&self.published);
-        let running = |id: &String| locked(&self.containers).get(id).filter(|container| container.is_running()).cloned();
+        let running =
+            |id: &String| locked(&self.containers).get(id).filter(|container| container.is_running()).cloned();
         published.iter().filter(|(_, all)| all.contains(&address)).find_map(|(id, _)| running(id))
+    }
+
+    /// A container ends by itself.
+    pub fn die(&self, name: &str) {
+        let container = self.find(name).expect("the container is there");
+        self.change(&container, |container| (container.state, container.exit_code) = (ContainerState::Exited, 1));
+        self.tell(&container.id, "die");
+    }
+
+    /// All that runs ends, with the daemon: nothing is told.
+    pub(super) fn end_all(&self) {
+        let mut containers = locked(&self.containers);
+        containers.values_mut().filter(|container| container.is_running()).for_each(|container| {
+            container.state = ContainerState::Exited;
+        });
+    }
+
+    /// Somebody beside the appliance stops a container, or starts one.
+    pub fn stop_by_hand(&self, name: &str) {
+        let container = self.find(name).expect("the container is there");
+        self.halt(&container);
+    }
+
+    pub fn start_by_hand(&self, name: &str) {
+        let container = self.find(name).expect("the container is there");
+        self.change(&container, |container| container.state = ContainerState::Running);
+        self.tell(&container.id, "start");
+    }
+
+    fn halt(&self, container: &Container) {
+        if container.is_running() {
+            self.change(container, |container| container.state = ContainerState::Exited);
+            ["kill", "die", "stop"].iter().for_each(|action| self.tell(&container.id, action));
+        }
+    }
+
+    fn tell(&self, id: &str, action: &str) {
+        let signal = (action == "kill").then_some(15);
+        let event = DockerEvent { action: action.to_owned(), container_id: id.to_owned(), signal, age: Duration::ZERO };
+        // Nobody need listen.
+        drop(self.events.send(event));
     }
 
     fn did(&self, verb: &str, what: &str) {
@@ -84,7 +132,7 @@ impl FakeDocker {
     }
 
     /// A container by its name or id.
-    fn find(&self, name: &str) -> Result<Container> {
+    pub fn find(&self, name: &str) -> Result<Container> {
         let containers = locked(&self.containers);
         let found = containers.get(name).or_else(|| containers.values().find(|container| container.name == name));
         Ok(found.cloned().ok_or_else(|| DockerError::NotFound(format!("no container {name}")))?)
@@ -195,6 +243,7 @@ impl Docker for FakeDocker {
             }
             self.refuse_taken_port(&container)?;
             self.change(&container, |container| container.state = ContainerState::Running);
+            self.tell(&container.id, "start");
             Ok(())
         })
     }
@@ -203,7 +252,7 @@ impl Docker for FakeDocker {
             let container = self.find(id)?;
             self.before("stop", &container.name).await?;
             self.did("stop", &container.name);
-            self.change(&container, |container| container.state = ContainerState::Exited);
+            self.halt(&container);
             Ok(())
         })
     }
@@ -217,6 +266,7 @@ impl Docker for FakeDocker {
                 locked(&self.containers).remove(&container.id);
                 locked(&self.published).remove(&container.id);
                 locked(&self.held).remove(&container.name);
+                self.tell(&container.id, "destroy");
             }
             Ok(())
         })
@@ -320,7 +370,8 @@ impl Docker for FakeDocker {
         Box::pin(async move {
             self.before("list", "networks").await?;
             let all = locked(&self.networks);
-            let is_ours = |network: &&NetworkState| network.labels.get(LABEL_PROJECT).is_some_and(|name| name == project);
+            let is_ours =
+                |network: &&NetworkState| network.labels.get(LABEL_PROJECT).is_some_and(|name| name == project);
             Ok(all.iter().filter(is_ours).cloned().collect())
         })
     }
@@ -397,8 +448,11 @@ impl Docker for FakeDocker {
     fn events<'a>(&'a self, project: &'a str) -> Pending<'a, Result<BoxStream<'static, Result<DockerEvent>>>> {
         Box::pin(async move {
             self.before("events of", project).await?;
-            // Whatever happens has happened when a verb returns.
-            Ok(futures_util::stream::pending().boxed())
+            let told = futures_util::stream::unfold(self.events.subscribe(), async |mut events| {
+                let event = events.recv().await.map_err(anyhow::Error::from);
+                Some((event, events))
+            });
+            Ok(told.boxed())
         })
     }
     fn exec<'a>(&'a self, _: &'a str, _: ExecRequest) -> Pending<'a, Result<ExecSession>> {

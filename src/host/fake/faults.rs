@@ -50,6 +50,8 @@ type Watcher = Box<dyn Fn() -> Option<String> + Send>;
 #[derive(Default)]
 struct State {
     chosen: Option<(usize, Fault)>,
+    /// What begins so is refused each time.
+    denied: Option<&'static str>,
     is_dead: bool,
     effects: Vec<String>,
     seen: Vec<String>,
@@ -69,6 +71,11 @@ impl Faults {
         let mut state = locked(&self.state);
         let watcher = state.watcher.take();
         *state = State { chosen, watcher, ..State::default() };
+    }
+
+    /// From now on, all effects that begin so are refused.
+    pub fn deny(&self, beginning: &'static str) {
+        locked(&self.state).denied = Some(beginning);
     }
 
     /// Has the machine looked at before each effect.
@@ -95,6 +102,9 @@ impl Faults {
         state.effects.push(effect.to_owned());
         if let Some(wrong) = state.watcher.as_ref().and_then(|watcher| watcher()) {
             state.seen.push(format!("before effect {number} ({effect}): {wrong}"));
+        }
+        if state.denied.is_some_and(|denied| effect.starts_with(denied)) {
+            return Some(Fault::Refused);
         }
         let (_, fault) = state.chosen.filter(|(chosen, _)| *chosen == number)?;
         if fault == Fault::Killed {

@@ -58,7 +58,9 @@ impl FakeGit {
         let revision = |state: &State, text: &str| {
             let name = text.trim_end_matches("^{commit}");
             match name {
-                "refs/remotes/origin/main" if !is_checkout => state.fetched.checked_sub(1).map(|at| state.commits[at].0.clone()),
+                "refs/remotes/origin/main" if !is_checkout => {
+                    state.fetched.checked_sub(1).map(|at| state.commits[at].0.clone())
+                }
                 _ if is_checkout && state.references.contains_key(name) => state.references.get(name).cloned(),
                 id => index(state, id).filter(|at| *at < state.fetched).map(|_| id.to_owned()),
             }

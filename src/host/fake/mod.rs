@@ -67,7 +67,8 @@ impl TestHost {
             sql: sql.clone(),
             web: web.clone(),
         };
-        let host = Host { faults: Some(faults.clone()), ..Host::new(directory.path().to_owned(), Mode::Apply, backends) };
+        let host =
+            Host { faults: Some(faults.clone()), ..Host::new(directory.path().to_owned(), Mode::Apply, backends) };
         let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
         let names = ["root", "app", "postgres", "appliance-git"];
         let passwd: String = names.iter().map(|name| format!("{name}:x:{uid}:{gid}::/{name}:/bin/sh\n")).collect();
@@ -86,6 +87,12 @@ impl TestHost {
         copy.git.take_state_of(&self.git);
         *locked(&copy.sql.databases) = locked(&self.sql.databases).clone();
         copy
+    }
+
+    /// The machine goes off and on: no container runs, and what does not outlive a boot is gone.
+    pub fn turn_off(&self) {
+        self.docker.end_all();
+        programs::remove_tree(&self.host.path("/run/appliance")).expect("it can be removed");
     }
 
     /// The same machine, as another process has it.

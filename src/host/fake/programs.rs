@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods)] // It stands for programs that change files.
 
 use super::git::{self, Said};
-use super::{Fault, FakeGit, FakeSql, Faults};
+use super::{FakeGit, FakeSql, Fault, Faults};
 use crate::host::{Cmd, Exec, Output, Pending};
 use anyhow::{Context, Result};
 use std::fs;
@@ -26,14 +26,15 @@ impl FakePrograms {
 
     /// An absolute path, of this machine if it is below the root already.
     fn path(&self, path: &str) -> PathBuf {
-        match path.starts_with("/run/") || Path::new(path).starts_with(&self.root) {
+        match path.starts_with("/run/appliance-private-") || Path::new(path).starts_with(&self.root) {
             true => PathBuf::from(path),
             false => self.root.join(path.trim_start_matches('/')),
         }
     }
 
     fn run_now(&self, cmd: &Cmd) -> Result<Output> {
-        let mut words: Vec<&str> = std::iter::once(cmd.program.as_str()).chain(cmd.args.iter().map(String::as_str)).collect();
+        let mut words: Vec<&str> =
+            std::iter::once(cmd.program.as_str()).chain(cmd.args.iter().map(String::as_str)).collect();
         if words[0] == "setpriv" {
             words.drain(..3);
         }
@@ -58,12 +59,15 @@ impl FakePrograms {
                 None => Ok(cmd.input.expose().to_owned()),
             }
         };
-        let database = || cmd.env.iter().find(|(name, _)| name == "PGDATABASE").map(|(_, name)| name.expose().to_owned());
+        let database =
+            || cmd.env.iter().find(|(name, _)| name == "PGDATABASE").map(|(_, name)| name.expose().to_owned());
         match name {
             "git" => return self.git.run(args, &self.root),
             "mkdir" => fs::create_dir_all(self.path(last))?,
             "rm" if args.contains(&"--recursive") => fs::remove_dir_all(self.path(last))?,
-            "rm" => args.iter().filter(|arg| arg.starts_with('/')).for_each(|path| drop(fs::remove_file(self.path(path)))),
+            "rm" => {
+                args.iter().filter(|arg| arg.starts_with('/')).for_each(|path| drop(fs::remove_file(self.path(path))))
+            }
             "tee" => {
                 let file = self.path(last);
                 fs::create_dir_all(file.parent().context("a file has a directory")?)?;
@@ -75,7 +79,9 @@ impl FakePrograms {
                 git::write(&self.path(into), &serde_json::from_str(&packed)?)?;
             }
             // The kernel has what was loaded last.
-            "nft" => return Ok((0, fs::read_to_string(self.path("/var/lib/appliance/filter.nft")).unwrap_or_default())),
+            "nft" => {
+                return Ok((0, fs::read_to_string(self.path("/var/lib/appliance/filter.nft")).unwrap_or_default()));
+            }
             "pg_dump" => {
                 let database = database().context("a database")?;
                 self.sql.enter(&database)?;
@@ -109,20 +115,30 @@ impl Exec for FakePrograms {
     }
 }
 
-/// Files, directories and links, each as it is.
+/// Copies files, directories and links; those that lead below the root lead below the other one then.
 pub(super) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    copy_directory(from, to, (from, to))
+}
+
+fn copy_directory(from: &Path, to: &Path, roots: (&Path, &Path)) -> Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let (kind, target) = (entry.file_type()?, to.join(entry.file_name()));
         if kind.is_dir() {
             fs::create_dir_all(&target)?;
-            copy_tree(&entry.path(), &target)?;
+            copy_directory(&entry.path(), &target, roots)?;
             fs::set_permissions(&target, entry.metadata()?.permissions())?;
         } else if kind.is_symlink() {
-            std::os::unix::fs::symlink(fs::read_link(entry.path())?, &target)?;
+            let leads_to = fs::read_link(entry.path())?;
+            let leads_to = leads_to.strip_prefix(roots.0).map_or(leads_to.clone(), |below| roots.1.join(below));
+            std::os::unix::fs::symlink(leads_to, &target)?;
         } else {
             fs::copy(entry.path(), &target)?;
         }
     }
     Ok(())
+}
+
+pub(super) fn remove_tree(path: &Path) -> Result<()> {
+    if path.exists() { Ok(fs::remove_dir_all(path)?) } else { Ok(()) }
 }

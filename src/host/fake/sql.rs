@@ -49,7 +49,7 @@ impl FakeSql {
         }
     }
 
-    fn answer(&self, sql: &str, params: &[&str]) -> Vec<Row> {
+    fn answer(&self, login: &Login, sql: &str, params: &[&str]) -> Vec<Row> {
         let databases = locked(&self.databases);
         let named = params.first().copied().unwrap_or_default();
         let row = |text: &str| vec![vec![Some(text.to_owned())]];
@@ -70,6 +70,10 @@ impl FakeSql {
         if sql.starts_with("SELECT pg_database_size") {
             return database.map(|database| row(&database.content.len().to_string())).unwrap_or_default();
         }
+        if sql.starts_with("SELECT c.relname::text FROM pg_catalog.pg_class") {
+            let has_tables = databases.get(&login.database).is_some_and(|database| !database.content.is_empty());
+            return if has_tables { row("notes") } else { Vec::new() };
+        }
         if sql.starts_with("SELECT rolname::text") || sql.starts_with("SELECT pg_get_userbyid(datdba)") {
             return row("app");
         }
@@ -81,12 +85,17 @@ impl FakeSql {
 }
 
 impl Sql for FakeSql {
-    fn query<'a>(&'a self, login: &'a Login, sql: &'static str, params: &'a [&'a str]) -> Pending<'a, Result<Vec<Row>>> {
+    fn query<'a>(
+        &'a self,
+        login: &'a Login,
+        sql: &'static str,
+        params: &'a [&'a str],
+    ) -> Pending<'a, Result<Vec<Row>>> {
         Box::pin(async move {
             let words: Vec<&str> = sql.split_whitespace().take(6).collect();
             self.faults.before_waiting(&format!("query {}: {}", login.database, words.join(" "))).await?;
             self.enter(&login.database)?;
-            Ok(self.answer(sql, params))
+            Ok(self.answer(login, sql, params))
         })
     }
     fn first_value<'a>(&'a self, login: &'a Login, sql: String, _: Duration) -> Pending<'a, Result<Option<String>>> {
@@ -122,7 +131,8 @@ fn carry_out(statement: &str, databases: &mut Databases) -> Result<()> {
     let missing = || format!("database \"{name}\" does not exist");
     if statement.starts_with("CREATE DATABASE") {
         ensure!(!databases.contains_key(&name), "database \"{name}\" already exists");
-        let template = statement.contains(" TEMPLATE ").then(|| quoted.get(1).copied()).flatten().unwrap_or("template0");
+        let template =
+            statement.contains(" TEMPLATE ").then(|| quoted.get(1).copied()).flatten().unwrap_or("template0");
         let content = match template {
             "template0" => String::new(),
             template => databases.get(template).context("no such template")?.content.clone(),
