@@ -44,6 +44,7 @@ mod relocation;
 mod same_containers;
 mod secrets;
 mod sources;
+mod stumbles;
 mod supervision;
 mod tls;
 mod trust;
