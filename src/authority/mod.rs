@@ -12,7 +12,7 @@ pub use packed::Packed;
 use crate::host::pem::MAX_PEM;
 use crate::host::{Dir, Host};
 use crate::prepare::client_ca;
-use crate::state::Lock;
+use crate::state::AuthorityLock;
 use crate::value::{AppName, ClientAuthority, Email, Secret, certificate};
 use anyhow::{Context, Result, anyhow, bail};
 use book::Book;
@@ -78,8 +78,8 @@ fn path(app: &AppName, name: &str) -> String {
     format!("{}/{name}", client_ca::directory(app))
 }
 
-async fn lock(host: &Host) -> Result<Lock> {
-    let lock = Lock::take_authority(host, "cert ca", PATIENCE).await?;
+async fn lock(host: &Host) -> Result<AuthorityLock> {
+    let lock = AuthorityLock::take(host, "cert ca", PATIENCE).await?;
     // Where keys lie, nothing that a killed run left may stay.
     host.sweep(HOME)?;
     Ok(lock)

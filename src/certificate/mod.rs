@@ -11,7 +11,7 @@ use crate::env::Env;
 use crate::host::Host;
 use crate::host::acme::{Authority, Limited, Outcome, Window};
 use crate::prepare::{nginx, tls};
-use crate::state::{Lock, history};
+use crate::state::{OrderLock, StackLock, history};
 use crate::value::certificate::{Facts, Pair};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -80,10 +80,10 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     let now = host.settled_now()?.as_second();
     let wish = format!("{} {}", authority.directory, names.join(" "));
     // One at a time: two orders would take away each other's challenges.
-    let _order = Lock::take_order(host, "cert", ORDERING).await?;
+    let _order = OrderLock::take(host, "cert", ORDERING).await?;
     if host.owed(nginx::UNIT)?.is_some() {
         // A run that was killed between the certificate and its reload.
-        let _lock = Lock::take(host, "cert", PATIENCE).await?;
+        let _lock = StackLock::take(host, "cert", PATIENCE).await?;
         nginx::load(host).await?;
     }
     let mut state = read_state(host)?;
@@ -210,7 +210,7 @@ async fn put_back(env: &Env, host: &Host) -> Result<Option<Pair>> {
 
 /// Puts a pair in place and makes nginx load it.
 async fn put_in_place(env: &Env, host: &Host, pair: &Pair) -> Result<()> {
-    let _lock = Lock::take(host, "cert", PATIENCE).await?;
+    let _lock = StackLock::take(host, "cert", PATIENCE).await?;
     // It may have waited for whoever made another env the active one, with a certificate of its own.
     let active = host.read_start(history::ACTIVE, crate::env::MAX_BYTES + 1)?;
     if active.is_none_or(|bytes| crate::env::digest(&bytes) != env.digest) {

@@ -6,7 +6,7 @@ use crate::env::Env;
 use crate::host::Host;
 use crate::host::acme::Authority;
 use crate::prepare::tls;
-use crate::state::Lock;
+use crate::state::OrderLock;
 use crate::value::certificate::{self, Pair};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -56,7 +56,7 @@ pub async fn revoke(env: &Env, host: &Host) -> Result<()> {
     look(env, host, true)
         .await
         .context("the certificate is not revoked yet; it will be once another one is in its place")?;
-    let _order = Lock::take_order(host, "cert", ORDERING).await?;
+    let _order = OrderLock::take(host, "cert", ORDERING).await?;
     carry_out(&authority, host).await;
     if read(host)?.iter().any(|left| left.certificate == current.certificate()) {
         bail!(

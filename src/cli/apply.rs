@@ -6,7 +6,7 @@ use super::{env_yml, print, update};
 use crate::host::{Entry, Host, Mode};
 use crate::prepare::{self, Wanted};
 use crate::source::Found;
-use crate::state::{Ledger, Lock, Status, history};
+use crate::state::{Ledger, StackLock, Status, history};
 use crate::update::NotFetched;
 use crate::value::Phase;
 use anyhow::{Context, Result, bail};
@@ -70,7 +70,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     async fn prepare(&mut self) -> Result<()> {
-        let _lock = Lock::take(self.host, "apply", PATIENCE).await?;
+        let _lock = StackLock::take(self.host, "apply", PATIENCE).await?;
         let wanted = Wanted { env: &self.found.env, text: &self.found.bytes };
         let prepared = prepare::prepare(wanted, self.host, None, &mut |_| ()).await;
         // What was done is said even if a later step failed.

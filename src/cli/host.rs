@@ -8,7 +8,7 @@ use crate::host::{Host, Mode, What};
 use crate::prepare::{self, Wanted};
 use crate::stack::actions::Occasion;
 use crate::stack::{self, apply};
-use crate::state::{Ledger, Lock, flags};
+use crate::state::{Ledger, StackLock, flags};
 use crate::supervise;
 use crate::update;
 use crate::value::Step;
@@ -33,7 +33,7 @@ pub async fn run() -> Result<u8> {
 pub async fn prepare(step: Option<Step>) -> Result<u8> {
     let host = Host::system(Mode::Apply);
     let found = find(&host).await?;
-    let _lock = Lock::take(&host, "prepare", PATIENCE).await?;
+    let _lock = StackLock::take(&host, "prepare", PATIENCE).await?;
     let wanted = Wanted { env: &found.env, text: &found.bytes };
     let done = prepare::prepare(wanted, &host, step, &mut |_| ()).await;
     // What was done is said even if a later step failed.

@@ -5,7 +5,7 @@ use crate::env::Env;
 use crate::host::{Host, Mode, UnitState};
 use crate::report::sentry;
 use crate::source;
-use crate::state::{Ledger, Lock, Status, flags};
+use crate::state::{Ledger, Status, UpdateLock, flags};
 use crate::supervise::Board;
 use crate::update::{self, Back, News, Outcome, Recovered, Told, Wish};
 use crate::value::{Commit, Stage};
@@ -246,7 +246,7 @@ pub(super) async fn watched<T>(host: &Host, quiet: bool, work: impl AsyncFnOnce(
     match interrupted {
         Some(done) => done,
         None => {
-            let alone = Lock::take_update(host, "update", PATIENCE).await?;
+            let alone = UpdateLock::take(host, "update", PATIENCE).await?;
             Err(Interrupted(update::recover(&env, host, &alone, News(&tell)).await?).into())
         }
     }

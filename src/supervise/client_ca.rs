@@ -6,7 +6,7 @@ use crate::env::Env;
 use crate::host::{Changed, Host};
 use crate::prepare::{client_ca, nginx};
 use crate::source;
-use crate::state::Lock;
+use crate::state::StackLock;
 use anyhow::{Result, bail};
 use std::time::Duration;
 
@@ -59,12 +59,12 @@ async fn load(env: &Env, host: &Host) -> Result<()> {
     if nginx::is_current(env, host)? && host.owed(nginx::UNIT)?.is_none() {
         return Ok(());
     }
-    let lock = match Lock::try_take(host, "client CA")? {
+    let lock = match StackLock::try_take(host, "client CA")? {
         Some(lock) => lock,
         None => {
             // Whoever holds the lock may take minutes; somebody who was revoked must be out at once.
             nginx::load_beside(host).await?;
-            Lock::take(host, "client CA", PATIENCE).await?
+            StackLock::take(host, "client CA", PATIENCE).await?
         }
     };
     let done = nginx::prepare(env, host, Changed::No).await;

@@ -11,7 +11,7 @@ use crate::host::docker::{Container, DockerEvent, Look, is_away};
 use crate::host::{Host, notify};
 use crate::stack::actions::Occasion;
 use crate::stack::{Service, apply, stopped, surroundings};
-use crate::state::{Lock, ServiceStatus};
+use crate::state::{ServiceStatus, StackLock};
 use crate::value::Event;
 use anyhow::{Result, anyhow};
 use futures_util::stream::BoxStream;
@@ -122,7 +122,7 @@ async fn recover_docker(host: &Host, board: &Board, running: &Running) -> Result
             if releases::is_outdated(host, running)? {
                 return Ok((false, host.docker().events(project).await?));
             }
-            let _lock = Lock::take(host, "run", PATIENCE).await?;
+            let _lock = StackLock::take(host, "run", PATIENCE).await?;
             let outdated = releases::is_outdated(host, running)?;
             if !outdated {
                 apply::up(&running.stack, &running.release.images, host, Occasion::Mend, &|_| ()).await?;
@@ -252,11 +252,11 @@ async fn look_and_act(
     let mut wake = decision.wake;
     if decision.mend.is_some() || !decision.restarts.is_empty() {
         // Whoever holds the lock is changing the stack; what is left to do is seen when it is done.
-        let Some(_lock) = Lock::try_take(host, "run")? else {
+        let Some(_lock) = StackLock::try_take(host, "run")? else {
             if releases::is_outdated(host, running)? {
                 return Ok(None);
             }
-            drop(Lock::take(host, "run", PATIENCE).await?);
+            drop(StackLock::take(host, "run", PATIENCE).await?);
             // What was seen is old by now.
             return Ok(Some(Some(Instant::now())));
         };

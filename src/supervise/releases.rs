@@ -9,7 +9,7 @@ use crate::host::watch::Watch;
 use crate::host::{Host, notify};
 use crate::source;
 use crate::stack::{self, Stack};
-use crate::state::{LOCKS, Ledger, Lock, RUN, Release, app_directory, ledger};
+use crate::state::{LOCKS, Ledger, RUN, Release, StackLock, UpdateLock, app_directory, ledger};
 use crate::update::{self, Told};
 use crate::value::{AppName, Stage};
 use anyhow::{Context, Result};
@@ -88,8 +88,8 @@ pub async fn take_up(host: &Host, board: &Board, running: &mut Running, news: Ne
         }
         // Whoever is at it holds it; it tells when it is done.
         let lock = match news {
-            News::Written => Lock::try_take(host, "run")?,
-            News::Closed => Lock::try_take_closed(host, "run").await?,
+            News::Written => StackLock::try_take(host, "run")?,
+            News::Closed => StackLock::try_take_closed(host, "run").await?,
         };
         let Some(lock) = lock else { return Ok(false) };
         recover(&env, host, board, &lock).await?;
@@ -117,10 +117,10 @@ pub async fn take_up(host: &Host, board: &Board, running: &mut Running, news: Ne
 }
 
 /// The lock of updates, if nobody is at one.
-async fn alone(host: &Host, news: News) -> Result<Option<Lock>> {
+async fn alone(host: &Host, news: News) -> Result<Option<UpdateLock>> {
     match news {
-        News::Written => Lock::try_take_update(host, "run"),
-        News::Closed => Lock::try_take_update_closed(host, "run").await,
+        News::Written => UpdateLock::try_take(host, "run"),
+        News::Closed => UpdateLock::try_take_closed(host, "run").await,
     }
 }
 
@@ -129,7 +129,7 @@ async fn alone(host: &Host, news: News) -> Result<Option<Lock>> {
 ///
 /// # Errors
 /// [`Halt`] with failed, after some tries; or Docker is away.
-pub async fn recover(env: &Env, host: &Host, board: &Board, lock: &Lock) -> Result<()> {
+pub async fn recover(env: &Env, host: &Host, board: &Board, lock: &StackLock) -> Result<()> {
     // A dump that is put back takes as long as it takes.
     let _busy = notify::Busy::begin_for(LONGEST);
     let mut waits = AGAIN_S.iter();
@@ -137,7 +137,7 @@ pub async fn recover(env: &Env, host: &Host, board: &Board, lock: &Lock) -> Resu
         let Some(flight) = Ledger::read_for(host, &env.app.name)?.in_flight else { return Ok(()) };
         let _alone = match flight.stage > Stage::Build {
             true => None,
-            false => match Lock::try_take_update(host, "run")? {
+            false => match UpdateLock::try_take(host, "run")? {
                 Some(alone) => Some(alone),
                 None => return Ok(()),
             },

@@ -16,7 +16,7 @@ use crate::stack::actions::Occasion;
 use crate::stack::manner::Beside;
 use crate::stack::probe::{Gate, Rigour};
 use crate::stack::{self, Stack, stopped, surroundings};
-use crate::state::{InFlight, Ledger, Lock, Release, Touched, flags, moved};
+use crate::state::{InFlight, Ledger, Release, StackLock, Touched, flags, moved};
 use crate::update;
 use crate::value::{Event, Stage, Step};
 use anyhow::{Context, Result};
@@ -78,7 +78,7 @@ async fn try_start(host: &Host, env_yml: Option<&str>, board: &Board, is_last: b
         let text = format!("{reason}\nMend it, then run: appliance recover --start");
         return Err(Halt::failed("The appliance had failed before", text).into());
     }
-    let lock = Lock::take(host, "run", PATIENCE).await?;
+    let lock = StackLock::take(host, "run", PATIENCE).await?;
     moved::take_over(host)?;
     let Chosen { found, trouble } = find(host, env_yml).await?;
     board.keep(sentry::start(&found.env));
@@ -171,7 +171,13 @@ fn tell_of_put_back(host: &Host) -> Result<()> {
     }
 }
 
-async fn bring_up(found: &Found, host: &Host, board: &Board, lock: &Lock, is_last: bool) -> Result<(Stack, Release)> {
+async fn bring_up(
+    found: &Found,
+    host: &Host,
+    board: &Board,
+    lock: &StackLock,
+    is_last: bool,
+) -> Result<(Stack, Release)> {
     let env = &found.env;
     let wanted = Wanted { env, text: &found.bytes };
     let mut ledger =

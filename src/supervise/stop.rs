@@ -5,7 +5,7 @@ use crate::report::page::{self, View};
 use crate::source;
 use crate::stack::stop;
 use crate::stack::{self, Stack, stopped};
-use crate::state::{Lock, Status, history};
+use crate::state::{StackLock, Status, history};
 use crate::value::Phase;
 use anyhow::{Context, Result};
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub async fn stop_stack(host: &Host) -> Result<()> {
         }
     };
     notify::extend(PATIENCE + budget(stack.as_ref()));
-    let _lock = match Lock::take(host, "stop", PATIENCE).await {
+    let _lock = match StackLock::take(host, "stop", PATIENCE).await {
         Ok(lock) => Some(lock),
         Err(error) => {
             tracing::warn!("{error:#}; stopping all the same");

@@ -4,7 +4,7 @@ use super::databases::{Databases, Role};
 use super::dump;
 use crate::env::Env;
 use crate::host::Host;
-use crate::state::{Ledger, Lock};
+use crate::state::{Ledger, UpdateLock};
 
 /// Begins with it if there is one, unless an update is under way, which does it itself. What fails is tried again at the next start or
 /// migration.
@@ -16,7 +16,7 @@ pub fn settle_soon(env: &Env, host: &Host) {
             if !Databases::of(&env, &host)?.has(Role::Before).await? {
                 return Ok(());
             }
-            let Some(_alone) = Lock::try_take_update(&host, "dump the copy from before the migration")? else {
+            let Some(_alone) = UpdateLock::try_take(&host, "dump the copy from before the migration")? else {
                 return Ok(());
             };
             match Ledger::read_for(&host, &env.app.name)?.in_flight {

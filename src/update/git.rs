@@ -5,7 +5,7 @@
 use super::{checkout, local, trust, work_tree};
 use crate::env::{App, GitLocal};
 use crate::host::{Cmd, Dir, Host, Output, What};
-use crate::state::{Ledger, Lock};
+use crate::state::{CheckoutLock, Ledger};
 use crate::value::{Commit, Owner};
 use anyhow::{Context, Result, anyhow, bail};
 use std::time::Duration;
@@ -280,7 +280,7 @@ pub struct Fetched<'a> {
 /// # Errors
 /// git's own words, without the password.
 pub async fn fetch<'a>(app: &'a App, directory: &str, to: Option<&Commit>, host: &'a Host) -> Result<Fetched<'a>> {
-    let _alone = Lock::take_checkout(host, "fetch", PATIENCE).await?;
+    let _alone = CheckoutLock::take(host, "fetch", PATIENCE).await?;
     let git = open(app, directory, host).await?;
     git.fetch().await?;
     let ledger = Ledger::read_for(host, &app.name)?;
@@ -320,7 +320,7 @@ impl Fetched<'_> {
     /// Puts the target's files in place; what somebody changed there is kept in a branch first. Gives back the commit that the
     /// files are of: another one than the target where local commits are merged into it.
     pub async fn check_out(&self) -> Result<Commit> {
-        let _alone = Lock::take_checkout(self.git.host, "check out", PATIENCE).await?;
+        let _alone = CheckoutLock::take(self.git.host, "check out", PATIENCE).await?;
         let local = local::keep(&self.git).await?;
         checkout::put(&self.git, &self.target).await?;
         let commit = match local.filter(|_| self.git.app.git.local == GitLocal::Merge) {
@@ -421,7 +421,7 @@ pub async fn ensure_at(app: &App, directory: &str, commit: &Commit, host: &Host)
     if is_at(app, directory, commit, host).await? {
         return checkout::tidy(app, host);
     }
-    let _alone = Lock::take_checkout(host, "check out", PATIENCE).await?;
+    let _alone = CheckoutLock::take(host, "check out", PATIENCE).await?;
     let git = open(app, directory, host).await?;
     // Only the checkout has it where the repository was begun anew: after an upgrade of a host of before.
     if !git.has(commit).await? {

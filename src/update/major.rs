@@ -6,7 +6,7 @@ use crate::env::Env;
 use crate::host::Host;
 use crate::prepare::postgres::{Cluster, Id, census, change, record, upgrade as cluster_upgrade};
 use crate::prepare::{self, postgres};
-use crate::state::{Ledger, Lock};
+use crate::state::{Ledger, StackLock, UpdateLock};
 use crate::value::Stage;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -108,13 +108,13 @@ async fn whose(from: &Cluster, host: &Host) -> Result<census::Whose> {
 /// # Errors
 /// The copy failed, is not the same, or the app does not come up on it: then the old cluster is in use again.
 pub async fn upgrade(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Result<()> {
-    let alone = Lock::take_update(host, "postgres upgrade", PATIENCE).await?;
+    let alone = UpdateLock::take(host, "postgres upgrade", PATIENCE).await?;
     undo::recover_first(env, host, &alone, news).await?;
     let Some((from, to)) = upgrade_waiting(host).await? else { bail!("nothing newer is installed any more") };
     if to != *agreed {
         bail!("{to} is the newest now, not {agreed}; nothing was done");
     }
-    let _lock = Lock::take(host, "postgres upgrade", PATIENCE).await?;
+    let _lock = StackLock::take(host, "postgres upgrade", PATIENCE).await?;
     let mut ledger = undo::stop_app(env, host, news).await?;
     if let Err(error) = copy(env, &from, &to, host, news).await {
         return Err(match undo::come_up(env, &mut ledger, host, news).await {
@@ -167,7 +167,7 @@ async fn make_copy(env: &Env, from: &Cluster, to: &Id, host: &Host, news: News<'
 
 /// Goes to the cluster that is kept; what was written since it was left is in the other one, which is kept instead.
 pub async fn back(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Result<()> {
-    let alone = Lock::take_update(host, "postgres back", PATIENCE).await?;
+    let alone = UpdateLock::take(host, "postgres back", PATIENCE).await?;
     // An app that does not come up on the one in use is a reason to go back, and not one against it.
     let stage = Ledger::read_for(host, &env.app.name)?.in_flight.map(|flight| flight.stage);
     if stage != Some(Stage::Packages) {
@@ -176,7 +176,7 @@ pub async fn back(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Result
     if record::read(host)?.kept.as_ref() != Some(agreed) {
         bail!("{agreed} is not kept any more; nothing was done");
     }
-    let _lock = Lock::take(host, "postgres back", PATIENCE).await?;
+    let _lock = StackLock::take(host, "postgres back", PATIENCE).await?;
     let mut ledger = undo::stop_app_again(env, host, news).await?;
     news.doing(&format!("going to {agreed}"));
     let swapped = change::swap(host).await;
@@ -186,8 +186,8 @@ pub async fn back(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Result
 
 /// Removes the cluster that is kept.
 pub async fn forget(agreed: &Id, host: &Host) -> Result<()> {
-    let _alone = Lock::take_update(host, "postgres forget", PATIENCE).await?;
-    let _lock = Lock::take(host, "postgres forget", PATIENCE).await?;
+    let _alone = UpdateLock::take(host, "postgres forget", PATIENCE).await?;
+    let _lock = StackLock::take(host, "postgres forget", PATIENCE).await?;
     if kept(host)?.as_ref() != Some(agreed) {
         bail!("{agreed} is not kept any more; nothing was done");
     }

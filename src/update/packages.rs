@@ -6,7 +6,7 @@ use super::undo;
 use crate::env::Env;
 use crate::host::{Cmd, Host, Own, UnitState, What, apt};
 use crate::prepare::postgres::change;
-use crate::state::{Ledger, Lock};
+use crate::state::{Ledger, StackLock, UpdateLock};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::time::Duration;
@@ -95,7 +95,7 @@ fn unused_kernels(simulated: &str) -> Vec<&str> {
 /// # Errors
 /// apt failed; the app runs again all the same. Or the appliance's own new version did not come up, and the one before is back.
 pub async fn upgrade_all(env: &Env, host: &Host, news: News<'_>) -> Result<Upgraded> {
-    let alone = Lock::take_update(host, "update", PATIENCE).await?;
+    let alone = UpdateLock::take(host, "update", PATIENCE).await?;
     undo::recover_first(env, host, &alone, news).await?;
     let packages = waiting(host).await?;
     if !packages.is_empty() {
@@ -177,7 +177,7 @@ async fn run(host: &Host) -> Result<()> {
 }
 
 async fn beside_a_stopped_app(env: &Env, host: &Host, news: News<'_>) -> Result<()> {
-    let _lock = Lock::take(host, "update", PATIENCE).await?;
+    let _lock = StackLock::take(host, "update", PATIENCE).await?;
     let mut ledger = undo::stop_app(env, host, news).await?;
     let upgraded = run(host).await;
     finish(env, &mut ledger, host, news).await?;

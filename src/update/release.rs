@@ -11,7 +11,7 @@ use crate::host::docker::is_away;
 use crate::stack::images::Images;
 use crate::stack::masking::without_secrets;
 use crate::stack::{self, Stack, apply, routes, stop};
-use crate::state::{InFlight, Ledger, Lock, Release, Touched};
+use crate::state::{InFlight, Ledger, Release, StackLock, Touched};
 use crate::value::{Commit, Stage};
 use anyhow::{Context, Result};
 use std::time::Duration;
@@ -37,7 +37,13 @@ fn begin(env: &Env, ledger: &mut Ledger, stage: Stage, commit: Option<&Commit>, 
 ///
 /// # Errors
 /// [`Halt`] with standby: there is nothing to run.
-pub async fn first(env: &Env, ledger: &mut Ledger, host: &Host, _lock: &Lock, progress: Progress<'_>) -> Result<Built> {
+pub async fn first(
+    env: &Env,
+    ledger: &mut Ledger,
+    host: &Host,
+    _lock: &StackLock,
+    progress: Progress<'_>,
+) -> Result<Built> {
     if ledger.in_flight.as_ref().is_some_and(|flight| flight.database == Touched::Migrated) {
         progress("putting the database back");
         stop::stop(None, env.app.name.as_str(), host).await?;
@@ -123,7 +129,7 @@ pub async fn migrate(
     built: &mut Built,
     ledger: &mut Ledger,
     host: &Host,
-    _lock: &Lock,
+    _lock: &StackLock,
     progress: Progress<'_>,
 ) -> Result<()> {
     begin(env, ledger, Stage::Dump, Some(&built.release.commit), host)?;

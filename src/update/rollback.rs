@@ -5,7 +5,7 @@ use super::undo::{recover_first, undo};
 use super::{News, Wish, dump, restore, room, run};
 use crate::env::Env;
 use crate::host::Host;
-use crate::state::{InFlight, Ledger, Lock, Touched};
+use crate::state::{InFlight, Ledger, StackLock, Touched, UpdateLock};
 use crate::value::{Commit, Stage};
 use anyhow::{Result, bail};
 use std::time::Duration;
@@ -46,7 +46,7 @@ impl Back {
 /// # Errors
 /// It is not what was agreed on any more; else as for an update.
 pub async fn rollback(env: &Env, agreed: &Back, host: &Host, news: News<'_>) -> Result<()> {
-    let alone = Lock::take_update(host, "rollback", PATIENCE).await?;
+    let alone = UpdateLock::take(host, "rollback", PATIENCE).await?;
     recover_first(env, host, &alone, news).await?;
     let mut ledger = Ledger::read_for(host, &env.app.name)?;
     if Back::look(&ledger)? != *agreed {
@@ -58,7 +58,7 @@ pub async fn rollback(env: &Env, agreed: &Back, host: &Host, news: News<'_>) -> 
         return run::update_alone(env, wish, host, &alone, news).await.map(drop);
     }
     room::check(env, None, 1, host).await?;
-    let _lock = Lock::take(host, "rollback", PATIENCE).await?;
+    let _lock = StackLock::take(host, "rollback", PATIENCE).await?;
     let dump = dump::path(&env.app.name);
     if !restore::has_way_back(env, &dump, host).await? {
         bail!("{dump} is missing, and without it the database cannot go back with the app");

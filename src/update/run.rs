@@ -16,7 +16,7 @@ use crate::stack::actions::Occasion;
 use crate::stack::beside;
 use crate::stack::manner::Beside;
 use crate::stack::{self, apply};
-use crate::state::{Attempt, InFlight, Ledger, Lock, Release, Touched};
+use crate::state::{Attempt, InFlight, Ledger, Release, StackLock, Touched, UpdateLock};
 use crate::value::{Commit, Stage};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -119,7 +119,7 @@ fn flag(env: &Env) -> String {
 /// # Errors
 /// Something failed; by then the old release runs as before, or the ledger says what is still to be undone.
 pub async fn update(env: &Env, wish: Wish, host: &Host, news: News<'_>) -> Result<Outcome> {
-    let alone = Lock::take_update(host, "update", PATIENCE).await?;
+    let alone = UpdateLock::take(host, "update", PATIENCE).await?;
     undo::recover_first(env, host, &alone, news).await?;
     let failed = Ledger::read_for(host, &env.app.name)?.failed;
     let ended = update_alone(env, wish.clone(), host, &alone, news).await;
@@ -135,7 +135,13 @@ pub async fn update(env: &Env, wish: Wish, host: &Host, news: News<'_>) -> Resul
 }
 
 /// [`update`], by whoever holds the lock of updates.
-pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock, news: News<'_>) -> Result<Outcome> {
+pub async fn update_alone(
+    env: &Env,
+    mut wish: Wish,
+    host: &Host,
+    _alone: &UpdateLock,
+    news: News<'_>,
+) -> Result<Outcome> {
     let ledger = Ledger::read_for(host, &env.app.name)?;
     let current =
         ledger.current.clone().context("there is no release yet: systemctl start appliance makes the first")?;
@@ -217,7 +223,7 @@ pub async fn update_alone(env: &Env, mut wish: Wish, host: &Host, _alone: &Lock,
             return Err(error);
         }
     };
-    let lock = Lock::take(host, "update", PATIENCE).await?;
+    let lock = StackLock::take(host, "update", PATIENCE).await?;
     // Somebody who held the lock in between may have put the old files back, under the builder's hands.
     if !git::is_at(&env.app, &directory, &built.release.commit, host).await? {
         leftover::discard(&env.app.name, &built.release.commit, host).await?;
@@ -295,7 +301,7 @@ async fn needs_migration(env: &Env, fetched: &Fetched<'_>, current: &Release, wi
 
 /// Says what an update would do; fetches, and changes nothing else.
 pub async fn check(env: &Env, host: &Host) -> Result<Waiting> {
-    let _alone = Lock::take_update(host, "update --check", PATIENCE).await?;
+    let _alone = UpdateLock::take(host, "update --check", PATIENCE).await?;
     let ledger = Ledger::read_for(host, &env.app.name)?;
     let current =
         ledger.current.clone().context("there is no release yet: systemctl start appliance makes the first")?;

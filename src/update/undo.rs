@@ -11,7 +11,7 @@ use crate::stack::beside;
 use crate::stack::manner::Beside;
 use crate::stack::probe::{Gate, Rigour, wait_until_good};
 use crate::stack::{self, apply, stop};
-use crate::state::{InFlight, Ledger, Lock, Release, Touched, history};
+use crate::state::{InFlight, Ledger, Release, StackLock, Touched, UpdateLock, history};
 use crate::value::Stage;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
@@ -36,13 +36,13 @@ pub enum Recovered {
 }
 
 /// Finishes or undoes what a killed update left. The first release is not one: the next start begins it again.
-pub async fn recover(env: &Env, host: &Host, _alone: &Lock, news: News<'_>) -> Result<Recovered> {
+pub async fn recover(env: &Env, host: &Host, _alone: &UpdateLock, news: News<'_>) -> Result<Recovered> {
     let ledger = Ledger::read_for(host, &env.app.name)?;
     let (Some(flight), Some(_)) = (ledger.in_flight, ledger.current) else { return Ok(Recovered::Nothing) };
     if !is_wanted(host).await {
         return Ok(Recovered::Waiting(flight.stage));
     }
-    let lock = Lock::take(host, "recover", PATIENCE).await?;
+    let lock = StackLock::take(host, "recover", PATIENCE).await?;
     recover_locked(env, host, &lock, news).await?;
     Ok(Recovered::Done)
 }
@@ -51,7 +51,7 @@ pub async fn recover(env: &Env, host: &Host, _alone: &Lock, news: News<'_>) -> R
 ///
 /// # Errors
 /// What was cut off waits for the next start.
-pub async fn recover_first(env: &Env, host: &Host, alone: &Lock, news: News<'_>) -> Result<()> {
+pub async fn recover_first(env: &Env, host: &Host, alone: &UpdateLock, news: News<'_>) -> Result<()> {
     match recover(env, host, alone, news).await? {
         Recovered::Nothing | Recovered::Done => Ok(()),
         Recovered::Waiting(stage) => bail!(
@@ -77,7 +77,7 @@ pub async fn ensure_wanted(host: &Host) -> Result<()> {
 }
 
 /// [`recover`], by whoever holds the lock already and knows that no update lives.
-pub async fn recover_locked(env: &Env, host: &Host, _lock: &Lock, news: News<'_>) -> Result<bool> {
+pub async fn recover_locked(env: &Env, host: &Host, _lock: &StackLock, news: News<'_>) -> Result<bool> {
     let mut ledger = Ledger::read_for(host, &env.app.name)?;
     let (Some(flight), Some(current)) = (ledger.in_flight.clone(), ledger.current.clone()) else { return Ok(false) };
     tracing::warn!("an update was cut off in its stage {}", flight.stage);

@@ -13,7 +13,7 @@ use crate::host::fake::{Fault, TestHost};
 use crate::prepare::nginx;
 use crate::stack::actions::Occasion;
 use crate::stack::{apply, surroundings};
-use crate::state::{Ledger, Lock};
+use crate::state::{Ledger, StackLock};
 use crate::value::Commit;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -94,7 +94,7 @@ pub async fn machine(runs: bool) -> (TestHost, Env) {
 
 async fn bring_up(test: &TestHost, env: &Env) {
     let host = &test.host;
-    let alone = Lock::take(host, "test", Duration::from_secs(1)).await.expect("it is free");
+    let alone = StackLock::take(host, "test", Duration::from_secs(1)).await.expect("it is free");
     let mut ledger = Ledger::default();
     let built = super::first(env, &mut ledger, host, &alone, &|_| ()).await.expect("version 1 is built");
     surroundings::ensure(&built.stack, host).await.expect("networks can be made");

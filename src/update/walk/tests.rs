@@ -5,7 +5,7 @@ use super::{assert_database, check, commit, faults, for_each, in_paused_time, le
 use crate::env::Env;
 use crate::host::Host;
 use crate::host::fake::{Fault, TestHost};
-use crate::state::{Ledger, Lock};
+use crate::state::{Ledger, UpdateLock};
 use crate::update::{Back, News, Told, Wish, rollback, undo, update};
 use crate::value::Commit;
 use std::sync::{Arc, Mutex};
@@ -104,7 +104,7 @@ async fn walk(walk: Walk, start: &TestHost, env: &Env, chosen: Option<(usize, Fa
     test.faults.choose(None);
     drop(host);
     let next = test.another();
-    let alone = Lock::take_update(&next, "test", Duration::from_secs(1)).await.expect("a dead process holds no lock");
+    let alone = UpdateLock::take(&next, "test", Duration::from_secs(1)).await.expect("a dead process holds no lock");
     let recovered = undo::recover(env, &next, &alone, News(&news)).await;
     recovered.unwrap_or_else(|error| panic!("{context}: {error:?}"));
     drop(alone);
