@@ -124,3 +124,141 @@ fn comments_name_files_that_exist() {
     assert!(count > 40, "only {count} names were found");
     assert!(dead.is_empty(), "names of files that are not there:\n{}", dead.join("\n"));
 }
+
+/// A text without its comments and its unit tests.
+fn code(text: &str) -> String {
+    let end = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
+    let lines = text[..end].lines().map(|line| line.split("//").next().unwrap_or(""));
+    lines.fold(String::new(), |code, line| code + line + "\n")
+}
+
+/// The paths that a list in braces stands for.
+fn spelled_out(prefix: &str, tree: &str, found: &mut Vec<String>) {
+    let tree = tree.trim();
+    let Some((before, list)) = tree.split_once('{') else {
+        let path = tree.split(" as ").next().unwrap_or_default();
+        return found.push(format!("{prefix}{path}"));
+    };
+    let (mut depth, mut begin) = (0, 0);
+    let list = list.strip_suffix('}').unwrap_or(list);
+    for (at, c) in list.char_indices().chain([(list.len(), ',')]) {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                if !list[begin..at].trim().is_empty() {
+                    spelled_out(&format!("{prefix}{before}"), &list[begin..at], found);
+                }
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// All paths of a text that begin with `crate` or `super`.
+fn paths(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for begin in ["crate::", "super::"] {
+        for (at, _) in text.match_indices(begin) {
+            // `super::super::x` is found at its first part.
+            if text[..at].ends_with("::") {
+                continue;
+            }
+            let end =
+                text[at..].find([';', '(', ')', '<', '>', '|', '=', '"', '!', '?']).map_or(text.len(), |end| at + end);
+            let path = &text[at..end];
+            match path.contains('{') && text[..at].trim_end().ends_with("use") {
+                true => spelled_out("", path, &mut found),
+                false => found.push(
+                    path.split(|c: char| !c.is_alphanumeric() && !"_:".contains(c))
+                        .next()
+                        .unwrap_or_default()
+                        .to_owned(),
+                ),
+            }
+        }
+    }
+    found
+}
+
+/// The module that a path leads to from another one: the longest beginning that is a file.
+fn target(from: &str, path: &str, modules: &BTreeMap<String, String>) -> Option<String> {
+    let mut base: Vec<&str> = from.split("::").collect();
+    let mut parts = path.split("::").peekable();
+    match parts.next() {
+        Some("crate") => base.clear(),
+        _ => drop(base.pop()),
+    }
+    while parts.next_if_eq(&"super").is_some() {
+        base.pop();
+    }
+    base.extend(parts);
+    let known = (1..=base.len()).rev().map(|length| base[..length].join("::")).find(|name| modules.contains_key(name));
+    known.filter(|name| name != from)
+}
+
+/// The files that can be reached from one.
+fn reached(from: &str, edges: &BTreeMap<String, Vec<String>>) -> Vec<String> {
+    let (mut seen, mut next) = (Vec::new(), vec![from.to_owned()]);
+    while let Some(name) = next.pop() {
+        for to in edges.get(&name).into_iter().flatten() {
+            if !seen.contains(to) {
+                seen.push(to.clone());
+                next.push(to.clone());
+            }
+        }
+    }
+    seen
+}
+
+/// No file uses one that uses it: each can be read before those that need it.
+#[test]
+fn no_files_go_round_in_a_circle() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    files(&source, &mut found);
+    let is_test = |path: &String| path.ends_with("tests.rs") || path.contains("/fake/") || path.contains("/walk/");
+    let mut modules = BTreeMap::new();
+    for path in found.iter().filter(|path| !is_test(path)) {
+        let inside = path.strip_prefix(&format!("{}/", source.display())).expect("it lies in src");
+        let name = inside.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::");
+        modules.insert(name, code(&fs::read_to_string(path).expect("a source can be read")));
+    }
+    let edges: BTreeMap<String, Vec<String>> = modules
+        .iter()
+        .map(|(name, text)| {
+            (name.clone(), paths(text).iter().filter_map(|path| target(name, path, &modules)).collect())
+        })
+        .collect();
+    let count: usize = edges.values().map(Vec::len).sum();
+    assert!(count > 1000, "only {count} uses were found");
+    let circles: Vec<&String> = edges.keys().filter(|name| reached(name, &edges).contains(*name)).collect();
+    assert!(circles.is_empty(), "these files use each other, by some way round: {circles:?}");
+}
+
+#[test]
+fn the_reader_of_paths_sees_every_form() {
+    let text = "use super::a::{self, B, c::{D, e as f}};\nlet x = super::super::g::h(crate::i::J);\nuse crate::k;";
+    let mut all = paths(text);
+    all.sort();
+    assert_eq!(
+        all,
+        [
+            "crate::i::J",
+            "crate::k",
+            "super::a::B",
+            "super::a::c::D",
+            "super::a::c::e",
+            "super::a::self",
+            "super::super::g::h"
+        ]
+    );
+    let modules: BTreeMap<String, String> =
+        ["x::a", "x::a::c", "g"].map(|name| (name.to_owned(), String::new())).into();
+    let to = |path: &str| target("x::y", path, &modules);
+    assert_eq!(to("super::a::c::D").as_deref(), Some("x::a::c"));
+    assert_eq!(to("super::a::self").as_deref(), Some("x::a"));
+    assert_eq!(to("super::super::g::h").as_deref(), Some("g"));
+    assert_eq!(to("crate::nothing"), None);
+}

@@ -3,6 +3,7 @@
 
 mod app;
 mod appliance;
+mod appliance_read;
 mod backup;
 pub mod diagnostic;
 pub mod diff;
@@ -11,6 +12,7 @@ pub mod flat;
 mod forms;
 mod gate;
 pub mod layout;
+mod layout_read;
 mod layout_rules;
 mod quote;
 pub mod reader;
@@ -134,7 +136,7 @@ fn read(reading: &Reading, root: &Node) -> Option<Env> {
     let ssh_deprecated = fields.list("ssh_deprecated_keys", key).unwrap_or_default();
     rules::ssh_keys(&fields, &ssh_authorized, &ssh_deprecated);
     fields.boolean("disable_root");
-    let appliance = appliance::read(&fields);
+    let appliance = appliance_read::read(&fields);
     let app = app::read(&fields);
     // Other keys at the top level are cloud-init's.
     without_effect::warn(&fields);

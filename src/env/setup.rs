@@ -2,7 +2,8 @@
 //! `layout.rs`.
 
 use super::document::{self, Block, Kind, Node, Place};
-use super::layout::{self, Layout};
+use super::layout::Layout;
+use super::layout_read;
 use super::reader::Reading;
 
 /// Reads the layout; `None`: there is none, or it cannot be read, which is reported. Places inside of a block of text are counted from
@@ -10,7 +11,7 @@ use super::reader::Reading;
 pub(super) fn read_setup(reading: &Reading, node: &Node) -> Option<Layout> {
     let path = "appliance.storage.setup";
     let Kind::Scalar { text, .. } = &*node.kind else {
-        return is_mapping(reading, node, node, path).then(|| layout::read(reading, node, path));
+        return is_mapping(reading, node, node, path).then(|| layout_read::read(reading, node, path));
     };
     if text.trim().is_empty() {
         return None;
@@ -36,7 +37,7 @@ pub(super) fn read_setup(reading: &Reading, node: &Node) -> Option<Layout> {
     }
     // Read by itself: which of its values are no secrets is known by their places, and those are not the file's.
     let own = Reading::of_env();
-    let layout = layout::read(&own, &inner, path);
+    let layout = layout_read::read(&own, &inner, path);
     reading.take_over(own.finish(), here);
     Some(layout)
 }

@@ -87,7 +87,7 @@ pub struct Backends {
     pub exec: Arc<dyn Exec>,
     pub units: Arc<dyn Units>,
     pub docker: Arc<dyn Docker>,
-    pub sql: Arc<dyn sql::Sql>,
+    pub sql: Arc<dyn postgres::Sql>,
     pub web: Arc<dyn http::Web>,
 }
 
@@ -112,7 +112,7 @@ pub struct Host {
     exec: Arc<dyn Exec>,
     units: Arc<dyn Units>,
     docker: Arc<dyn Docker>,
-    sql: Arc<dyn sql::Sql>,
+    sql: Arc<dyn postgres::Sql>,
     web: Arc<dyn http::Web>,
     journal: Arc<Journal>,
     /// Directories in which this process has looked for what killed ones left.

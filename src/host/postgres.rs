@@ -1,7 +1,6 @@
 //! PostgreSQL as the rest of the house sees it: who logs in where, what is asked, how names and values are quoted. The client is `sql.rs`.
 
-use super::sql::{Greeting, Row, STATEMENT};
-use super::{Cmd, Host, What};
+use super::{Cmd, Host, Pending, What};
 use crate::value::Secret;
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
@@ -14,6 +13,39 @@ pub(super) const PINNED_PATH: &str = "-c search_path=pg_catalog";
 const SUPERUSER: &str = "postgres";
 /// How long a server may take to read its log.
 const RECOVERY: Duration = Duration::from_secs(6 * 3600);
+
+/// How long a statement may take unless told otherwise, told to the server.
+pub(super) const STATEMENT: Duration = Duration::from_secs(60);
+
+/// The columns of a row, as text.
+pub type Row = Vec<Option<String>>;
+
+/// How a server receives somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Greeting {
+    Welcome,
+    /// It is there, and takes connections only later, or is about to end.
+    Starting,
+    /// It refuses, or there is none.
+    Refused,
+}
+
+/// What can be asked of PostgreSQL. Every verb has a deadline.
+pub trait Sql: Send + Sync {
+    /// The rows of a query that only reads; every column must be text.
+    fn query<'a>(&'a self, login: &'a Login, sql: &'static str, params: &'a [&'a str])
+    -> Pending<'a, Result<Vec<Row>>>;
+    /// The first value of somebody else's SELECT, which can write nothing.
+    fn first_value<'a>(
+        &'a self,
+        login: &'a Login,
+        sql: String,
+        deadline: Duration,
+    ) -> Pending<'a, Result<Option<String>>>;
+    fn greet<'a>(&'a self, login: &'a Login) -> Pending<'a, Result<Greeting>>;
+    /// Statements that may take so long.
+    fn execute<'a>(&'a self, login: &'a Login, sql: String, deadline: Duration) -> Pending<'a, Result<()>>;
+}
 
 /// Where to connect and as whom.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! The client of PostgreSQL. The `postgres` crate is a blocking one: it runs on a blocking thread, here and nowhere else.
 
 use super::Pending;
-use super::postgres::{Login, PINNED_PATH};
+use super::postgres::{Greeting, Login, PINNED_PATH, Row, STATEMENT, Sql};
 use anyhow::{Context, Result, bail};
 use postgres::types::ToSql;
 use std::time::Duration;
@@ -10,40 +10,8 @@ use std::time::Duration;
 const DEADLINE: Duration = Duration::from_secs(120);
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long a statement may take unless told otherwise, told to the server.
-pub(super) const STATEMENT: Duration = Duration::from_secs(60);
 /// The most rows that a query may give.
 const MAX_ROWS: usize = 10_000;
-
-/// The columns of a row, as text.
-pub type Row = Vec<Option<String>>;
-
-/// How a server receives somebody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Greeting {
-    Welcome,
-    /// It is there, and takes connections only later, or is about to end.
-    Starting,
-    /// It refuses, or there is none.
-    Refused,
-}
-
-/// What can be asked of PostgreSQL. Every verb has a deadline.
-pub trait Sql: Send + Sync {
-    /// The rows of a query that only reads; every column must be text.
-    fn query<'a>(&'a self, login: &'a Login, sql: &'static str, params: &'a [&'a str])
-    -> Pending<'a, Result<Vec<Row>>>;
-    /// The first value of somebody else's SELECT, which can write nothing.
-    fn first_value<'a>(
-        &'a self,
-        login: &'a Login,
-        sql: String,
-        deadline: Duration,
-    ) -> Pending<'a, Result<Option<String>>>;
-    fn greet<'a>(&'a self, login: &'a Login) -> Pending<'a, Result<Greeting>>;
-    /// Statements that may take so long.
-    fn execute<'a>(&'a self, login: &'a Login, sql: String, deadline: Duration) -> Pending<'a, Result<()>>;
-}
 
 /// Servers of this machine, and others.
 pub struct Server;

@@ -1,7 +1,7 @@
 //! Step database: role, database, extension, password and who may reach it. Nothing is ever dropped or emptied here.
 
-use super::filter;
-use super::postgres::{Cluster, admitted, cluster, find, tell};
+use super::filter::{self, admitted};
+use super::postgres::{Cluster, cluster, find, tell};
 use crate::env::Env;
 use crate::host::{File, Host, Login, Owed, quote_identifier, quote_literal, replace_block, scram_verifier};
 use crate::value::{DatabaseName, Owner, Secret};
@@ -152,7 +152,7 @@ async fn ensure_database(cluster: &Cluster, database: &DatabaseName, host: &Host
 pub async fn admit_networks(env: &Env, host: &Host) -> Result<()> {
     let cluster = cluster(host)?;
     let subnets = admitted(env, host).await?;
-    filter::ensure(&cluster, env, host).await?;
+    filter::ensure(cluster.port, env, host).await?;
     let path = cluster.config("pg_hba.conf");
     let text = host.read_text(&path, MAX_CONFIG)?.with_context(|| format!("{path} is missing"))?;
     let edited = replace_block(&text, "appliance", &hba_block(&env.app.database, &subnets));

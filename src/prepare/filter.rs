@@ -4,7 +4,6 @@
 //! could listen there while they are down, and would be told the app's data. Other rules of the host are not touched: it is a table of its
 //! own.
 
-use super::postgres::{Cluster, admitted};
 use crate::env::Env;
 use crate::host::{Cmd, File, Host, Owed, UnitState};
 use crate::state::Ledger;
@@ -80,7 +79,7 @@ fn mark(text: &str) -> String {
 }
 
 /// Brings the filter into force. Without it PostgreSQL must not listen on the bridge.
-pub async fn ensure(cluster: &Cluster, env: &Env, host: &Host) -> Result<()> {
+pub async fn ensure(port: u16, env: &Env, host: &Host) -> Result<()> {
     let bridge = host.docker().bridge().await?;
     let mut hidden = vec![bridge.subnet];
     let (mut subnets6, mut hidden6) = (BTreeSet::new(), BTreeSet::new());
@@ -102,7 +101,7 @@ pub async fn ensure(cluster: &Cluster, env: &Env, host: &Host) -> Result<()> {
     let upstreams: BTreeSet<SocketAddr> = routes.iter().map(|route| route.upstream).collect();
     let facts = Facts {
         bridge: bridge.gateway,
-        port: cluster.port,
+        port,
         owner: host.ids(&owner)?.0,
         subnets: &subnets,
         hidden: &hidden,
@@ -128,6 +127,24 @@ pub async fn ensure(cluster: &Cluster, env: &Env, host: &Host) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The networks from which PostgreSQL is reached: the bridge's, and those of the app's project.
+pub async fn admitted(env: &Env, host: &Host) -> Result<Vec<String>> {
+    let mut subnets = vec![host.docker().bridge().await?.subnet];
+    for network in host.docker().networks(env.app.name.as_str()).await? {
+        subnets.extend(network.subnets);
+    }
+    subnets.retain(|subnet| is_ipv4_subnet(subnet));
+    subnets.sort();
+    subnets.dedup();
+    Ok(subnets)
+}
+
+/// Docker's word for a network is checked like any other input before it goes into a file.
+fn is_ipv4_subnet(text: &str) -> bool {
+    let Some((address, length)) = text.split_once('/') else { return false };
+    address.parse::<std::net::Ipv4Addr>().is_ok() && length.parse::<u8>().is_ok_and(|length| length <= 32)
 }
 
 /// Docker's word for a network is checked like any other input before it goes into a file.
@@ -167,5 +184,10 @@ mod tests {
         insta::assert_snapshot!(text);
         let mark = |text: &str| text.split("comment \"").nth(1).map(str::to_owned);
         assert_ne!(mark(&text), mark(&rules(&facts(5433))));
+    }
+
+    #[test]
+    fn only_what_is_a_network_goes_into_a_file() {
+        assert!(is_ipv4_subnet("172.18.0.0/16") && !is_ipv4_subnet("0.0.0.0/0 trust\n") && !is_ipv4_subnet("fd00::/8"));
     }
 }

@@ -1,9 +1,10 @@
 //! Somebody's dump, to be put in the place of the app's database: of another host, of an older PostgreSQL, with other owners. What is
 //! in it is looked at before anything stops. Dumps of our own making are `dump.rs`'s.
 
-use super::{dump, restore};
+use super::dump;
 use crate::env::Env;
 use crate::host::{Cmd, Host, What};
+use crate::prepare::{self, postgres::Cluster};
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
 
@@ -87,8 +88,25 @@ async fn look(env: &Env, path: &str, host: &Host) -> Result<String> {
     if host.read_start(path, 5)?.is_none_or(|start| start != CUSTOM) {
         bail!("it is no dump in pg_dump's custom format (pg_dump --format=custom, or that packed by gzip)");
     }
-    restore::list(env, path, host).await
+    list(env, path, host).await
 }
+
+/// What pg_restore says is in a dump.
+pub(super) async fn list(env: &Env, file: &str, host: &Host) -> Result<String> {
+    list_at(&prepare::postgres::cluster(host)?, env, file, host).await
+}
+
+/// The same by the programs of another cluster than the one in use.
+pub(super) async fn list_at(cluster: &Cluster, env: &Env, file: &str, host: &Host) -> Result<String> {
+    let cmd = dump::client_at(cluster, env, env.app.database.as_str(), "pg_restore", ["--list"], host)?;
+    let cmd = cmd.input_file(&host.path(file)).max_output(MAX_LIST).deadline(LISTING);
+    Ok(host.ask(cmd).await?.stdout)
+}
+
+/// How long listing what is in a dump may take.
+const LISTING: Duration = Duration::from_secs(600);
+/// The longest list of a dump's contents, in bytes: before PostgreSQL 17 each large object has some lines of its own.
+const MAX_LIST: usize = 1 << 30;
 
 /// What is put back, where these schemas are there already; and the extensions that are made before.
 pub(super) fn chosen(list: &str, schemas: &[String]) -> (String, Vec<String>) {

@@ -2,7 +2,7 @@
 //! `stack/`, supervising them `supervise/`.
 //!
 //! `run.rs` is the order of an update's stages, `decide.rs` whether there is anything to do (`ahead.rs` tells that beforehand), `room.rs` whether there is room for it,
-//! `release.rs` makes a release (`git.rs`, `work_tree.rs`, `checkout.rs`, `submodules.rs`, `local.rs`, `trust.rs` and `image.rs` are its parts;
+//! `release.rs` makes a release (`git/` and `image.rs` are its parts;
 //! `leftover.rs` takes away images that none needs), `databases.rs`, `dump.rs` and `restore.rs` (with `archive.rs` for somebody else's dump) are the
 //! database's way back, `gate.rs` asks whether a release is good, `switch.rs` sends visitors over, `undo.rs` goes back and finishes what a
 //! killed update left, `rollback.rs` is going back by hand, `packages.rs` the host's own packages, `major.rs` (with
@@ -11,7 +11,6 @@
 mod ahead;
 pub mod archive;
 mod blame;
-mod checkout;
 mod copies;
 mod creation;
 mod databases;
@@ -21,7 +20,6 @@ mod gate;
 mod git;
 mod image;
 mod leftover;
-mod local;
 mod major;
 mod packages;
 mod release;
@@ -29,12 +27,9 @@ mod restore;
 mod rollback;
 mod room;
 mod run;
-mod submodules;
 mod switch;
 mod transfer;
-mod trust;
 mod undo;
-mod work_tree;
 
 pub use ahead::{plan, runs_with_another};
 pub use archive::ResetFrom;

@@ -5,8 +5,7 @@ use super::News;
 use super::undo;
 use crate::env::Env;
 use crate::host::{Cmd, Host, Own, UnitState, What, apt};
-use crate::prepare::postgres::change;
-use crate::state::{Ledger, StackLock, UpdateLock};
+use crate::state::{StackLock, UpdateLock};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::time::Duration;
@@ -16,8 +15,6 @@ use tokio::time::Instant;
 const DEADLINE: Duration = Duration::from_secs(2 * 3600);
 /// How long getting the lists may take.
 const LISTS: Duration = Duration::from_secs(600);
-/// How long Docker may take to come back.
-const DOCKER: Duration = Duration::from_secs(120);
 /// How long it waits for another command.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// The appliance's own package.
@@ -180,29 +177,8 @@ async fn beside_a_stopped_app(env: &Env, host: &Host, news: News<'_>) -> Result<
     let _lock = StackLock::take(host, "update", PATIENCE).await?;
     let mut ledger = undo::stop_app(env, host, news).await?;
     let upgraded = run(host).await;
-    finish(env, &mut ledger, host, news).await?;
+    undo::come_up_after_packages(env, &mut ledger, host, news).await?;
     upgraded
-}
-
-/// What was stopped for an upgrade comes up again; of a killed one, what dpkg had begun is ended first.
-pub async fn go_on(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> Result<()> {
-    if let Err(error) = host.heal_packages().await {
-        tracing::error!("{error:#}; see: dpkg --configure -a");
-    }
-    finish(env, ledger, host, news).await
-}
-
-async fn finish(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> Result<()> {
-    let end = Instant::now() + DOCKER;
-    while let Err(error) = host.docker().ping().await {
-        if Instant::now() >= end {
-            bail!("Docker does not come back after its upgrade: {error:#}");
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    // Of a killed upgrade of PostgreSQL there may be something to end.
-    change::finish(host).await?;
-    undo::come_up(env, ledger, host, news).await
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! makes the database and its extensions; everything in it is made by pg_restore logged in as the app's role: a dump holds code, and
 //! restoring runs it.
 
-use super::archive::{Archive, ResetFrom, chosen};
+use super::archive::{Archive, ResetFrom, chosen, list};
 use super::databases::{Databases, Role};
 use super::dump::{self, DEADLINE};
 use crate::env::Env;
@@ -110,23 +110,6 @@ async fn fill_from(
     let restored = fill(cluster, env, fresh, &archive.path, &list, &["--no-acl"], host).await;
     restored.with_context(|| format!("could not restore {}", archive.path))
 }
-
-/// What pg_restore says is in a dump.
-pub(super) async fn list(env: &Env, file: &str, host: &Host) -> Result<String> {
-    list_at(&prepare::postgres::cluster(host)?, env, file, host).await
-}
-
-/// The same by the programs of another cluster than the one in use.
-pub(super) async fn list_at(cluster: &Cluster, env: &Env, file: &str, host: &Host) -> Result<String> {
-    let cmd = dump::client_at(cluster, env, env.app.database.as_str(), "pg_restore", ["--list"], host)?;
-    let cmd = cmd.input_file(&host.path(file)).max_output(MAX_LIST).deadline(LISTING);
-    Ok(host.ask(cmd).await?.stdout)
-}
-
-/// How long listing what is in a dump may take.
-const LISTING: std::time::Duration = std::time::Duration::from_secs(600);
-/// The longest list of a dump's contents, in bytes: before PostgreSQL 17 each large object has some lines of its own.
-const MAX_LIST: usize = 1 << 30;
 
 /// Restores what is in the list, logged in as the app's role.
 pub(super) async fn fill(

@@ -2,7 +2,7 @@
 //! databases are filled logged in as its role: they hold code, and restoring runs it. What others own is put back by the superuser.
 
 use super::News;
-use super::archive::chosen;
+use super::archive::{self, chosen};
 use super::dump::DEADLINE;
 use super::restore;
 use crate::env::Env;
@@ -77,7 +77,7 @@ async fn database(env: &Env, from: &Cluster, to: &Cluster, name: &str, by: By, h
         let cmd = from.superuser(name).client(&to.program("pg_dump"), args).directory("/");
         let cmd = cmd.output_file(&host.path(&file)).deadline(DEADLINE);
         host.act(What::Database, name, "dump", cmd).await?;
-        let list = restore::list_at(to, env, &file, host).await?;
+        let list = archive::list_at(to, env, &file, host).await?;
         make(to, name, &file, &list, host).await?;
         match by {
             By::App => fill_as_app(env, from, to, name, &file, &list, host).await,

@@ -2,9 +2,10 @@
 //! switch, finished from there on.
 
 use super::databases::Databases;
-use super::{News, Told, dump, image, leftover, packages, release, restore, switch};
+use super::{News, Told, dump, image, leftover, release, restore, switch};
 use crate::env::Env;
 use crate::host::{Host, UnitState};
+use crate::prepare::postgres::change;
 use crate::prepare::{self, nginx};
 use crate::stack::actions::Occasion;
 use crate::stack::beside;
@@ -21,6 +22,8 @@ use tokio::time::Instant;
 /// How long the old release may take to be good, and after how long it is looked at again for what has ended meanwhile.
 const COMES_UP: Duration = Duration::from_secs(600);
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// How long Docker may take to come back.
+const DOCKER: Duration = Duration::from_secs(120);
 /// How long going back waits for another command.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -100,7 +103,7 @@ pub async fn recover_locked(env: &Env, host: &Host, _lock: &StackLock, news: New
                 tracing::warn!("{error:#}");
             }
         }
-        Stage::Packages => packages::go_on(env, &mut ledger, host, news).await?,
+        Stage::Packages => go_on(env, &mut ledger, host, news).await?,
         Stage::Dump | Stage::Migrate | Stage::Start | Stage::Gate | Stage::Undo => {
             let why = flight.why.clone();
             undo(env, &mut ledger, host, news, why).await?;
@@ -147,6 +150,28 @@ pub async fn come_up(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>
     prepare::database_again(env, host).await?;
     ensure_wanted(host).await.context("the app stays down, and the next start brings it up")?;
     undo(env, ledger, host, news, None).await
+}
+
+/// What was stopped for an upgrade comes up again; of a killed one, what dpkg had begun is ended first.
+async fn go_on(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> Result<()> {
+    if let Err(error) = host.heal_packages().await {
+        tracing::error!("{error:#}; see: dpkg --configure -a");
+    }
+    come_up_after_packages(env, ledger, host, news).await
+}
+
+/// [`come_up`], once Docker is back.
+pub async fn come_up_after_packages(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> Result<()> {
+    let end = Instant::now() + DOCKER;
+    while let Err(error) = host.docker().ping().await {
+        if Instant::now() >= end {
+            bail!("Docker does not come back after its upgrade: {error:#}");
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    // Of a killed upgrade of PostgreSQL there may be something to end.
+    change::finish(host).await?;
+    come_up(env, ledger, host, news).await
 }
 
 /// The env that a release runs with, if that is another one than the active env and still kept: what the operator has changed since

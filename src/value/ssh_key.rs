@@ -1,5 +1,5 @@
 //! Public keys as env.yml holds them: lines of `authorized_keys` and `known_hosts`, and keys that commits are signed with. Writing the
-//! files is `prepare/ssh.rs` and `update/trust.rs`.
+//! files is `prepare/ssh.rs` and `update/git/trust.rs`.
 
 use super::names::Invalid;
 use std::fmt;

@@ -1,7 +1,7 @@
 //! A PostgreSQL server that knows databases, and of each what is in it, as one text.
 
 use super::{Faults, locked};
-use crate::host::sql::{Greeting, Row, Sql};
+use crate::host::postgres::{Greeting, Row, Sql};
 use crate::host::{Login, Pending};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;

@@ -2,12 +2,13 @@
 //! reach them over the network: `database.rs`.
 //!
 //! `cluster.rs` finds the cluster, `tuning.rs` is the formula; `change.rs` makes,
-//! swaps and removes clusters, with `record.rs` as its memory and `census.rs` to compare them; `upgrade.rs` makes one of another version.
+//! swaps and removes clusters by `tools.rs`, with `record.rs` as its memory and `census.rs` to compare them; `upgrade.rs` makes one of another version.
 
 pub mod census;
 pub mod change;
 mod cluster;
 pub mod record;
+mod tools;
 mod tuning;
 pub mod upgrade;
 
@@ -102,7 +103,7 @@ pub async fn bring_up(env: &Env, host: &Host) -> Result<()> {
         host.act(What::Setting, "net.ipv4.ip_nonlocal_bind", "set to 1", set).await?;
     }
     // Before it listens there for the first time.
-    super::filter::ensure(&cluster, env, host).await?;
+    super::filter::ensure(cluster.port, env, host).await?;
 
     let unit = cluster.unit();
     let path = cluster.config("conf.d/appliance.conf");
@@ -140,24 +141,6 @@ async fn ensure_included(cluster: &Cluster, host: &Host) -> Result<Option<Owed>>
     let wanted = File::text(format!("{}\ninclude_dir 'conf.d'\n", text.trim_end()));
     host.ensure_file(&path, &wanted)?;
     Ok(Some(Owed::Restart))
-}
-
-/// The networks from which PostgreSQL is reached: the bridge's, and those of the app's project.
-pub async fn admitted(env: &Env, host: &Host) -> Result<Vec<String>> {
-    let mut subnets = vec![host.docker().bridge().await?.subnet];
-    for network in host.docker().networks(env.app.name.as_str()).await? {
-        subnets.extend(network.subnets);
-    }
-    subnets.retain(|subnet| is_ipv4_subnet(subnet));
-    subnets.sort();
-    subnets.dedup();
-    Ok(subnets)
-}
-
-/// Docker's word for a network is checked like any other input before it goes into a file.
-fn is_ipv4_subnet(text: &str) -> bool {
-    let Some((address, length)) = text.split_once('/') else { return false };
-    address.parse::<std::net::Ipv4Addr>().is_ok() && length.parse::<u8>().is_ok_and(|length| length <= 32)
 }
 
 /// Makes the cluster read its files, as far as it must, and asks it what it made of them.
@@ -204,10 +187,5 @@ mod tests {
         assert!(edited.lines().nth(1).is_some_and(|line| line.ends_with("peer map=appliance")));
         assert_eq!(with_ident_map(&edited), edited);
         assert!(with_ident_map("local all all peer\n").starts_with("local   all             postgres"));
-    }
-
-    #[test]
-    fn only_what_is_a_network_goes_into_a_file() {
-        assert!(is_ipv4_subnet("172.18.0.0/16") && !is_ipv4_subnet("0.0.0.0/0 trust\n") && !is_ipv4_subnet("fd00::/8"));
     }
 }

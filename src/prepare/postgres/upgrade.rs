@@ -3,9 +3,9 @@
 //! databases back as the superuser, which runs whatever an app has left in its own; so it is given an empty cluster. What fills the new
 //! one is `update/transfer.rs`.
 
-use super::change::{WORKER, put_in_place, stop, wipe, worker};
 use super::cluster::{self, Cluster, Id};
 use super::record::{self, Change, Record};
+use super::tools::{WORKER, put_in_place, stop, wipe, worker};
 use crate::host::{Cmd, File, Host, What};
 use crate::value::Owner;
 use anyhow::{Context, Result, bail};

@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::options;
-use super::service::{pairs, said, texts};
+use super::values::{pairs, said, texts};
 use crate::env::document::{self, Kind};
 use crate::env::reader::{Fields, Unknown};
 use crate::stack::model::{Build, NamedContext};

@@ -10,10 +10,12 @@ mod networks;
 mod options;
 pub mod print;
 mod print_parts;
+mod print_values;
 mod references;
 mod scalar;
 mod service;
 mod tree;
+mod values;
 mod words;
 mod written;
 

@@ -1,7 +1,7 @@
 //! Volumes: the top-level `volumes:`, and a service's own, short and long form (Compose Specification, "volumes").
 
 use super::networks::read_name;
-use super::service::pairs;
+use super::values::pairs;
 use super::{Context, scalar};
 use crate::env::document::{self, Kind, Node, Place};
 use crate::env::reader::{Fields, Reading, Unknown};

@@ -1,7 +1,7 @@
 //! Networks: the top-level `networks:`, and which of them a service joins (Compose Specification, "Networks").
 
 use super::Context;
-use super::service::{pairs, said, texts};
+use super::values::{pairs, said, texts};
 use crate::env::document::{self, Kind, Node, Place};
 use crate::env::reader::{Fields, Unknown};
 use crate::stack::model::{Joined, Network, Pool, StackNetwork};

@@ -2,7 +2,7 @@
 //! Docker sees it.
 
 use super::Context;
-use super::service::{pairs, read_command, texts};
+use super::values::{pairs, read_command, texts};
 use crate::env::document::{self, Kind, Node};
 use crate::env::reader::{Fields, Unknown};
 use crate::stack::options::{Device, Logging, Options};

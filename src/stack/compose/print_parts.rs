@@ -1,6 +1,6 @@
 //! The parts of a printed project that are no service: builds, networks, volumes.
 
-use super::print::{Entries, doubled, list, pairs};
+use super::print_values::{Entries, doubled, list, pairs};
 use crate::stack::model::*;
 use serde_json::{Map, Value};
 

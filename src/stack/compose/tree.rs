@@ -275,11 +275,11 @@ impl<'a> Loader<'a> {
             Kind::Scalar { text, .. } => (vec![absolute(text)], None, None),
             _ => {
                 let fields = Fields::of(self.reading, Some(item), "include");
-                let files = super::service::texts(&fields, "path").iter().map(absolute).collect();
+                let files = super::values::texts(&fields, "path").iter().map(absolute).collect();
                 let directory = fields.text("project_directory").as_ref().map(absolute);
                 let env_files = fields
                     .value("env_file")
-                    .map(|_| super::service::texts(&fields, "env_file").iter().map(absolute).collect::<Vec<_>>());
+                    .map(|_| super::values::texts(&fields, "env_file").iter().map(absolute).collect::<Vec<_>>());
                 fields.finish(Unknown::Refuse);
                 (files, directory, env_files)
             }

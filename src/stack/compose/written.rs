@@ -1,7 +1,7 @@
 //! What a compose file says in words of its own where the model keeps only what they mean: for printing it as compose does.
 
-use super::print::doubled;
-use super::{print, scalar, service};
+use super::print_values::{self, doubled};
+use super::{scalar, values};
 use crate::env::document::{Key, Kind, Node};
 use crate::env::reader::Fields;
 use crate::stack::model::{Forms, Written};
@@ -21,9 +21,9 @@ const LISTS: [&str; 3] = ["expose", "links", "tmpfs"];
 pub fn read(fields: &Fields, mounts: Forms) -> Written {
     let whole = WHOLE.into_iter().filter_map(|key| Some((key, part(key, fields.value(key)?))));
     let whole = whole.filter(|(_, value)| value != "");
-    let lists = LISTS.into_iter().map(|key| {
-        (key, service::texts(fields, key).iter().map(|text| Value::from(doubled(text))).collect::<Vec<_>>())
-    });
+    let lists = LISTS
+        .into_iter()
+        .map(|key| (key, values::texts(fields, key).iter().map(|text| Value::from(doubled(text))).collect::<Vec<_>>()));
     let lists = lists.filter(|(_, texts)| !texts.is_empty()).map(|(key, texts)| (key, Value::from(texts)));
     let says = |key: &&'static str| fields.value(key).is_some();
     Written {
@@ -119,9 +119,9 @@ fn scalar_part(key: &str, node: &Node) -> Value {
     let text = scalar::text(node).unwrap_or_default();
     let shown = match key {
         "memory" => ports::bytes(&text).ok().map(|size| size.to_string().into()),
-        "cpus" => ports::nano_cpus(&text).map(print::cpus),
+        "cpus" => ports::nano_cpus(&text).map(print_values::cpus),
         "delay" | "monitor" | "window" | "interval" | "timeout" | "start_period" | "start_interval" => {
-            ports::duration(&text).ok().map(|time| print::duration(time).into())
+            ports::duration(&text).ok().map(|time| print_values::duration(time).into())
         }
         "parallelism"
         | "max_attempts"

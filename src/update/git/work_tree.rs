@@ -1,9 +1,8 @@
 //! The checkout's own repository, which git uses as user app: what somebody does there by hand, the branches that keep it, and which commit
 //! the files are of. It is apart from the checkout, since a container may have that mounted. It borrows the objects of the repository that
-//! root takes commits from (`git.rs`); what goes the other way goes as if it came from a server.
+//! root takes commits from (`repository.rs`); what goes the other way goes as if it came from a server.
 
-use super::git::{Git, command, own, tidy, write};
-use super::submodules;
+use super::repository::{Git, command, own, tidy, write};
 use crate::host::{Cmd, Dir, File, Output, What};
 use crate::state::app_directory;
 use crate::value::{AppName, Commit, Owner};
@@ -84,7 +83,6 @@ pub(super) async fn open(git: &Git<'_>) -> Result<()> {
         take_over(git, &inside).await?;
     }
     borrow(git, &Pair { git_dir: &git.git_dir(), work_dir: &git_dir }).await?;
-    submodules::set_broken_list_aside(git).await?;
     // For people who look; nothing here follows it.
     let hint = File::text(format!("gitdir: {git_dir}\n")).mode(0o644).owner(&owner);
     if let Err(error) = host.ensure_file(&inside, &hint) {

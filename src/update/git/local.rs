@@ -1,6 +1,6 @@
 //! What somebody did in the checkout by hand: kept in a branch before an update takes the files, and merged where the env says so.
 
-use super::git::Git;
+use super::repository::Git;
 use super::work_tree::{Pair, bring_over, head, read};
 use crate::env::GitLocal;
 use crate::host::What;

@@ -1,8 +1,8 @@
 //! What is checked out: the files in the checkout, which are the app's to use, and the same files where only root can write, from which
 //! compose files are read and images are built. What anybody changes in the checkout reaches neither.
 
-use super::git::{self, Git};
-use super::{local, submodules, trust, work_tree};
+use super::repository::{self, Git};
+use super::{local, submodules, work_tree};
 use crate::env::App;
 use crate::host::{Cmd, Dir, Host, What};
 use crate::state::{app_directory, source_directory};
@@ -48,7 +48,7 @@ async fn export(git: &Git<'_>, commit: &Commit, modules: &[submodules::Module]) 
     let (host, own) = (git.host, app_directory(&git.app.name));
     let sources = format!("{own}/sources");
     let (fresh, part) = (format!("{sources}/.new"), format!("{sources}/.part"));
-    git::write(&format!("{}/info/attributes", git.git_dir()), ATTRIBUTES, git.ids(), host).await?;
+    repository::write(&format!("{}/info/attributes", git.git_dir()), ATTRIBUTES, git.ids(), host).await?;
     for directory in [&own, &sources] {
         host.ensure_dir(directory, &Dir::plain().mode(0o700))?;
     }
@@ -56,7 +56,7 @@ async fn export(git: &Git<'_>, commit: &Commit, modules: &[submodules::Module]) 
     host.ensure_dir(&fresh, &Dir::plain().mode(0o700))?;
     unpack(git, git.cmd(["archive", "--format=tar", commit.as_str()]), &fresh).await?;
     for module in modules {
-        git::write(&format!("{}/info/attributes", module.git_dir), ATTRIBUTES, git.ids(), host).await?;
+        repository::write(&format!("{}/info/attributes", module.git_dir), ATTRIBUTES, git.ids(), host).await?;
         // By itself: what it holds must not be written over a link that lies in the other one.
         host.remove_tree(&part).await?;
         host.ensure_dir(&part, &Dir::plain())?;
@@ -104,9 +104,4 @@ async fn unpack(git: &Git<'_>, archive: Cmd, into: &str) -> Result<()> {
 pub(super) fn tidy(app: &App, host: &Host) -> Result<()> {
     host.discard(&format!("{}/source.tar", app_directory(&app.name)))?;
     host.discard(&work_tree::pack(&app.name))
-}
-
-/// Says which servers were met while submodules were got.
-pub(super) fn tell(said: &str) {
-    trust::tell_of_contact(said);
 }

@@ -1,12 +1,10 @@
 //! Whom git may believe: the servers it talks to by ssh, and whoever signed a release's commit. Fetching is `git.rs`.
 
-use super::git::{self, Git};
+use super::repository::{self, Git, KNOWN_HOSTS};
 use crate::host::{Cmd, Dir, File, Host};
 use crate::value::{Commit, SigningKey};
 use anyhow::{Context, Result, bail};
 
-/// The servers that the env knows, where git's ssh looks for them.
-const KNOWN_HOSTS: &str = "/var/lib/appliance/git/known_hosts";
 /// Where root puts the keys that git's ssh uses. User app's own directory.
 const APP_SSH: &str = "/app/.ssh";
 /// The largest key of ssh, and the longest list of servers, in bytes.
@@ -20,23 +18,6 @@ const SIGNER: &str = "appliance";
 const MAX_TOLD: usize = 300;
 /// What ssh says when it remembers a server that it has not met before.
 const FIRST_CONTACT: &str = "Permanently added";
-
-/// How git calls ssh.
-pub fn ssh_command(knows_hosts: bool) -> String {
-    let hosts = match knows_hosts {
-        true => format!(
-            "-o StrictHostKeyChecking=yes -o UserKnownHostsFile={KNOWN_HOSTS} -o GlobalKnownHostsFile=/dev/null"
-        ),
-        false => "-o StrictHostKeyChecking=accept-new".to_owned(),
-    };
-    format!("ssh -o BatchMode=yes -o ConnectTimeout=30 {hosts}")
-}
-
-/// [`ssh_command`], for servers that were met before.
-pub fn ssh_command_for_known(knows_hosts: bool) -> String {
-    // Of two values for one option ssh takes the first.
-    ssh_command(knows_hosts).replacen("ssh ", "ssh -o StrictHostKeyChecking=yes ", 1)
-}
 
 /// Writes the servers that the env knows, for ssh.
 pub fn ensure_hosts(git: &Git<'_>) -> Result<()> {
@@ -52,9 +33,9 @@ pub fn ensure_hosts(git: &Git<'_>) -> Result<()> {
 /// when git still ran as user app. What else is in that directory, user app's configuration of ssh above all, is not used. What user app
 /// puts there keeps no other key from being used.
 pub fn ensure_keys(git: &Git<'_>, is_of_before: bool) -> Result<()> {
-    let (host, owner) = (git.host, git::user()?);
-    let ours = format!("{}/.ssh", git::HOME);
-    host.ensure_dir(git::HOME, &Dir::plain().mode(0o755))?;
+    let (host, owner) = (git.host, repository::user()?);
+    let ours = format!("{}/.ssh", repository::HOME);
+    host.ensure_dir(repository::HOME, &Dir::plain().mode(0o755))?;
     host.ensure_dir(&ours, &Dir::plain().mode(0o700).owner(&owner))?;
     let take = |name: &str, max: u64| match host.read_unlinked(&format!("{APP_SSH}/{name}"), max) {
         Ok(Some(text)) => {
@@ -101,7 +82,7 @@ pub async fn verify(git: &Git<'_>, target: &Commit) -> Result<()> {
     }
     let home = git.host.private_directory()?;
     // Other users cannot enter it; git runs as this one.
-    git.host.ensure_dir(home.path(), &Dir::plain().mode(0o700).owner(&git::user()?))?;
+    git.host.ensure_dir(home.path(), &Dir::plain().mode(0o700).owner(&repository::user()?))?;
     let signers: String = keys.iter().filter_map(ssh_line).collect();
     let allowed = home.file("signers");
     git.host.put(&allowed, signers.as_bytes(), 0o644)?;

@@ -1,8 +1,8 @@
 //! Submodules of the app's repository. git's own command would run in the submodules' directories, with the configuration that it finds
 //! there; each is got and checked out from outside instead, with its repository beside the app's.
 
-use super::git::{self, Git};
-use super::{checkout, work_tree};
+use super::repository::{self, Git};
+use super::{trust, work_tree};
 use crate::host::{Cmd, What};
 use crate::value::Commit;
 use anyhow::{Context, Result, bail};
@@ -153,14 +153,14 @@ async fn get(git: &Git<'_>, module: &Module) -> Result<()> {
     host.ask(Cmd::new("mkdir", ["--parents", "--", &place]).ids(git.app_ids())).await?;
     let run =
         async |how: &str, args: &[&str]| host.act(What::Directory, &module.path, how, module.cmd(git, args)).await;
-    git::tidy(&module.git_dir, git.ids(), host).await?;
+    repository::tidy(&module.git_dir, git.ids(), host).await?;
     run("prepare the submodule", &["init", "--quiet", "--bare"]).await?;
     let pair = work_tree::Pair { git_dir: &module.git_dir, work_dir: &module.work_dir };
     work_tree::ensure(git, &module.work_dir, &place).await?;
     if !work_tree::has(git, &pair, &module.commit).await? {
         let refs = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"];
         let all = ["fetch", "--quiet", "--no-tags", "--", &module.url, refs[0], refs[1]];
-        checkout::tell(&run("fetch the submodule", &all).await?.stderr);
+        trust::tell_of_contact(&run("fetch the submodule", &all).await?.stderr);
         if !work_tree::has(git, &pair, &module.commit).await? {
             // One that no branch leads to; not every server gives it.
             let one = ["fetch", "--quiet", "--no-tags", "--", &module.url, module.commit.as_str()];
