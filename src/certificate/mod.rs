@@ -43,9 +43,9 @@ struct State {
     tried: i64,
     /// Not before this, in seconds since the epoch.
     next_try: i64,
-    /// The server asked for peace until then; nobody may force it.
-    #[serde(default)]
-    peace_until: i64,
+    /// The server takes no order before; nobody may force it.
+    #[serde(default, alias = "peace_until")]
+    limited_until: i64,
     /// Names that could not be validated: why, and when.
     left_out: BTreeMap<String, (String, i64)>,
 }
@@ -88,27 +88,27 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     }
     let mut state = read_state(host)?;
     if state.wish != wish {
-        // Other names are another wish to the same server, which may still want its peace.
+        // Other names are another wish to the same server, whose limit may still hold.
         let is_same_server = state.wish.split(' ').next() == Some(authority.directory.as_str());
-        let (tried, peace_until) = if is_same_server { (state.tried, state.peace_until) } else { (0, 0) };
-        state = State { wish, tried, peace_until, ..State::default() };
+        let (tried, limited_until) = if is_same_server { (state.tried, state.limited_until) } else { (0, 0) };
+        state = State { wish, tried, limited_until, ..State::default() };
     }
     state.left_out.retain(|_, (_, since)| !force && (0..LEFT_OUT_S).contains(&(now - *since)));
     // Written when the clock was ahead.
     if state.tried > now {
-        (state.next_try, state.peace_until) = (0, 0);
+        (state.next_try, state.limited_until) = (0, 0);
     }
-    if force && now < state.peace_until {
-        let until = jiff::Timestamp::from_second(state.peace_until).unwrap_or_default();
-        bail!("the server {} asks to be left in peace until {until}", authority.directory);
+    if force && now < state.limited_until {
+        let until = jiff::Timestamp::from_second(state.limited_until).unwrap_or_default();
+        bail!("the server {} limits orders until {until}", authority.directory);
     }
     let wanted: BTreeSet<String> = names.iter().filter(|name| !state.left_out.contains_key(*name)).cloned().collect();
     let current = put_back(env, host).await?;
     let condemned = revoke::is_condemned(host, current.as_ref())?;
     let left_out = |state: &State| state.left_out.iter().map(|(name, (why, _))| format!("{name}: {why}")).collect();
-    if now < state.peace_until {
+    if now < state.limited_until {
         // Not even for a question.
-        return Ok(Looked { renewed: false, next: state.peace_until, left_out: left_out(&state) });
+        return Ok(Looked { renewed: false, next: state.limited_until, left_out: left_out(&state) });
     }
     if !condemned {
         // A run that was killed between the new one and the end of the old one.
@@ -131,7 +131,7 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
             Err(error) => {
                 tracing::info!("{error:#}");
                 if let Some(limited) = error.downcast_ref::<Limited>() {
-                    (state.tried, state.peace_until) = (now, limited.until);
+                    (state.tried, state.limited_until) = (now, limited.until);
                     write_state(host, &state)?;
                     return Ok(Looked { renewed: false, next: limited.until, left_out: left_out(&state) });
                 }
@@ -155,7 +155,7 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     let judge = Judge { facts: facts.cloned(), window, domain: env.appliance.domain.as_str().to_owned(), at_once };
     let done = order(env, &authority, wanted, chain.filter(|_| is_ours), &judge, host, &mut state).await;
     if let Some(limited) = done.as_ref().err().and_then(|error| error.downcast_ref::<Limited>()) {
-        state.peace_until = limited.until;
+        state.limited_until = limited.until;
     }
     // Names that were found bad are remembered whatever came of the rest.
     write_state(host, &state)?;

@@ -38,7 +38,7 @@ pub async fn cp(arguments: CopyArguments) -> Result<u8> {
         (Side::In(service, _), Side::Here(_)) | (Side::Here(_), Side::In(service, _)) => service,
         (Side::Here(_), Side::Here(_)) => bail!("one of the two must be SERVICE:PATH"),
         (Side::In(..), Side::In(..)) => {
-            bail!("copying between two services is not carried out; copy to this host first")
+            bail!("copying between two services is not supported; copy to this host first")
         }
     };
     let host = Host::system(Mode::Apply);

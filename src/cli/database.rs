@@ -103,7 +103,7 @@ async fn reset(from: ResetFrom, agreed: bool) -> Result<u8> {
     }
     let _reports = sentry::start(&env);
     let wish = Wish { reset: Some(from), ..Wish::default() };
-    watched(&host, false, async |news| update::update(&env, wish, &host, news).await).await?;
+    watched(&host, false, async |reporter| update::update(&env, wish, &host, reporter).await).await?;
     print(&format!(
         "the database {} is new; what was in it: ls {}\n",
         env.app.database,

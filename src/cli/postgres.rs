@@ -80,7 +80,7 @@ async fn upgrade(agreed: &AgreedArgument) -> Result<u8> {
         from.id, from.id
     ))?;
     let _reports = sentry::start(&env);
-    watched(&host, false, async |news| update::upgrade(&env, &to, &host, news).await).await?;
+    watched(&host, false, async |reporter| update::upgrade(&env, &to, &host, reporter).await).await?;
     print(&format!(
         "{to} is in use now; {} is kept: appliance postgres back goes back to it, appliance postgres forget removes it\n",
         from.id
@@ -95,7 +95,7 @@ async fn back(agreed: &AgreedArgument) -> Result<u8> {
     let from = update::clusters(&host)?.in_use.context("no cluster is in use")?;
     agreed.ask(&format!("the app goes to {to}: what was written since it was left stays in {from}, which is kept"))?;
     let _reports = sentry::start(&env);
-    watched(&host, false, async |news| update::back(&env, &to, &host, news).await).await?;
+    watched(&host, false, async |reporter| update::back(&env, &to, &host, reporter).await).await?;
     print(&format!("{to} is in use now; {from} is kept\n"))?;
     Ok(0)
 }

@@ -7,7 +7,7 @@ use crate::report::sentry;
 use crate::source;
 use crate::state::{Ledger, Status, UpdateLock, flags};
 use crate::supervise::Board;
-use crate::update::{self, Back, News, Outcome, Recovered, Told, Wish};
+use crate::update::{self, Back, Outcome, Recovered, Reporter, UpdateEvent, Wish};
 use crate::value::{Commit, Stage};
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -68,19 +68,19 @@ impl Progress {
         }
     }
 
-    fn tell(&self, told: Told<'_>) {
-        let line = match told {
+    fn show(&self, event: UpdateEvent<'_>) {
+        let line = match event {
             _ if self.quiet => return,
-            Told::Stage(stage) => {
+            UpdateEvent::Stage(stage) => {
                 let estimate = self.last.get(&stage).map(|ms| format!(", {:.0} s last time", *ms as f64 / 1000.0));
                 format!("{stage}: {}{}", stage.title(), estimate.unwrap_or_default())
             }
-            Told::Doing(what) if self.on_terminal => format!("  {what}"),
-            Told::Doing(_) => return,
-            Told::Page if self.with_page.swap(true, Ordering::Relaxed) => return,
-            Told::Page => "  visitors see the status page".to_owned(),
-            Told::Served if !self.with_page.swap(false, Ordering::Relaxed) => return,
-            Told::Served => "  visitors reach the app again".to_owned(),
+            UpdateEvent::Doing(what) if self.on_terminal => format!("  {what}"),
+            UpdateEvent::Doing(_) => return,
+            UpdateEvent::Page if self.with_page.swap(true, Ordering::Relaxed) => return,
+            UpdateEvent::Page => "  visitors see the status page".to_owned(),
+            UpdateEvent::Served if !self.with_page.swap(false, Ordering::Relaxed) => return,
+            UpdateEvent::Served => "  visitors reach the app again".to_owned(),
         };
         let seconds = self.began.elapsed().as_secs();
         // A terminal that went away must not stop the update.
@@ -153,13 +153,14 @@ pub async fn update(arguments: UpdateArguments) -> Result<u8> {
     }
     let _reports = sentry::start(&env);
     let wish = Wish { force: arguments.force, migrate: arguments.migrate, to: arguments.to, ..Wish::default() };
-    let updated = watched(&host, arguments.json.json, async |news| update::update(&env, wish, &host, news).await).await;
+    let updated =
+        watched(&host, arguments.json.json, async |reporter| update::update(&env, wish, &host, reporter).await).await;
     // An app that does not get through keeps no host from its security updates.
     let upgraded = match updated.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
         true => Ok(None),
         false => {
             let upgraded =
-                watched(&host, arguments.json.json, async |news| update::upgrade_all(&env, &host, news).await);
+                watched(&host, arguments.json.json, async |reporter| update::upgrade_all(&env, &host, reporter).await);
             upgraded.await.map(Some)
         }
     };
@@ -203,7 +204,8 @@ fn words(outcome: &Outcome) -> (&'static str, &Commit, String) {
 /// of it.
 pub(super) async fn to_wanted(env: &Env, host: &Host, quiet: bool) -> Result<(bool, String)> {
     let _reports = sentry::start(env);
-    let outcome = watched(host, quiet, async |news| update::update(env, Wish::default(), host, news).await).await?;
+    let outcome =
+        watched(host, quiet, async |reporter| update::update(env, Wish::default(), host, reporter).await).await?;
     Ok((matches!(outcome, Outcome::Done { .. }), words(&outcome).2))
 }
 
@@ -226,20 +228,24 @@ impl std::fmt::Display for Interrupted {
 impl std::error::Error for Interrupted {}
 
 /// Tells of the work on the terminal, in the status and on the page; a signal undoes what was begun.
-pub(super) async fn watched<T>(host: &Host, quiet: bool, work: impl AsyncFnOnce(News<'_>) -> Result<T>) -> Result<T> {
+pub(super) async fn watched<T>(
+    host: &Host,
+    quiet: bool,
+    work: impl AsyncFnOnce(Reporter<'_>) -> Result<T>,
+) -> Result<T> {
     let env = source::active(host)?.env;
     let progress = Progress::new(&Ledger::read_for(host, &env.app.name)?, quiet);
     let board = Board::take_over(host)?;
-    let tell = |told: Told<'_>| {
-        progress.tell(told);
-        if !matches!(told, Told::Doing(_)) {
-            board.told(told);
+    let show = |event: UpdateEvent<'_>| {
+        progress.show(event);
+        if !matches!(event, UpdateEvent::Doing(_)) {
+            board.show(event);
         }
     };
     let mut terminate = signal(SignalKind::terminate()).context("could not listen for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for signals")?;
     let interrupted = tokio::select! {
-        done = work(News(&tell)) => Some(done),
+        done = work(Reporter(&show)) => Some(done),
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
     };
@@ -247,7 +253,7 @@ pub(super) async fn watched<T>(host: &Host, quiet: bool, work: impl AsyncFnOnce(
         Some(done) => done,
         None => {
             let alone = UpdateLock::take(host, "update", PATIENCE).await?;
-            Err(Interrupted(update::recover(&env, host, &alone, News(&tell)).await?).into())
+            Err(Interrupted(update::recover(&env, host, &alone, Reporter(&show)).await?).into())
         }
     }
 }
@@ -301,7 +307,7 @@ pub async fn rollback(arguments: RollbackArguments) -> Result<u8> {
         }
     }
     let _reports = sentry::start(&env);
-    watched(&host, false, async |news| update::rollback(&env, &back, &host, news).await).await?;
+    watched(&host, false, async |reporter| update::rollback(&env, &back, &host, reporter).await).await?;
     print(&format!("{} runs now; {} comes back with: appliance rollback\n", back.to.short(), back.from.short()))?;
     Ok(0)
 }

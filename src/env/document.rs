@@ -428,7 +428,7 @@ impl Node {
     pub fn what(&self) -> &'static str {
         match &*self.kind {
             _ if self.is_null() => "nothing",
-            Kind::Scalar { .. } => "a text",
+            Kind::Scalar { .. } => "a string",
             Kind::Sequence(_) => "a list",
             Kind::Mapping(_) => "a mapping",
         }

@@ -88,7 +88,7 @@ impl Reading {
         match &*node.kind {
             Kind::Scalar { text, .. } if !node.is_null() => Some(text.clone()),
             _ => {
-                self.error(node.place, format!("'{path}' must be a text, not {}", node.what()));
+                self.error(node.place, format!("'{path}' must be a string, not {}", node.what()));
                 None
             }
         }
@@ -189,7 +189,7 @@ pub struct Fields<'a> {
 pub enum Unknown {
     /// Handed on all the same, but probably a slip.
     Warn,
-    /// Not carried out, so the file cannot be used.
+    /// Not supported, so the file cannot be used.
     Refuse,
 }
 
@@ -359,10 +359,10 @@ impl<'a> Fields<'a> {
             let near = room.then(|| nearest(&key.text, taken.iter().copied())).flatten();
             let hint = near.map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
             match unknown {
-                Unknown::Warn => self.reading.warning(key.place, format!("'{path}' is not a key that is known{hint}")),
+                Unknown::Warn => self.reading.warning(key.place, format!("'{path}' is not a known key{hint}")),
                 Unknown::Refuse if key.text.starts_with("x-") => {}
                 Unknown::Refuse => {
-                    self.reading.error(key.place, format!("'{path}' is not carried out by the appliance{hint}"));
+                    self.reading.error(key.place, format!("'{path}' is not supported{hint}"));
                 }
             }
         }

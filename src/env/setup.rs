@@ -1,4 +1,4 @@
-//! Where `appliance.storage.setup` is written: a mapping, or a text holding one, as an ECS-Appliance had it. What its keys mean is
+//! Where `appliance.storage.setup` is written: a mapping, or a YAML string that holds one, as an ECS-Appliance had it. What its keys mean is
 //! `layout.rs`.
 
 use super::document::{self, Block, Kind, Node, Place};
@@ -45,7 +45,10 @@ pub(super) fn read_setup(reading: &Reading, node: &Node) -> Option<Layout> {
 fn is_mapping(reading: &Reading, node: &Node, inner: &Node, path: &str) -> bool {
     let is = matches!(&*inner.kind, Kind::Mapping(_));
     if !is {
-        reading.error(node.place, format!("'{path}' must be a mapping, or a text holding one, not {}", inner.what()));
+        reading.error(
+            node.place,
+            format!("'{path}' must be a mapping, or a string that holds one as YAML, not {}", inner.what()),
+        );
     }
     is
 }

@@ -1,4 +1,4 @@
-//! Docker as the rest of the house sees it: the verbs, their types, their errors. The API client is `engine.rs`.
+//! Docker as the rest of the crate sees it: the verbs, their types, their errors. The API client is `engine.rs`.
 
 use super::{Host, Pending, What};
 use anyhow::Result;

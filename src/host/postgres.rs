@@ -1,4 +1,4 @@
-//! PostgreSQL as the rest of the house sees it: who logs in where, what is asked, how names and values are quoted. The client is `sql.rs`.
+//! PostgreSQL as the rest of the crate sees it: who logs in where, what is asked, how names and values are quoted. The client is `sql.rs`.
 
 use super::{Cmd, Host, Pending, What};
 use crate::value::Secret;

@@ -1,4 +1,4 @@
-//! systemd's units and the host name, as the rest of the house sees them. The D-Bus side is `systemd.rs`.
+//! systemd's units and the host name, as the rest of the crate sees them. The D-Bus side is `systemd.rs`.
 
 use super::{Changed, File, Host, Mode, Pending, What};
 use anyhow::Result;

@@ -104,7 +104,7 @@ pub fn mount(text: &str, directory: &str, home: &str) -> Result<Mount, String> {
             // They say something to Docker Desktop only.
             "cached" | "delegated" | "consistent" => {}
             _ if is_propagation(mode) => mount.propagation = Some(mode.to_owned()),
-            _ => return Err(format!("'{text}' has the mode '{mode}', which is not carried out")),
+            _ => return Err(format!("'{text}' has the mode '{mode}', which is not supported")),
         }
     }
     Ok(mount)

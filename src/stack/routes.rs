@@ -18,7 +18,7 @@ pub fn routes(stack: &Stack) -> Result<Vec<Route>> {
             .find(|label| label.starts_with("appliance.") && ![PATH_LABEL, PORT_LABEL].contains(&label.as_str()))
         {
             bail!(
-                "the label {unknown} of the service {} is not carried out; {PATH_LABEL} and {PORT_LABEL} are",
+                "the label {unknown} of the service {} is not supported; {PATH_LABEL} and {PORT_LABEL} are",
                 service.name
             );
         }

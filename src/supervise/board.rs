@@ -4,7 +4,7 @@ use crate::host::{Host, notify};
 use crate::report::page::{self, View};
 use crate::report::sentry;
 use crate::state::{ServiceStatus, Status, StepState};
-use crate::update::Told;
+use crate::update::UpdateEvent;
 use crate::value::{Event, Phase, Step};
 use std::sync::{Mutex, MutexGuard};
 
@@ -37,13 +37,13 @@ impl Board {
         Ok(Board { host: host.clone(), inner: Mutex::new(Inner { status, with_page: false, reports: None }) })
     }
 
-    /// What an update tells.
-    pub fn told(&self, told: Told<'_>) {
-        match told {
-            Told::Stage(stage) => self.event(Event::StageBegins(stage)),
-            Told::Doing(what) => tracing::info!("{what}"),
-            Told::Page => self.show_page(),
-            Told::Served => self.hide_page(),
+    /// Shows what happens in an update.
+    pub fn show(&self, event: UpdateEvent<'_>) {
+        match event {
+            UpdateEvent::Stage(stage) => self.event(Event::StageBegins(stage)),
+            UpdateEvent::Doing(what) => tracing::info!("{what}"),
+            UpdateEvent::Page => self.show_page(),
+            UpdateEvent::Served => self.hide_page(),
         }
     }
 

@@ -1,9 +1,9 @@
 //! The loop: an event only wakes it, the truth is read again, and what follows from it is done.
 
 use super::board::Board;
-use super::hands::Hands;
 use super::judge::{Due, Judge};
-use super::releases::{self, News, Releases, Running};
+use super::manual_stops::ManualStops;
+use super::releases::{self, Change, Releases, Running};
 use super::restarts::Memory;
 use super::waiting::wait_for_docker;
 use crate::error::Halt;
@@ -31,7 +31,7 @@ type Events = BoxStream<'static, Result<DockerEvent>>;
 pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<()> {
     let project = running.stack.project.clone();
     let mut releases = Releases::watch(host, &running.env.app.name)?;
-    let mut judge = Judge::new(Hands::new(stopped::read(host)?), stopped::given_up(host)?);
+    let mut judge = Judge::new(ManualStops::new(stopped::read(host)?), stopped::given_up(host)?);
     // None: still to be asked for, before the next look.
     let mut events: Option<Events> = None;
     let mut watchdog = notify::watchdog_interval().map(|interval| {
@@ -42,19 +42,19 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
     let mut stumbles = 0;
     let mut named: Option<BTreeSet<String>> = None;
     // What was written before the watch began is seen by a look.
-    let mut news = Some(News::Written);
+    let mut change = Some(Change::Written);
     loop {
         let looked = async {
-            if let Some(news) = news.take() {
+            if let Some(change) = change.take() {
                 let _busy = notify::Busy::begin();
-                if releases::take_up(host, board, &mut running, news).await? {
+                if releases::take_up(host, board, &mut running, change).await? {
                     // What its containers went through while they were replaced was no death of theirs.
-                    judge = Judge::new(Hands::new(stopped::read(host)?), stopped::given_up(host)?);
+                    judge = Judge::new(ManualStops::new(stopped::read(host)?), stopped::given_up(host)?);
                 }
             }
             if releases::is_outdated(host, &running)? {
-                // Hands off, and eyes too: what happens to the containers now is another command's doing.
-                news = Some(wait_for_others(&mut releases, &mut watchdog).await?);
+                // Events are ignored while another command changes the containers.
+                change = Some(wait_for_others(&mut releases, &mut watchdog).await?);
                 (named, events) = (None, None);
                 return Ok(());
             }
@@ -66,12 +66,12 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
             // What was missed before the events began is seen by a close look.
             let look = named.as_ref().map_or(Look::Close, Look::After);
             let Some(wake) = look_and_act(host, board, &running, &mut judge, look).await? else {
-                news = Some(News::Closed);
+                change = Some(Change::Closed);
                 return Ok(());
             };
-            match wait(events, wake, &mut watchdog, &mut judge.hands, &mut releases).await? {
+            match wait(events, wake, &mut watchdog, &mut judge.manual_stops, &mut releases).await? {
                 Woken::Containers(which) => named = Some(which),
-                Woken::Others(what) => (named, news) = (None, Some(what)),
+                Woken::Others(what) => (named, change) = (None, Some(what)),
             }
             anyhow::Ok(())
         };
@@ -88,10 +88,10 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
         // One that only stumbled has stopped nothing.
         if is_away(&error) {
             let graces = running.stack.services.iter().map(|service| service.stop_grace);
-            judge.hands.docker_lost(Instant::now(), graces.max().unwrap_or_default());
+            judge.manual_stops.docker_lost(Instant::now(), graces.max().unwrap_or_default());
         }
         // Whatever starts what is missing goes by the file; the look that was to write it may be what failed.
-        if let Err(error) = stopped::write(&judge.hands.all(), host) {
+        if let Err(error) = stopped::write(&judge.manual_stops.all(), host) {
             tracing::warn!("{error:#}");
         }
         named = None;
@@ -100,7 +100,7 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
             tokio::time::sleep(LONGEST_PAUSE.min(Duration::from_secs(1 << stumbles.min(6)))).await;
         }
         stumbles += 1;
-        news = Some(News::Written);
+        change = Some(Change::Written);
         events = Some(recover_docker(host, board, &running).await?);
     }
 }
@@ -162,7 +162,7 @@ async fn serves(host: &Host, running: &Running) -> Result<bool> {
 }
 
 /// Waits until another command has written the ledger, or given up a lock.
-async fn wait_for_others(releases: &mut Releases, watchdog: &mut Option<tokio::time::Interval>) -> Result<News> {
+async fn wait_for_others(releases: &mut Releases, watchdog: &mut Option<tokio::time::Interval>) -> Result<Change> {
     loop {
         tokio::select! {
             changed = releases.changed() => return changed,
@@ -176,7 +176,7 @@ enum Woken {
     /// Something happened to these.
     Containers(BTreeSet<String>),
     /// Another command wrote the ledger, or gave up its lock.
-    Others(News),
+    Others(Change),
 }
 
 /// Sleeps until something happens that asks for a look, and takes up all that has happened by then. Gives back the containers that
@@ -185,7 +185,7 @@ async fn wait(
     events: &mut Events,
     wake: Option<Instant>,
     watchdog: &mut Option<tokio::time::Interval>,
-    hands: &mut Hands,
+    manual_stops: &mut ManualStops,
     releases: &mut Releases,
 ) -> Result<Woken> {
     let mut named = BTreeSet::new();
@@ -195,7 +195,7 @@ async fn wait(
                 let mut event = event.ok_or_else(|| anyhow!("Docker ended its events"))??;
                 // Events come in swarms; one look serves them all.
                 loop {
-                    hands.note(&event, Instant::now());
+                    manual_stops.note(&event, Instant::now());
                     named.insert(event.container_id);
                     match events.next().now_or_never() {
                         Some(Some(next)) => event = next?,
@@ -243,7 +243,7 @@ async fn look_and_act(
         return Ok(None);
     }
     let decision = judge.decide(stack, &containers, &networks, now);
-    stopped::write(&judge.hands.all(), host)?;
+    stopped::write(&judge.manual_stops.all(), host)?;
     stopped::give_up(&judge.given_up, host)?;
     if let Some(fatal) = decision.looping.iter().find(|name| is_critical(running, name)) {
         let text = format!("the service {fatal} died more than 5 times in 5 minutes; see: appliance logs {fatal}");
@@ -265,7 +265,7 @@ async fn look_and_act(
         }
         for due in &decision.restarts {
             if due.container.is_running() {
-                judge.hands.stops(&due.container.id);
+                judge.manual_stops.stops(&due.container.id);
             }
             if !restart(due, running, host).await? {
                 let soon = now + Duration::from_millis(100);
@@ -314,7 +314,8 @@ fn describe(running: &Running, containers: &[Container], judge: &Judge) -> Vec<S
     let describe = |service: &Service, name: String| {
         let container = containers.iter().find(|container| container.name == name);
         let memory = judge.memory(&name);
-        let by_hand = container.is_some_and(|container| !container.is_running() && judge.hands.stopped(&container.id));
+        let by_hand =
+            container.is_some_and(|container| !container.is_running() && judge.manual_stops.stopped(&container.id));
         ServiceStatus {
             service: service.name.as_str().to_owned(),
             state: match container {

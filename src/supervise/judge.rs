@@ -1,7 +1,7 @@
 //! What follows from what is seen of the stack's containers (docs/operating.md, "When a container dies"). Pure: time is handed in; when one
-//! container is restarted is `restarts.rs`, whether a hand stopped it `hands.rs`.
+//! container is restarted is `restarts.rs`, whether a hand stopped it `manual_stops.rs`.
 
-use super::hands::Hands;
+use super::manual_stops::ManualStops;
 use super::restarts::{Memory, Seen, Verdict};
 use crate::host::docker::{Container, ContainerState, Health};
 use crate::stack::actions::lost_network;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 #[derive(Debug, Default)]
 pub struct Judge {
     memories: BTreeMap<String, Memory>,
-    pub hands: Hands,
+    pub manual_stops: ManualStops,
     /// Ids of containers that were healthy since they were started, and since when others are unhealthy.
     been_healthy: BTreeSet<String>,
     unhealthy_since: BTreeMap<String, Instant>,
@@ -51,8 +51,8 @@ pub struct Decision {
 
 impl Judge {
     /// `given_up` are those that had used up their restarts when another supervisor judged.
-    pub fn new(hands: Hands, given_up: BTreeSet<String>) -> Judge {
-        Judge { hands, given_up, ..Judge::default() }
+    pub fn new(manual_stops: ManualStops, given_up: BTreeSet<String>) -> Judge {
+        Judge { manual_stops, given_up, ..Judge::default() }
     }
 
     /// Judges what is seen. `networks` are those that there are, by Docker's names, with their ids.
@@ -66,14 +66,14 @@ impl Judge {
         let by_name: BTreeMap<&str, &Container> =
             containers.iter().map(|container| (container.name.as_str(), container)).collect();
         let ids: BTreeSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
-        self.hands.keep(|id| ids.contains(id));
+        self.manual_stops.keep(|id| ids.contains(id));
         self.been_healthy.retain(|id| ids.contains(id.as_str()));
         self.unhealthy_since.retain(|id, _| ids.contains(id.as_str()));
         self.given_up.retain(|id| ids.contains(id.as_str()));
         containers
             .iter()
             .filter(|container| container.is_running())
-            .for_each(|container| self.hands.runs(&container.id));
+            .for_each(|container| self.manual_stops.runs(&container.id));
         let mut decision = Decision::default();
         for service in stack.levels().into_iter().flatten() {
             for name in stack.container_names(service) {
@@ -83,7 +83,8 @@ impl Judge {
                     None => decision.mend = Some(format!("the container {name} is missing")),
                     Some(container) => {
                         let is_done = stack.is_one_shot(&service.name) && container.exit_code == 0;
-                        let stays_down = !container.is_running() && (is_done || self.hands.stopped(&container.id));
+                        let stays_down =
+                            !container.is_running() && (is_done || self.manual_stops.stopped(&container.id));
                         let wanted = service.joined().iter().map(|joined| stack.network_name(&joined.network));
                         let lost = lost_network(container, wanted, networks);
                         if let Some(network) = lost.filter(|_| !stays_down) {
@@ -96,7 +97,7 @@ impl Judge {
             }
         }
         self.follow_up(stack, &by_name, &mut decision);
-        let is_left = |name: &str| by_name.get(name).is_some_and(|container| self.hands.stopped(&container.id));
+        let is_left = |name: &str| by_name.get(name).is_some_and(|container| self.manual_stops.stopped(&container.id));
         let looping = |service: &&Service| {
             let mut names = stack.container_names(service).filter(|name| !is_left(name));
             names.any(|name| self.memories.get(&name).is_some_and(Memory::loops))
@@ -117,10 +118,10 @@ impl Judge {
         let mut sooner = |at: Instant| decision.wake = Some(decision.wake.map_or(at, |wake| wake.min(at)));
         let seen = seen(container);
         if let Seen::Ended { .. } = seen {
-            if self.hands.stopped(&container.id) || self.given_up.contains(&container.id) {
+            if self.manual_stops.stopped(&container.id) || self.given_up.contains(&container.id) {
                 return;
             }
-            if let Some(until) = self.hands.open_until(&container.id, now) {
+            if let Some(until) = self.manual_stops.open_until(&container.id, now) {
                 return sooner(until);
             }
         }

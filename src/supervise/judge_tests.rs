@@ -98,7 +98,7 @@ async fn one_that_has_used_up_its_restarts_stays_down_for_the_next_supervisor_to
     tokio::time::advance(Duration::from_secs(60)).await;
     assert_eq!(decide(&mut judge, &stack, &[ended("a", 1)]).restarts, []);
     assert_eq!(judge.given_up, BTreeSet::from(["id-a".to_owned()]));
-    let mut next = Judge::new(Hands::default(), judge.given_up.clone());
+    let mut next = Judge::new(ManualStops::default(), judge.given_up.clone());
     assert_eq!(decide(&mut next, &stack, &[ended("a", 1)]).restarts, []);
     // Somebody starts it by hand: it counts anew.
     decide(&mut next, &stack, &[running("a")]);
@@ -152,14 +152,14 @@ async fn a_stop_by_hand_wins_until_the_container_is_started() {
     let stack = stack("  a: {image: x}\n");
     let mut judge = Judge::default();
     let now = Instant::now();
-    judge.hands.note(&event("kill", "a", Some(15)), now);
+    judge.manual_stops.note(&event("kill", "a", Some(15)), now);
     let open = decide(&mut judge, &stack, &[ended("a", 143)]);
     assert!(open.restarts.is_empty() && open.wake.is_some(), "whether it was a stop is not known yet");
-    judge.hands.note(&event("stop", "a", None), now);
+    judge.manual_stops.note(&event("stop", "a", None), now);
     assert_eq!(decide(&mut judge, &stack, &[ended("a", 143)]), Decision::default());
     tokio::time::advance(Duration::from_secs(24 * 3600)).await;
     assert_eq!(decide(&mut judge, &stack, &[ended("a", 143)]), Decision::default(), "it is not forgotten");
-    judge.hands.note(&event("start", "a", None), Instant::now());
+    judge.manual_stops.note(&event("start", "a", None), Instant::now());
     assert_eq!(decide(&mut judge, &stack, &[running("a")]), Decision::default());
     assert_eq!(restarts(&decide(&mut judge, &stack, &[ended("a", 1)])), ["a: it ended with 1"]);
 }

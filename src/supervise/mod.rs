@@ -2,16 +2,16 @@
 //!
 //! `find.rs` chooses the env, `start.rs` brings the host and the stack up (`waiting.rs` for Docker and
 //! volumes, `up.rs` until a visitor gets the app), `follow.rs` is the loop, `releases.rs` notices what other commands made, `keeper.rs` the certificate beside it, `client_ca.rs` the
-//! certificates of clients, `judge.rs` with `restarts.rs` and `hands.rs` the pure rules, `board.rs` tells
+//! certificates of clients, `judge.rs` with `restarts.rs` and `manual_stops.rs` the pure rules, `board.rs` tells
 //! everybody how things stand, `stop.rs` takes the stack down.
 
 mod board;
 mod client_ca;
 mod find;
 mod follow;
-mod hands;
 mod judge;
 mod keeper;
+mod manual_stops;
 mod releases;
 mod restarts;
 mod start;

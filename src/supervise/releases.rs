@@ -10,7 +10,7 @@ use crate::host::{Host, notify};
 use crate::source;
 use crate::stack::{self, Stack};
 use crate::state::{LOCKS, Ledger, RUN, Release, StackLock, UpdateLock, app_directory, ledger};
-use crate::update::{self, Told};
+use crate::update::{self, UpdateEvent};
 use crate::value::{AppName, Stage};
 use anyhow::{Context, Result};
 use std::time::Duration;
@@ -44,17 +44,17 @@ impl Releases {
     }
 
     /// Waits until something may have changed. Cancel-safe.
-    pub async fn changed(&mut self) -> Result<News> {
+    pub async fn changed(&mut self) -> Result<Change> {
         tokio::select! {
-            changed = self.ledger.changed() => changed.map(|()| News::Written),
-            changed = self.lock.changed() => changed.map(|()| News::Closed),
+            changed = self.ledger.changed() => changed.map(|()| Change::Written),
+            changed = self.lock.changed() => changed.map(|()| Change::Closed),
         }
     }
 }
 
 /// What may have changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
+pub enum Change {
     /// The ledger was written; whoever did may well be at it still.
     Written,
     /// A lock's file was closed, by its holder or by the holder's death.
@@ -74,22 +74,22 @@ pub fn is_outdated(host: &Host, running: &Running) -> Result<bool> {
 ///
 /// # Errors
 /// [`Halt`] with failed: what was left half way can neither be finished nor undone.
-pub async fn take_up(host: &Host, board: &Board, running: &mut Running, news: News) -> Result<bool> {
+pub async fn take_up(host: &Host, board: &Board, running: &mut Running, change: Change) -> Result<bool> {
     let env = source::active(host)?.env;
-    if news == News::Closed
+    if change == Change::Closed
         && let Err(error) = host.sweep_again(&update::writes(&env.app.name))
     {
         tracing::warn!("{error:#}");
     }
     if let Some(flight) = Ledger::read_for(host, &env.app.name)?.in_flight {
         // A build goes on beside what runs. Asked first, since giving up the other lock would wake the loop.
-        if flight.stage <= Stage::Build && alone(host, news).await?.is_none() {
+        if flight.stage <= Stage::Build && alone(host, change).await?.is_none() {
             return Ok(false);
         }
         // Whoever is at it holds it; it tells when it is done.
-        let lock = match news {
-            News::Written => StackLock::try_take(host, "run")?,
-            News::Closed => StackLock::try_take_closed(host, "run").await?,
+        let lock = match change {
+            Change::Written => StackLock::try_take(host, "run")?,
+            Change::Closed => StackLock::try_take_closed(host, "run").await?,
         };
         let Some(lock) = lock else { return Ok(false) };
         recover(&env, host, board, &lock).await?;
@@ -98,7 +98,7 @@ pub async fn take_up(host: &Host, board: &Board, running: &mut Running, news: Ne
     if ledger.in_flight.is_some() {
         return Ok(false);
     }
-    if news == News::Closed && running.settled.is_none_or(|at| at.elapsed() >= BETWEEN_COPIES) {
+    if change == Change::Closed && running.settled.is_none_or(|at| at.elapsed() >= BETWEEN_COPIES) {
         running.settled = Some(Instant::now());
         update::settle_soon(&env, host);
     }
@@ -117,10 +117,10 @@ pub async fn take_up(host: &Host, board: &Board, running: &mut Running, news: Ne
 }
 
 /// The lock of updates, if nobody is at one.
-async fn alone(host: &Host, news: News) -> Result<Option<UpdateLock>> {
-    match news {
-        News::Written => UpdateLock::try_take(host, "run"),
-        News::Closed => UpdateLock::try_take_closed(host, "run").await,
+async fn alone(host: &Host, change: Change) -> Result<Option<UpdateLock>> {
+    match change {
+        Change::Written => UpdateLock::try_take(host, "run"),
+        Change::Closed => UpdateLock::try_take_closed(host, "run").await,
     }
 }
 
@@ -142,8 +142,8 @@ pub async fn recover(env: &Env, host: &Host, board: &Board, lock: &StackLock) ->
                 None => return Ok(()),
             },
         };
-        let told = |told: Told<'_>| board.told(told);
-        match (update::recover_locked(env, host, lock, update::News(&told)).await, waits.next()) {
+        let show = |event: UpdateEvent<'_>| board.show(event);
+        match (update::recover_locked(env, host, lock, update::Reporter(&show)).await, waits.next()) {
             (Ok(_), _) => return Ok(()),
             (Err(error), _) if is_away(&error) => return Err(error),
             (Err(error), Some(seconds)) => {

@@ -13,7 +13,7 @@ use crate::update::walk::sample::{Random, is_soak, seed};
 use crate::update::walk::{
     ENV, NAMES, assert_database, check, commit, faults, for_each, in_paused_time, let_migrate, machine, publish,
 };
-use crate::update::{News, Wish, update};
+use crate::update::{Reporter, Wish, update};
 use std::time::Duration;
 
 /// What is started.
@@ -39,7 +39,7 @@ impl Walk {
             publish(&test, 2);
             test.faults.choose(Some((at, Fault::Killed)));
             let host = test.another();
-            let done = test.faults.run(update(&env, Wish::default(), &host, News(&|_| ()))).await;
+            let done = test.faults.run(update(&env, Wish::default(), &host, Reporter(&|_| ()))).await;
             assert!(done.is_none(), "an update has more than {at} effects: {done:?}");
             test.faults.choose(None);
         }

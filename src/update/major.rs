@@ -1,7 +1,7 @@
 //! Another major version of PostgreSQL: the app stops, all that is in the cluster is copied into a new one, the copy is compared
 //! with its original, and the app starts on it. The old cluster is kept until somebody says otherwise, and is the way back.
 
-use super::{News, room, transfer, undo};
+use super::{Reporter, room, transfer, undo};
 use crate::env::Env;
 use crate::host::Host;
 use crate::prepare::postgres::{Cluster, Id, census, change, record, upgrade as cluster_upgrade};
@@ -107,26 +107,26 @@ async fn whose(from: &Cluster, host: &Host) -> Result<census::Whose> {
 ///
 /// # Errors
 /// The copy failed, is not the same, or the app does not come up on it: then the old cluster is in use again.
-pub async fn upgrade(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Result<()> {
+pub async fn upgrade(env: &Env, agreed: &Id, host: &Host, reporter: Reporter<'_>) -> Result<()> {
     let alone = UpdateLock::take(host, "postgres upgrade", PATIENCE).await?;
-    undo::recover_first(env, host, &alone, news).await?;
+    undo::recover_first(env, host, &alone, reporter).await?;
     let Some((from, to)) = upgrade_waiting(host).await? else { bail!("nothing newer is installed any more") };
     if to != *agreed {
         bail!("{to} is the newest now, not {agreed}; nothing was done");
     }
     let _lock = StackLock::take(host, "postgres upgrade", PATIENCE).await?;
-    let mut ledger = undo::stop_app(env, host, news).await?;
-    if let Err(error) = copy(env, &from, &to, host, news).await {
-        return Err(match undo::come_up(env, &mut ledger, host, news).await {
+    let mut ledger = undo::stop_app(env, host, reporter).await?;
+    if let Err(error) = copy(env, &from, &to, host, reporter).await {
+        return Err(match undo::come_up(env, &mut ledger, host, reporter).await {
             Ok(()) => error,
             Err(worse) => error.context(format!("the app does not come up again: {worse:#}")),
         });
     }
-    let Err(error) = undo::come_up(env, &mut ledger, host, news).await else { return change::settle(host) };
-    news.doing("the app does not come up on it; going back");
-    let mut ledger = undo::stop_app_again(env, host, news).await?;
+    let Err(error) = undo::come_up(env, &mut ledger, host, reporter).await else { return change::settle(host) };
+    reporter.doing("the app does not come up on it; going back");
+    let mut ledger = undo::stop_app_again(env, host, reporter).await?;
     change::swap(host).await?;
-    undo::come_up(env, &mut ledger, host, news).await?;
+    undo::come_up(env, &mut ledger, host, reporter).await?;
     // The app may have written there meanwhile, if only by itself.
     Err(error.context(format!(
         "the app did not come up on {to}, so {} is in use again; {to} is kept, and appliance postgres forget removes it",
@@ -134,12 +134,12 @@ pub async fn upgrade(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Res
     )))
 }
 
-async fn copy(env: &Env, from: &Cluster, to: &Id, host: &Host, news: News<'_>) -> Result<()> {
+async fn copy(env: &Env, from: &Cluster, to: &Id, host: &Host, reporter: Reporter<'_>) -> Result<()> {
     // Debian makes an empty one with every new version.
     if postgres::clusters(host)?.iter().any(|known| known.id == *to) {
         change::drop(to, host).await?;
     }
-    match make_copy(env, from, to, host, news).await {
+    match make_copy(env, from, to, host, reporter).await {
         Ok(()) => change::try_out(from, to, host),
         Err(error) => {
             let error = error.context(format!("could not copy {} into {to}", from.id));
@@ -148,16 +148,16 @@ async fn copy(env: &Env, from: &Cluster, to: &Id, host: &Host, news: News<'_>) -
     }
 }
 
-async fn make_copy(env: &Env, from: &Cluster, to: &Id, host: &Host, news: News<'_>) -> Result<()> {
+async fn make_copy(env: &Env, from: &Cluster, to: &Id, host: &Host, reporter: Reporter<'_>) -> Result<()> {
     cluster_upgrade::begin(from, to, host).await?;
     // Once more, now that nobody else gets in.
     let whose = whose(from, host).await?;
-    news.doing("counting what is there");
+    reporter.doing("counting what is there");
     let before = census::take(from, &prepare::app_login_at(from, env, host)?, host).await?;
-    news.doing(&format!("making {to}"));
+    reporter.doing(&format!("making {to}"));
     let new = cluster_upgrade::make(from, to, host).await?;
-    transfer::all(env, from, &whose, &new, host, news).await?;
-    news.doing("comparing the copy");
+    transfer::all(env, from, &whose, &new, host, reporter).await?;
+    reporter.doing("comparing the copy");
     let app = prepare::app_login_at(&new, env, host)?;
     if let Some(difference) = before.difference(&census::take(&new, &app, host).await?) {
         bail!("the copy is not the same: {difference}");
@@ -166,21 +166,21 @@ async fn make_copy(env: &Env, from: &Cluster, to: &Id, host: &Host, news: News<'
 }
 
 /// Goes to the cluster that is kept; what was written since it was left is in the other one, which is kept instead.
-pub async fn back(env: &Env, agreed: &Id, host: &Host, news: News<'_>) -> Result<()> {
+pub async fn back(env: &Env, agreed: &Id, host: &Host, reporter: Reporter<'_>) -> Result<()> {
     let alone = UpdateLock::take(host, "postgres back", PATIENCE).await?;
     // An app that does not come up on the one in use is a reason to go back, and not one against it.
     let stage = Ledger::read_for(host, &env.app.name)?.in_flight.map(|flight| flight.stage);
     if stage != Some(Stage::Packages) {
-        undo::recover_first(env, host, &alone, news).await?;
+        undo::recover_first(env, host, &alone, reporter).await?;
     }
     if record::read(host)?.kept.as_ref() != Some(agreed) {
         bail!("{agreed} is not kept any more; nothing was done");
     }
     let _lock = StackLock::take(host, "postgres back", PATIENCE).await?;
-    let mut ledger = undo::stop_app_again(env, host, news).await?;
-    news.doing(&format!("going to {agreed}"));
+    let mut ledger = undo::stop_app_again(env, host, reporter).await?;
+    reporter.doing(&format!("going to {agreed}"));
     let swapped = change::swap(host).await;
-    undo::come_up(env, &mut ledger, host, news).await?;
+    undo::come_up(env, &mut ledger, host, reporter).await?;
     swapped
 }
 

@@ -63,9 +63,9 @@ pub fn writes(app: &AppName) -> Vec<String> {
     fixed.map(str::to_owned).into_iter().chain([app_directory(app), dump::directory(app)]).collect()
 }
 
-/// What happens, told to whoever shows it.
+/// What happens in an update, for whoever shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told<'a> {
+pub enum UpdateEvent<'a> {
     /// A stage begins.
     Stage(Stage),
     /// A part of it, for people.
@@ -76,17 +76,17 @@ pub enum Told<'a> {
     Served,
 }
 
-/// Where it is told.
+/// Where that is shown.
 #[derive(Clone, Copy)]
-pub struct News<'a>(pub &'a (dyn Fn(Told<'_>) + Sync));
+pub struct Reporter<'a>(pub &'a (dyn Fn(UpdateEvent<'_>) + Sync));
 
-impl News<'_> {
+impl Reporter<'_> {
     fn stage(self, stage: Stage) {
-        (self.0)(Told::Stage(stage));
+        (self.0)(UpdateEvent::Stage(stage));
     }
 
     fn doing(self, what: &str) {
-        (self.0)(Told::Doing(what));
+        (self.0)(UpdateEvent::Doing(what));
     }
 }
 

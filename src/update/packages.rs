@@ -1,7 +1,7 @@
 //! The host's own packages: what waits, and upgrading it. Where Docker or PostgreSQL is among them, the app is stopped for that and
 //! started again, with the status page meanwhile.
 
-use super::News;
+use super::Reporter;
 use super::undo;
 use crate::env::Env;
 use crate::host::{Cmd, Host, Own, UnitState, What, apt};
@@ -91,15 +91,15 @@ fn unused_kernels(simulated: &str) -> Vec<&str> {
 ///
 /// # Errors
 /// apt failed; the app runs again all the same. Or the appliance's own new version did not come up, and the one before is back.
-pub async fn upgrade_all(env: &Env, host: &Host, news: News<'_>) -> Result<Upgraded> {
+pub async fn upgrade_all(env: &Env, host: &Host, reporter: Reporter<'_>) -> Result<Upgraded> {
     let alone = UpdateLock::take(host, "update", PATIENCE).await?;
-    undo::recover_first(env, host, &alone, news).await?;
+    undo::recover_first(env, host, &alone, reporter).await?;
     let packages = waiting(host).await?;
     if !packages.is_empty() {
         let names: Vec<&str> = packages.iter().map(|upgrade| upgrade.package.as_str()).collect();
-        news.doing(&format!("upgrading {}", names.join(", ")));
+        reporter.doing(&format!("upgrading {}", names.join(", ")));
         match packages.iter().any(Upgrade::stops_the_app) {
-            true => beside_a_stopped_app(env, host, news).await?,
+            true => beside_a_stopped_app(env, host, reporter).await?,
             false => run(host).await?,
         }
     } else {
@@ -109,7 +109,7 @@ pub async fn upgrade_all(env: &Env, host: &Host, news: News<'_>) -> Result<Upgra
     // The new supervisor asks for it.
     drop(alone);
     if let Some(own) = packages.iter().find(|upgrade| upgrade.package == OWN) {
-        wait_for_own(own, host, news).await?;
+        wait_for_own(own, host, reporter).await?;
     }
     let reboots = host.exists(REBOOT) && env.appliance.update.reboot;
     if reboots {
@@ -123,10 +123,10 @@ pub async fn upgrade_all(env: &Env, host: &Host, news: News<'_>) -> Result<Upgra
 }
 
 /// Waits until the supervisor of the new version came up, or the one before was put back.
-async fn wait_for_own(upgrade: &Upgrade, host: &Host, news: News<'_>) -> Result<()> {
+async fn wait_for_own(upgrade: &Upgrade, host: &Host, reporter: Reporter<'_>) -> Result<()> {
     let end = Instant::now() + OWN_PATIENCE;
     let mut down_since = None;
-    news.doing("the new version of the appliance comes up");
+    reporter.doing("the new version of the appliance comes up");
     loop {
         match host.own()? {
             Own::Good => return Ok(()),
@@ -173,11 +173,11 @@ async fn run(host: &Host) -> Result<()> {
     Ok(())
 }
 
-async fn beside_a_stopped_app(env: &Env, host: &Host, news: News<'_>) -> Result<()> {
+async fn beside_a_stopped_app(env: &Env, host: &Host, reporter: Reporter<'_>) -> Result<()> {
     let _lock = StackLock::take(host, "update", PATIENCE).await?;
-    let mut ledger = undo::stop_app(env, host, news).await?;
+    let mut ledger = undo::stop_app(env, host, reporter).await?;
     let upgraded = run(host).await;
-    undo::come_up_after_packages(env, &mut ledger, host, news).await?;
+    undo::come_up_after_packages(env, &mut ledger, host, reporter).await?;
     upgraded
 }
 

@@ -2,7 +2,7 @@
 
 use super::databases::Databases;
 use super::undo::{recover_first, undo};
-use super::{News, Wish, dump, restore, room, run};
+use super::{Reporter, Wish, dump, restore, room, run};
 use crate::env::Env;
 use crate::host::Host;
 use crate::state::{InFlight, Ledger, StackLock, Touched, UpdateLock};
@@ -45,9 +45,9 @@ impl Back {
 ///
 /// # Errors
 /// It is not what was agreed on any more; else as for an update.
-pub async fn rollback(env: &Env, agreed: &Back, host: &Host, news: News<'_>) -> Result<()> {
+pub async fn rollback(env: &Env, agreed: &Back, host: &Host, reporter: Reporter<'_>) -> Result<()> {
     let alone = UpdateLock::take(host, "rollback", PATIENCE).await?;
-    recover_first(env, host, &alone, news).await?;
+    recover_first(env, host, &alone, reporter).await?;
     let mut ledger = Ledger::read_for(host, &env.app.name)?;
     if Back::look(&ledger)? != *agreed {
         bail!("another command has changed the release meanwhile; nothing was done, look again: appliance releases");
@@ -55,7 +55,7 @@ pub async fn rollback(env: &Env, agreed: &Back, host: &Host, news: News<'_>) -> 
     if agreed.database_of.is_none() {
         let migrate = agreed.forth && ledger.previous.as_ref().is_some_and(|previous| previous.migrated);
         let wish = Wish { force: true, migrate, to: Some(agreed.to.clone()), back: !agreed.forth, ..Wish::default() };
-        return run::update_alone(env, wish, host, &alone, news).await.map(drop);
+        return run::update_alone(env, wish, host, &alone, reporter).await.map(drop);
     }
     room::check(env, None, 1, host).await?;
     let _lock = StackLock::take(host, "rollback", PATIENCE).await?;
@@ -65,11 +65,11 @@ pub async fn rollback(env: &Env, agreed: &Back, host: &Host, news: News<'_>) -> 
     }
     Databases::of(env, host)?.refuse_strangers().await?;
     dump::forget_failed(env, host).await?;
-    news.doing("reading the dump of the database beside it");
+    reporter.doing("reading the dump of the database beside it");
     restore::make_ready(env, &dump, host).await?;
     std::mem::swap(&mut ledger.current, &mut ledger.previous);
     ledger.rolled_back = true;
     let flight = InFlight::at(Some(agreed.from.clone()), Stage::Undo, host);
     ledger.in_flight = Some(InFlight { database: Touched::Left, ..flight });
-    undo(env, &mut ledger, host, news, Some("gone back from by hand".to_owned())).await
+    undo(env, &mut ledger, host, reporter, Some("gone back from by hand".to_owned())).await
 }

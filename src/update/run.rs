@@ -8,7 +8,7 @@ use super::decide::{Decision, Facts, Waiting, Wish, asks_for_migration, committe
 use super::git::{self, Fetched};
 use super::image::Purpose;
 use super::release::{self, Built};
-use super::{News, Told, dump, gate, leftover, restore, room, switch, undo};
+use super::{Reporter, UpdateEvent, dump, gate, leftover, restore, room, switch, undo};
 use crate::env::{Env, GitLocal};
 use crate::host::Host;
 use crate::report::{metrics, sentry};
@@ -44,7 +44,7 @@ struct Clock {
 struct Run<'a> {
     env: &'a Env,
     host: &'a Host,
-    news: News<'a>,
+    reporter: Reporter<'a>,
     ledger: Ledger,
     clock: Clock,
     /// See [`Wish`].
@@ -69,7 +69,7 @@ impl Run<'_> {
 
     fn told(&mut self, stage: Stage) {
         self.clock_in(stage);
-        self.news.stage(stage);
+        self.reporter.stage(stage);
     }
 
     fn clock_in(&mut self, stage: Stage) {
@@ -118,17 +118,17 @@ fn flag(env: &Env) -> String {
 ///
 /// # Errors
 /// Something failed; by then the old release runs as before, or the ledger says what is still to be undone.
-pub async fn update(env: &Env, wish: Wish, host: &Host, news: News<'_>) -> Result<Outcome> {
+pub async fn update(env: &Env, wish: Wish, host: &Host, reporter: Reporter<'_>) -> Result<Outcome> {
     let alone = UpdateLock::take(host, "update", PATIENCE).await?;
-    undo::recover_first(env, host, &alone, news).await?;
+    undo::recover_first(env, host, &alone, reporter).await?;
     let failed = Ledger::read_for(host, &env.app.name)?.failed;
-    let ended = update_alone(env, wish.clone(), host, &alone, news).await;
+    let ended = update_alone(env, wish.clone(), host, &alone, reporter).await;
     if ended.is_err() && host.has_restarted_docker().await {
         // It went away in the middle, for a port that it held for nobody. Where all is as before, nothing speaks against the version.
         let left = Ledger::read_for(host, &env.app.name)?;
         if left.in_flight.is_none() && left.failed == failed {
             tracing::warn!("Docker was restarted during the update; trying once more");
-            return update_alone(env, wish, host, &alone, news).await;
+            return update_alone(env, wish, host, &alone, reporter).await;
         }
     }
     ended
@@ -140,14 +140,14 @@ pub async fn update_alone(
     mut wish: Wish,
     host: &Host,
     _alone: &UpdateLock,
-    news: News<'_>,
+    reporter: Reporter<'_>,
 ) -> Result<Outcome> {
     let ledger = Ledger::read_for(host, &env.app.name)?;
     let current =
         ledger.current.clone().context("there is no release yet: systemctl start appliance makes the first")?;
     wish.force |= host.exists(&flag(env));
     let clock = Clock { stage: Stage::Fetch, since: Instant::now(), took_ms: BTreeMap::new() };
-    let mut run = Run { env, host, news, ledger, clock, back: wish.back };
+    let mut run = Run { env, host, reporter, ledger, clock, back: wish.back };
     host.put("/app/etc/tags/update_last_call", format!("{}\n", host.now().as_second()).as_bytes(), 0o644)?;
     run.measure();
 
@@ -198,7 +198,7 @@ pub async fn update_alone(
     // Asked for once: what fails is not tried again and again for it.
     host.discard(&flag(env))?;
     run.begin(Stage::Build, Some(&target), Touched::No)?;
-    let progress = |what: &str| news.doing(what);
+    let progress = |what: &str| reporter.doing(what);
     let migrates = match prepare_for(env, &fetched, &current, &wish, host).await {
         Ok(migrates) => migrates,
         Err(error) => {
@@ -246,16 +246,16 @@ pub async fn update_alone(
     }
     let release = run.ledger.current.clone().context("the ledger has lost the current release")?;
     let database = run.ledger.in_flight.as_ref().map_or(Touched::No, |flight| flight.database);
-    switch::forward(env, &built.stack, &release, database, host, news).await.with_context(|| {
+    switch::forward(env, &built.stack, &release, database, host, reporter).await.with_context(|| {
         format!("the release {} is in place, but not all of it came up; the supervisor goes on with it", target.short())
     })?;
     if migrates {
-        (news.0)(Told::Served);
+        (reporter.0)(UpdateEvent::Served);
     }
     finish(&mut run, &release).await?;
     // The supervisor need not wait for the copy to become a file.
     drop(lock);
-    settle_copy(env, host, news).await;
+    settle_copy(env, host, reporter).await;
     Ok(Outcome::Done { commit: release.commit, migrated: migrates })
 }
 
@@ -326,11 +326,11 @@ pub async fn check(env: &Env, host: &Host) -> Result<Waiting> {
 
 /// The new containers beside the old ones; no request is lost.
 async fn without_gap(run: &mut Run<'_>, built: &Built, target: &Commit) -> Result<()> {
-    let (env, host, news) = (run.env, run.host, run.news);
+    let (env, host, reporter) = (run.env, run.host, run.reporter);
     undo::ensure_wanted(host).await?;
     run.begin(Stage::Start, Some(target), Touched::No)?;
     switch::admit(env, &built.stack, host).await?;
-    let progress = |what: &str| news.doing(what);
+    let progress = |what: &str| reporter.doing(what);
     let beside = beside::start(&built.stack, &built.release.images, host, &progress).await?;
     run.begin(Stage::Gate, Some(target), Touched::No)?;
     gate::pass(env, &built.stack, &built.release.routes, &beside, host).await.map_err(OfCommit::from_gate)?;
@@ -340,10 +340,10 @@ async fn without_gap(run: &mut Run<'_>, built: &Built, target: &Commit) -> Resul
 
 /// With a migration: the status page while the database is dumped and migrated. Where it is to be made anew, that is done in between.
 async fn with_gap(run: &mut Run<'_>, built: &Built, target: &Commit, reset: Option<&ResetFrom>) -> Result<()> {
-    let (env, host, news) = (run.env, run.host, run.news);
+    let (env, host, reporter) = (run.env, run.host, run.reporter);
     run.begin(Stage::Dump, Some(target), Touched::Copying)?;
     dump::forget_failed(env, host).await?;
-    (news.0)(Told::Page);
+    (reporter.0)(UpdateEvent::Page);
     switch::stop_writers(env, &built.stack, host).await?;
     if reset.is_some() {
         dump::dump(env, &dump::before_reset(&env.app.name, host), host).await?;
@@ -359,7 +359,7 @@ async fn with_gap(run: &mut Run<'_>, built: &Built, target: &Commit, reset: Opti
     }
     undo::ensure_wanted(host).await?;
     run.begin(Stage::Start, Some(target), Touched::Migrated)?;
-    let progress = |what: &str| news.doing(what);
+    let progress = |what: &str| reporter.doing(what);
     apply::up(&built.stack, &built.release.images, host, Occasion::Start, &progress).await?;
     run.begin(Stage::Gate, Some(target), Touched::Migrated)?;
     gate::pass(env, &built.stack, &built.release.routes, &Beside::default(), host)
@@ -381,8 +381,8 @@ fn commit_to(run: &mut Run<'_>, release: &Release, target: &Commit, migrates: bo
 }
 
 /// The copy from before the migration becomes a file. One that cannot is still the way back, and tried again later.
-async fn settle_copy(env: &Env, host: &Host, news: News<'_>) {
-    news.doing("the database from before the migration is dumped");
+async fn settle_copy(env: &Env, host: &Host, reporter: Reporter<'_>) {
+    reporter.doing("the database from before the migration is dumped");
     if let Err(error) = dump::settle_copy(env, host).await {
         tracing::warn!("{error:#}; the copy stays, and takes room");
     }
@@ -423,7 +423,7 @@ async fn fail(run: &mut Run<'_>, target: &Commit, error: anyhow::Error) -> anyho
     tracing::error!("the update to {} failed, going back: {why}", target.short());
     run.clock_in(Stage::Undo);
     let undone =
-        undo::undo(run.env, &mut run.ledger, run.host, run.news, Some(why.clone()).filter(|_| is_its_fault)).await;
+        undo::undo(run.env, &mut run.ledger, run.host, run.reporter, Some(why.clone()).filter(|_| is_its_fault)).await;
     run.attempt(target, &why);
     let text = match undone.and_then(|()| run.write()) {
         Ok(()) => {

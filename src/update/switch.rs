@@ -1,7 +1,7 @@
 //! Sending visitors to the new containers without losing one, and putting these in the old ones' places. nginx looks at a file per
 //! request (prepare/nginx): no reload, no connection closed.
 
-use super::{News, dump};
+use super::{Reporter, dump};
 use crate::env::Env;
 use crate::host::docker::{Container, LABEL_ONEOFF, Look};
 use crate::host::{Dir, Host};
@@ -48,7 +48,7 @@ pub async fn forward(
     release: &Release,
     database: Touched,
     host: &Host,
-    news: News<'_>,
+    reporter: Reporter<'_>,
 ) -> Result<()> {
     if database == Touched::Again {
         dump::forget_copy(env, host).await?;
@@ -59,11 +59,11 @@ pub async fn forward(
         // Before nginx is told of routes that are new with this release.
         to_bridges(&bridged, host)?;
         show_routes(env, host).await;
-        news.doing("the new version serves; the old one ends what it has begun");
+        reporter.doing("the new version serves; the old one ends what it has begun");
         tokio::time::sleep(DRAIN).await;
     }
     beside::take_places(stack, host).await?;
-    let progress = |what: &str| news.doing(&format!("putting {what} in place"));
+    let progress = |what: &str| reporter.doing(&format!("putting {what} in place"));
     apply::up(stack, &release.images, host, Occasion::Mend, &progress).await?;
     let stopped = stopped::read(host)?;
     let gate = Gate {
@@ -84,7 +84,7 @@ pub async fn forward(
     }
     show_routes(env, host).await;
     if to_own(host)? && !bridged.is_empty() {
-        news.doing("the last of its helpers ends what it has begun");
+        reporter.doing("the last of its helpers ends what it has begun");
         tokio::time::sleep(DRAIN).await;
     }
     beside::drop_all(stack, host).await

@@ -1,7 +1,7 @@
 //! Everything that is in one cluster into another one, which is new and empty: roles, then one database after the other. The app's own
 //! databases are filled logged in as its role: they hold code, and restoring runs it. What others own is put back by the superuser.
 
-use super::News;
+use super::Reporter;
 use super::archive::{self, chosen};
 use super::dump::DEADLINE;
 use super::restore;
@@ -28,18 +28,18 @@ pub async fn all(
     whose: &census::Whose,
     to: &Cluster,
     host: &Host,
-    news: News<'_>,
+    reporter: Reporter<'_>,
 ) -> Result<()> {
     roles(from, to, host).await?;
     for name in &whose.others {
-        news.doing(&format!("copying the database {name} into {}", to.id));
+        reporter.doing(&format!("copying the database {name} into {}", to.id));
         database(env, from, to, name, By::Superuser, host).await?;
     }
     for name in &whose.of_the_app {
-        news.doing(&format!("copying the database {name} into {}", to.id));
+        reporter.doing(&format!("copying the database {name} into {}", to.id));
         database(env, from, to, name, By::App, host).await?;
     }
-    news.doing("counting for the planner");
+    reporter.doing("counting for the planner");
     let args = ["--all", "--analyze-only", "--no-password", "--quiet"];
     let cmd = to.superuser("postgres").client(&to.program("vacuumdb"), args).deadline(DEADLINE);
     host.act(What::Database, &to.id.to_string(), "analyze", cmd).await.map(drop)

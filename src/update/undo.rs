@@ -2,7 +2,7 @@
 //! switch, finished from there on.
 
 use super::databases::Databases;
-use super::{News, Told, dump, image, leftover, release, restore, switch};
+use super::{Reporter, UpdateEvent, dump, image, leftover, release, restore, switch};
 use crate::env::Env;
 use crate::host::{Host, UnitState};
 use crate::prepare::postgres::change;
@@ -39,14 +39,14 @@ pub enum Recovered {
 }
 
 /// Finishes or undoes what a killed update left. The first release is not one: the next start begins it again.
-pub async fn recover(env: &Env, host: &Host, _alone: &UpdateLock, news: News<'_>) -> Result<Recovered> {
+pub async fn recover(env: &Env, host: &Host, _alone: &UpdateLock, reporter: Reporter<'_>) -> Result<Recovered> {
     let ledger = Ledger::read_for(host, &env.app.name)?;
     let (Some(flight), Some(_)) = (ledger.in_flight, ledger.current) else { return Ok(Recovered::Nothing) };
     if !is_wanted(host).await {
         return Ok(Recovered::Waiting(flight.stage));
     }
     let lock = StackLock::take(host, "recover", PATIENCE).await?;
-    recover_locked(env, host, &lock, news).await?;
+    recover_locked(env, host, &lock, reporter).await?;
     Ok(Recovered::Done)
 }
 
@@ -54,8 +54,8 @@ pub async fn recover(env: &Env, host: &Host, _alone: &UpdateLock, news: News<'_>
 ///
 /// # Errors
 /// What was cut off waits for the next start.
-pub async fn recover_first(env: &Env, host: &Host, alone: &UpdateLock, news: News<'_>) -> Result<()> {
-    match recover(env, host, alone, news).await? {
+pub async fn recover_first(env: &Env, host: &Host, alone: &UpdateLock, reporter: Reporter<'_>) -> Result<()> {
+    match recover(env, host, alone, reporter).await? {
         Recovered::Nothing | Recovered::Done => Ok(()),
         Recovered::Waiting(stage) => bail!(
             "an update was cut off in its stage {stage}, and the appliance is stopped; its next start finishes or undoes that: systemctl \
@@ -80,7 +80,7 @@ pub async fn ensure_wanted(host: &Host) -> Result<()> {
 }
 
 /// [`recover`], by whoever holds the lock already and knows that no update lives.
-pub async fn recover_locked(env: &Env, host: &Host, _lock: &StackLock, news: News<'_>) -> Result<bool> {
+pub async fn recover_locked(env: &Env, host: &Host, _lock: &StackLock, reporter: Reporter<'_>) -> Result<bool> {
     let mut ledger = Ledger::read_for(host, &env.app.name)?;
     let (Some(flight), Some(current)) = (ledger.in_flight.clone(), ledger.current.clone()) else { return Ok(false) };
     tracing::warn!("an update was cut off in its stage {}", flight.stage);
@@ -91,22 +91,22 @@ pub async fn recover_locked(env: &Env, host: &Host, _lock: &StackLock, news: New
             ledger.write(host, &env.app.name)?;
         }
         Stage::Switch => {
-            news.stage(Stage::Switch);
+            reporter.stage(Stage::Switch);
             release::restore_checkout(env, &current, host).await?;
             let stack = stack::load(env, host)?;
             switch::admit(env, &stack, host).await?;
-            switch::forward(env, &stack, &current, flight.database, host, news).await?;
-            (news.0)(Told::Served);
+            switch::forward(env, &stack, &current, flight.database, host, reporter).await?;
+            (reporter.0)(UpdateEvent::Served);
             ledger.in_flight = None;
             ledger.write(host, &env.app.name)?;
             if let Err(error) = dump::forget_failed(env, host).await {
                 tracing::warn!("{error:#}");
             }
         }
-        Stage::Packages => go_on(env, &mut ledger, host, news).await?,
+        Stage::Packages => go_on(env, &mut ledger, host, reporter).await?,
         Stage::Dump | Stage::Migrate | Stage::Start | Stage::Gate | Stage::Undo => {
             let why = flight.why.clone();
-            undo(env, &mut ledger, host, news, why).await?;
+            undo(env, &mut ledger, host, reporter, why).await?;
         }
     }
     if let Err(error) = leftover::clean_up(&env.app.name, &ledger, host).await {
@@ -116,52 +116,52 @@ pub async fn recover_locked(env: &Env, host: &Host, _lock: &StackLock, news: New
 }
 
 /// Stops the app for something about the host, with the status page meanwhile; in the ledger first. [`come_up`] ends it.
-pub async fn stop_app(env: &Env, host: &Host, news: News<'_>) -> Result<Ledger> {
+pub async fn stop_app(env: &Env, host: &Host, reporter: Reporter<'_>) -> Result<Ledger> {
     let mut ledger = Ledger::read_for(host, &env.app.name)?;
     if let Some(flight) = &ledger.in_flight {
         bail!("an update is still in its stage {}; nothing else is begun over it", flight.stage);
     }
-    stop_for_packages(env, &mut ledger, host, news).await?;
+    stop_for_packages(env, &mut ledger, host, reporter).await?;
     Ok(ledger)
 }
 
 /// [`stop_app`], where it may be stopped for something about the host already.
-pub async fn stop_app_again(env: &Env, host: &Host, news: News<'_>) -> Result<Ledger> {
+pub async fn stop_app_again(env: &Env, host: &Host, reporter: Reporter<'_>) -> Result<Ledger> {
     let mut ledger = Ledger::read_for(host, &env.app.name)?;
     if let Some(flight) = ledger.in_flight.as_ref().filter(|flight| flight.stage != Stage::Packages) {
         bail!("an update is still in its stage {}; nothing else is begun over it", flight.stage);
     }
-    stop_for_packages(env, &mut ledger, host, news).await?;
+    stop_for_packages(env, &mut ledger, host, reporter).await?;
     Ok(ledger)
 }
 
-async fn stop_for_packages(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> Result<()> {
+async fn stop_for_packages(env: &Env, ledger: &mut Ledger, host: &Host, reporter: Reporter<'_>) -> Result<()> {
     let commit = ledger.current.as_ref().map(|current| current.commit.clone());
     ledger.in_flight = Some(InFlight::at(commit, Stage::Packages, host));
     ledger.write(host, &env.app.name)?;
-    news.stage(Stage::Packages);
-    (news.0)(Told::Page);
+    reporter.stage(Stage::Packages);
+    (reporter.0)(UpdateEvent::Page);
     let stack = stack::load(env, host)?;
     stop::stop(Some(&stack), env.app.name.as_str(), host).await
 }
 
 /// The app runs again after it was stopped for something about the host; its database is as the host has it now.
-pub async fn come_up(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> Result<()> {
+pub async fn come_up(env: &Env, ledger: &mut Ledger, host: &Host, reporter: Reporter<'_>) -> Result<()> {
     prepare::database_again(env, host).await?;
     ensure_wanted(host).await.context("the app stays down, and the next start brings it up")?;
-    undo(env, ledger, host, news, None).await
+    undo(env, ledger, host, reporter, None).await
 }
 
 /// What was stopped for an upgrade comes up again; of a killed one, what dpkg had begun is ended first.
-async fn go_on(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> Result<()> {
+async fn go_on(env: &Env, ledger: &mut Ledger, host: &Host, reporter: Reporter<'_>) -> Result<()> {
     if let Err(error) = host.heal_packages().await {
         tracing::error!("{error:#}; see: dpkg --configure -a");
     }
-    come_up_after_packages(env, ledger, host, news).await
+    come_up_after_packages(env, ledger, host, reporter).await
 }
 
 /// [`come_up`], once Docker is back.
-pub async fn come_up_after_packages(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>) -> Result<()> {
+pub async fn come_up_after_packages(env: &Env, ledger: &mut Ledger, host: &Host, reporter: Reporter<'_>) -> Result<()> {
     let end = Instant::now() + DOCKER;
     while let Err(error) = host.docker().ping().await {
         if Instant::now() >= end {
@@ -171,7 +171,7 @@ pub async fn come_up_after_packages(env: &Env, ledger: &mut Ledger, host: &Host,
     }
     // Of a killed upgrade of PostgreSQL there may be something to end.
     change::finish(host).await?;
-    come_up(env, ledger, host, news).await
+    come_up(env, ledger, host, reporter).await
 }
 
 /// The env that a release runs with, if that is another one than the active env and still kept: what the operator has changed since
@@ -193,7 +193,13 @@ fn env_of(release: &Release, env: &Env, host: &Host) -> Option<Env> {
 
 /// Brings back the current release of the ledger, database included if it was touched. Run again, it goes on. With a reason, the
 /// commit that it goes back from is remembered as one that failed.
-pub async fn undo(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>, why: Option<String>) -> Result<()> {
+pub async fn undo(
+    env: &Env,
+    ledger: &mut Ledger,
+    host: &Host,
+    reporter: Reporter<'_>,
+    why: Option<String>,
+) -> Result<()> {
     let mut current = ledger.current.clone().context("there is no release to go back to")?;
     let own_env = env_of(&current, env, host);
     let env_then = own_env.as_ref().unwrap_or(env);
@@ -203,8 +209,8 @@ pub async fn undo(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>, w
     let stage = if flight.stage == Stage::Packages { Stage::Packages } else { Stage::Undo };
     ledger.in_flight = Some(InFlight { stage, why: why.clone(), ..flight.clone() });
     ledger.write(host, &env.app.name)?;
-    news.stage(stage);
-    let progress = |what: &str| news.doing(what);
+    reporter.stage(stage);
+    let progress = |what: &str| reporter.doing(what);
 
     switch::to_own(host)?;
     release::restore_checkout(env_then, &current, host).await?;
@@ -219,9 +225,9 @@ pub async fn undo(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>, w
         Touched::Left => Some(dump::path(&env.app.name)),
     };
     if let Some(dump) = dump {
-        (news.0)(Told::Page);
+        (reporter.0)(UpdateEvent::Page);
         switch::stop_writers(env, &stack, host).await?;
-        news.doing("putting the database back");
+        reporter.doing("putting the database back");
         restore::put_back(env, &dump, host).await?;
     }
     // Names that went over to the new images come back.
@@ -251,7 +257,7 @@ pub async fn undo(env: &Env, ledger: &mut Ledger, host: &Host, news: News<'_>, w
         }
     }
     nginx::ensure_site(env, host).await?;
-    (news.0)(Told::Served);
+    (reporter.0)(UpdateEvent::Served);
     if let Some(commit) = flight.commit.filter(|_| why.is_some()) {
         ledger.remember_failed(commit);
     }

@@ -1,4 +1,4 @@
-//! X.509 certificates as the house needs them: what one says of itself, and whether a chain and a key fit together. Pure;
+//! X.509 certificates as the crate needs them: what one says of itself, and whether a chain and a key fit together. Pure;
 //! where they lie and when they are changed is `prepare/tls.rs`.
 
 use super::{AbsPath, HostPattern, Invalid, Secret};

@@ -49,9 +49,9 @@ fn limits_a_full_disk_and_a_wrong_clock_cost_no_certificate() {
     // 429: nobody asks again before the time is up, not even by hand, nor after a restart; then it goes on.
     machine.put("/root/pebble/limit", "25", 0o600);
     let before = (served(&machine), orders(&machine));
-    renew_refused(&machine, "", "the server asks to be left in peace until");
-    renew_refused(&machine, "", "asks to be left in peace until");
-    // A new name makes an order due; the server still has its peace.
+    renew_refused(&machine, "", "the server limits orders until");
+    renew_refused(&machine, "", "limits orders until");
+    // A new name makes an order due; its limit still holds.
     machine.put("/app/env.yml", env_with_acme(&machine, LIMITED, CA, "late.example.test more.example.test", ""), 0o600);
     machine.ok("systemctl restart appliance-supervisor");
     wait_for_phase(&machine, "running");

@@ -152,7 +152,7 @@ struct Update {
 
 #[derive(JsonSchema)]
 struct Storage {
-    /// Partitions and file systems: a mapping, or a text holding one.
+    /// Partitions and file systems: a mapping, or a YAML string that holds one.
     setup: Option<Setup>,
     ignore: Option<Ignore>,
     /// Grow the root partition on boot (default false).

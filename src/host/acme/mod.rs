@@ -29,7 +29,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use transport::{Peace, Transport};
+use transport::{RateLimit, Transport};
 
 /// Where nginx serves challenges from.
 pub const CHALLENGES: &str = "/var/lib/appliance/acme";
@@ -66,9 +66,9 @@ pub struct Window {
     pub end: i64,
 }
 
-/// The server wants to be left in peace for a while (RFC 8555, 6.6).
+/// The server limits how often it is asked (RFC 8555, 6.6).
 #[derive(Debug, thiserror::Error)]
-#[error("the server asks to be left in peace until {}: {why}", jiff::Timestamp::from_second(*until).unwrap_or_default())]
+#[error("the server limits orders until {}: {why}", jiff::Timestamp::from_second(*until).unwrap_or_default())]
 pub struct Limited {
     /// Seconds since the epoch.
     pub until: i64,
@@ -113,11 +113,11 @@ impl Host {
     /// The server cannot be talked to, or refuses the order as a whole; [`Limited`] where it says when to come back.
     pub async fn acme_order(&self, authority: &Authority, names: &[String], replaces: Option<&str>) -> Result<Outcome> {
         let transport = Transport::new(authority)?;
-        let peace = transport.peace();
+        let limit = transport.limit();
         let ordered = async {
             let account = self.account(authority, transport).await?;
             let mut published = Vec::new();
-            let outcome = self.order(&account, names, replaces, (&mut published, &peace)).await;
+            let outcome = self.order(&account, names, replaces, (&mut published, &limit)).await;
             for path in published {
                 // What was issued must not be lost over this; the next start tidies up.
                 if let Err(error) = self.discard(&path) {
@@ -126,7 +126,7 @@ impl Host {
             }
             outcome
         };
-        match (ordered.await, peace.until()) {
+        match (ordered.await, limit.until()) {
             // The server forgot us: the next try makes a new account.
             (Err(error), _) if error.downcast_ref().is_some_and(|error| is_kind(error, "accountDoesNotExist")) => {
                 self.discard(&account::account_path(authority))?;
@@ -156,7 +156,7 @@ impl Host {
         account: &Account,
         names: &[String],
         replaces: Option<&str>,
-        (published, peace): (&mut Vec<String>, &Peace),
+        (published, limit): (&mut Vec<String>, &RateLimit),
     ) -> Result<Outcome> {
         let identifiers: Vec<Identifier> = names.iter().map(|name| Identifier::Dns(name.clone())).collect();
         let old = replaces.and_then(|chain| CertificateDer::from_pem_slice(chain.as_bytes()).ok());
@@ -171,7 +171,7 @@ impl Host {
             Err(error) => match rejected(&error, names) {
                 Some(bad) => return Ok(Outcome::Refused(bad)),
                 // A server may not know what is to be replaced, or not know of replacing at all.
-                None if replaces.is_some() && !is_final(&error) && peace.until().is_none() => {
+                None if replaces.is_some() && !is_final(&error) && limit.until().is_none() => {
                     tracing::info!("the order is made as a new one: {error}");
                     with_nonce!(account.new_order(&wanted).await)?
                 }
@@ -233,9 +233,9 @@ impl Host {
         let der = CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|error| anyhow!("{error}"))?;
         let Ok(id) = CertificateIdentifier::try_from(&der) else { return Ok(None) };
         let transport = Transport::new(authority)?;
-        let peace = transport.peace();
+        let limit = transport.limit();
         let asked = self.ask_window(authority, transport, &id).await;
-        match (asked, peace.until()) {
+        match (asked, limit.until()) {
             (Err(error), Some(until)) => Err(Limited { until, why: format!("{error:#}") }.into()),
             (asked, _) => asked,
         }

@@ -1,4 +1,4 @@
-//! bollard's answers and errors as the house's own types. Pure.
+//! bollard's answers and errors as the crate's own types. Pure.
 
 use crate::host::docker::{Container, ContainerState, DockerError, Health, NetworkState, Usage, VolumeState};
 use anyhow::anyhow;

@@ -1,5 +1,5 @@
 //! Fakes that keep state, for tests on a temporary root: Docker, systemd, PostgreSQL, git and other programs, the app's answers. They know
-//! nothing of what the house wants. Each verb can be made to fail, or to be the last that a process does (`faults.rs`).
+//! nothing of what the crate wants. Each verb can be made to fail, or to be the last that a process does (`faults.rs`).
 
 mod docker;
 mod faults;

@@ -37,7 +37,7 @@ pub fn read(service: &Fields) -> Deploy {
     let fields = service.fields("deploy");
     if let Some(mode) = fields.text("mode").filter(|mode| mode != "replicated") {
         let path = fields.path("mode");
-        fields.error(fields.place(), format!("'{path}: {}' is not carried out; replicated is", document::shown(&mode)));
+        fields.error(fields.place(), format!("'{path}: {}' is not supported; replicated is", document::shown(&mode)));
     }
     let count = |fields: &Fields, key: &'static str| {
         let number = fields.get(key, |reading, node, path| reading.number(node, path, 0..=1000));

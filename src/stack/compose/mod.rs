@@ -1,4 +1,4 @@
-//! A compose project's files into the model. A key that is not carried out is an error that names it. `tree.rs` makes one tree of
+//! A compose project's files into the model. A key that is not supported is an error that names it. `tree.rs` makes one tree of
 //! them, `service.rs` and the others read its parts; here is what concerns the whole.
 
 mod build;

@@ -194,7 +194,7 @@ fn read_long(reading: &Reading, node: &Node, path: &str, context: &Context) -> O
             wrong(format!("'{path}.source' is '{}', but must be a volume's name", document::shown(&source)))
         }
         (Some("volume"), None) => Some(Long::Mount(mount(Source::Anonymous))),
-        (Some("tmpfs"), None) if read_only => wrong(format!("'{path}.read_only' is not carried out for a tmpfs")),
+        (Some("tmpfs"), None) if read_only => wrong(format!("'{path}.read_only' is not supported for a tmpfs")),
         (Some("tmpfs"), None) => Some(Long::Memory(target, options.join(","))),
         (Some("bind"), _) => wrong(format!("'{path}.source' is missing or has a colon")),
         (Some("tmpfs"), Some(_)) => wrong(format!("'{path}.source' has no place in a tmpfs")),

@@ -75,7 +75,7 @@ pub fn read(fields: &Fields, context: &Context) -> Options {
         security_opt: each(
             "security_opt",
             &is_security_option,
-            "an option like no-new-privileges:true; profiles in files are not carried out",
+            "an option like no-new-privileges:true; profiles in files are not supported",
         ),
         group_add: each("group_add", &plain, "a group"),
         devices: read_devices(fields),
@@ -152,7 +152,7 @@ fn is_foreign(text: &str) -> bool {
     }
 }
 
-/// Docker takes a seccomp profile's text, not its path; reading one for it is not carried out.
+/// Docker takes a seccomp profile's text, not its path; that is not supported.
 fn is_security_option(text: &str) -> bool {
     let (name, value) = text.split_once([':', '=']).unwrap_or((text, ""));
     match name {

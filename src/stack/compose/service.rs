@@ -102,7 +102,7 @@ pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context
     let scale = fields.get("scale", |reading, node, path| reading.number(node, path, 0..=1000));
     let scale = scale.and_then(|count| u16::try_from(count).ok());
     if scale.is_some() && deploy.replicas.is_some() && scale != deploy.replicas {
-        fields.error(node.place, format!("'{path}.scale' and '{path}.deploy.replicas' say different things"));
+        fields.error(node.place, format!("'{path}.scale' and '{path}.deploy.replicas' conflict"));
     }
     let replicas = scale.or(deploy.replicas).unwrap_or(1);
     if replicas > 1 && container_name.is_some() {
@@ -123,7 +123,7 @@ pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context
     // Said twice, it must be the same.
     let once = |key: &str, own: Option<i64>, deployed: Option<i64>| {
         if own.is_some() && deployed.is_some() && own != deployed {
-            fields.error(node.place, format!("'{path}.{key}' and '{path}.deploy.resources' say different things"));
+            fields.error(node.place, format!("'{path}.{key}' and '{path}.deploy.resources' conflict"));
         }
         own.or(deployed)
     };

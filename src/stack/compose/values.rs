@@ -57,7 +57,7 @@ pub(super) fn named_pairs(fields: &Fields, key: &'static str, context: &Context)
                 };
             }
         }
-        Kind::Scalar { .. } => fields.error(node.place, format!("'{path}' must be a mapping or a list, not a text")),
+        Kind::Scalar { .. } => fields.error(node.place, format!("'{path}' must be a mapping or a list, not a string")),
     }
     all
 }

@@ -270,7 +270,7 @@ async fn refuse_lfs(git: &Git<'_>, commit: &Commit) -> Result<()> {
     // `COMMIT:PATH`.
     match found.stdout.lines().next().and_then(|line| line.split_once(':')) {
         Some((_, file)) => {
-            bail!("{file} says that files are kept in Git LFS, which is not carried out; keep them in git")
+            bail!("{file} says that files are kept in Git LFS, which is not supported; keep them in git")
         }
         None => Ok(()),
     }

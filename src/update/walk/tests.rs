@@ -6,7 +6,7 @@ use crate::env::Env;
 use crate::host::Host;
 use crate::host::fake::{Fault, TestHost};
 use crate::state::{Ledger, UpdateLock};
-use crate::update::{Back, News, Told, Wish, rollback, undo, update};
+use crate::update::{Back, Reporter, UpdateEvent, Wish, rollback, undo, update};
 use crate::value::Commit;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,7 +38,7 @@ impl Walk {
         let (test, env) = machine(true).await;
         publish(&test, self.target());
         if matches!(self, Walk::Back | Walk::PlainBack) {
-            update(&env, Wish::default(), &test.host, NEWS).await.expect("the update succeeds");
+            update(&env, Wish::default(), &test.host, SILENT).await.expect("the update succeeds");
         }
         if self == Walk::Sick {
             let image = format!("sha-shop-web:{}", commit(3).short());
@@ -47,12 +47,12 @@ impl Walk {
         (test, env)
     }
 
-    async fn go(self, env: &Env, host: &Host, news: News<'_>) -> anyhow::Result<()> {
+    async fn go(self, env: &Env, host: &Host, reporter: Reporter<'_>) -> anyhow::Result<()> {
         match self {
-            Walk::Plain | Walk::Migrating | Walk::Sick => update(env, Wish::default(), host, news).await.map(drop),
+            Walk::Plain | Walk::Migrating | Walk::Sick => update(env, Wish::default(), host, reporter).await.map(drop),
             Walk::Back | Walk::PlainBack => {
                 let agreed = Back::look(&Ledger::read_for(host, &env.app.name)?)?;
-                rollback(env, &agreed, host, news).await
+                rollback(env, &agreed, host, reporter).await
             }
         }
     }
@@ -70,7 +70,7 @@ impl Walk {
     }
 }
 
-const NEWS: News<'static> = News(&|_| ());
+const SILENT: Reporter<'static> = Reporter(&|_| ());
 
 /// One walk with one fault; what the fault leaves is taken up by whoever comes next, who has none.
 async fn walk(walk: Walk, start: &TestHost, env: &Env, chosen: Option<(usize, Fault)>) -> Vec<String> {
@@ -78,17 +78,17 @@ async fn walk(walk: Walk, start: &TestHost, env: &Env, chosen: Option<(usize, Fa
     let_migrate(&test);
     // While the page is shown, nobody is promised the app.
     let is_page = Arc::new(Mutex::new(false));
-    let told = is_page.clone();
-    let news = move |told_of: Told<'_>| match told_of {
-        Told::Page => *told.lock().expect("no test panics here") = true,
-        Told::Served => *told.lock().expect("no test panics here") = false,
+    let shown = is_page.clone();
+    let show = move |event: UpdateEvent<'_>| match event {
+        UpdateEvent::Page => *shown.lock().expect("no test panics here") = true,
+        UpdateEvent::Served => *shown.lock().expect("no test panics here") = false,
         _ => {}
     };
     let visit = visit(&test);
     test.faults.watch(move || if *is_page.lock().expect("no test panics here") { None } else { visit() });
     test.faults.choose(chosen);
     let host = test.another();
-    let done = test.faults.run(walk.go(env, &host, News(&news))).await;
+    let done = test.faults.run(walk.go(env, &host, Reporter(&show))).await;
     let effects = test.faults.effects();
     let context = match chosen {
         Some((at, fault)) => {
@@ -105,7 +105,7 @@ async fn walk(walk: Walk, start: &TestHost, env: &Env, chosen: Option<(usize, Fa
     drop(host);
     let next = test.another();
     let alone = UpdateLock::take(&next, "test", Duration::from_secs(1)).await.expect("a dead process holds no lock");
-    let recovered = undo::recover(env, &next, &alone, News(&news)).await;
+    let recovered = undo::recover(env, &next, &alone, Reporter(&show)).await;
     recovered.unwrap_or_else(|error| panic!("{context}: {error:?}"));
     drop(alone);
     let ledger = check(&test, env, &context).await;
@@ -127,9 +127,9 @@ async fn walk(walk: Walk, start: &TestHost, env: &Env, chosen: Option<(usize, Fa
         let again = async {
             match walk {
                 Walk::Plain | Walk::Migrating => {
-                    update(env, Wish { force: true, ..Wish::default() }, &next, NEWS).await.map(drop)
+                    update(env, Wish { force: true, ..Wish::default() }, &next, SILENT).await.map(drop)
                 }
-                _ => walk.go(env, &next, NEWS).await,
+                _ => walk.go(env, &next, SILENT).await,
             }
         };
         again.await.unwrap_or_else(|error| panic!("{context}: once more: {error:?}"));

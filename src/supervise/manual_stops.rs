@@ -15,9 +15,9 @@ const LAST_BREATH: Duration = Duration::from_secs(30);
 const BEYOND_GRACE: Duration = Duration::from_secs(15);
 const SIGKILL: i32 = 9;
 
-/// What is known of hands.
+/// Containers that somebody stopped, or may have.
 #[derive(Debug, Default)]
-pub struct Hands {
+pub struct ManualStops {
     /// Containers that were sent a signal which may be a stop's; the time is set when they were seen dead.
     signalled: BTreeMap<String, Option<Instant>>,
     /// Containers that were stopped, and since when, as far as that was seen.
@@ -26,10 +26,10 @@ pub struct Hands {
     own: BTreeSet<String>,
 }
 
-impl Hands {
+impl ManualStops {
     /// With what an earlier supervisor knew.
-    pub fn new(stopped: BTreeSet<String>) -> Hands {
-        Hands { stopped: stopped.into_iter().map(|id| (id, None)).collect(), ..Hands::default() }
+    pub fn new(stopped: BTreeSet<String>) -> ManualStops {
+        ManualStops { stopped: stopped.into_iter().map(|id| (id, None)).collect(), ..ManualStops::default() }
     }
 
     /// Takes up an event.
@@ -114,64 +114,64 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stop_is_told_from_a_crash_and_from_a_kill() {
         let now = Instant::now();
-        let mut hands = Hands::default();
-        assert_eq!(hands.open_until("c", now), None, "a crash is answered at once");
-        hands.note(&event("kill", Some(9)), now);
-        assert_eq!(hands.open_until("c", now), None, "so is a SIGKILL");
-        hands.note(&event("kill", Some(15)), now);
-        assert_eq!(hands.open_until("c", now), Some(now + REASON), "a stop may be under way");
-        hands.note(&event("stop", None), now);
-        assert!(hands.stopped("c") && hands.open_until("c", now).is_none());
-        hands.note(&event("start", None), now);
-        assert!(!hands.stopped("c"), "a start by hand takes it back");
+        let mut manual = ManualStops::default();
+        assert_eq!(manual.open_until("c", now), None, "a crash is answered at once");
+        manual.note(&event("kill", Some(9)), now);
+        assert_eq!(manual.open_until("c", now), None, "so is a SIGKILL");
+        manual.note(&event("kill", Some(15)), now);
+        assert_eq!(manual.open_until("c", now), Some(now + REASON), "a stop may be under way");
+        manual.note(&event("stop", None), now);
+        assert!(manual.stopped("c") && manual.open_until("c", now).is_none());
+        manual.note(&event("start", None), now);
+        assert!(!manual.stopped("c"), "a start by hand takes it back");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_supervisors_own_stop_is_no_hand() {
         let now = Instant::now();
-        let mut hands = Hands::default();
-        hands.stops("c");
-        hands.note(&event("kill", Some(15)), now);
-        assert_eq!(hands.open_until("c", now), None);
-        hands.note(&event("stop", None), now);
-        assert!(!hands.stopped("c"), "also if the start behind it fails");
-        hands.note(&event("kill", Some(15)), now);
-        hands.note(&event("stop", None), now);
-        assert!(hands.stopped("c"), "the next one is a hand's again");
-        hands.stops("c");
-        hands.note(&event("start", None), now);
-        hands.note(&event("stop", None), now);
-        assert!(hands.stopped("c"), "one that was dead already told of no stop");
-        hands.runs("c");
-        assert!(!hands.stopped("c"), "it was started while nobody listened");
+        let mut manual = ManualStops::default();
+        manual.stops("c");
+        manual.note(&event("kill", Some(15)), now);
+        assert_eq!(manual.open_until("c", now), None);
+        manual.note(&event("stop", None), now);
+        assert!(!manual.stopped("c"), "also if the start behind it fails");
+        manual.note(&event("kill", Some(15)), now);
+        manual.note(&event("stop", None), now);
+        assert!(manual.stopped("c"), "the next one is a hand's again");
+        manual.stops("c");
+        manual.note(&event("start", None), now);
+        manual.note(&event("stop", None), now);
+        assert!(manual.stopped("c"), "one that was dead already told of no stop");
+        manual.runs("c");
+        assert!(!manual.stopped("c"), "it was started while nobody listened");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_signal_that_was_no_stop_holds_nothing_up_for_long() {
-        let mut hands = Hands::default();
-        hands.note(&event("kill", Some(15)), Instant::now());
+        let mut manual = ManualStops::default();
+        manual.note(&event("kill", Some(15)), Instant::now());
         tokio::time::advance(Duration::from_secs(3600)).await;
         let died = Instant::now();
-        assert!(hands.open_until("c", died).is_some());
+        assert!(manual.open_until("c", died).is_some());
         tokio::time::advance(REASON).await;
-        assert_eq!(hands.open_until("c", Instant::now()), None);
-        assert!(!hands.stopped("c"));
+        assert_eq!(manual.open_until("c", Instant::now()), None);
+        assert!(!manual.stopped("c"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_daemon_that_goes_down_is_no_hand() {
-        let mut hands = Hands::new(BTreeSet::from(["known".to_owned()]));
-        hands.note(&event("stop", None), Instant::now());
+        let mut manual = ManualStops::new(BTreeSet::from(["known".to_owned()]));
+        manual.note(&event("stop", None), Instant::now());
         tokio::time::advance(LAST_BREATH).await;
-        hands.note(&DockerEvent { container_id: "late".to_owned(), ..event("stop", None) }, Instant::now());
+        manual.note(&DockerEvent { container_id: "late".to_owned(), ..event("stop", None) }, Instant::now());
         tokio::time::advance(Duration::from_secs(5)).await;
         // One that was heard of late, since the supervisor was busy.
         let (id, age) = ("heard late".to_owned(), Duration::from_secs(31));
-        hands.note(&DockerEvent { container_id: id, age, ..event("stop", None) }, Instant::now());
-        hands.docker_lost(Instant::now(), Duration::from_secs(10));
-        assert_eq!(hands.all(), BTreeSet::from(["c".to_owned(), "known".to_owned(), "heard late".to_owned()]));
+        manual.note(&DockerEvent { container_id: id, age, ..event("stop", None) }, Instant::now());
+        manual.docker_lost(Instant::now(), Duration::from_secs(10));
+        assert_eq!(manual.all(), BTreeSet::from(["c".to_owned(), "known".to_owned(), "heard late".to_owned()]));
         // It waits for one that gets a minute, and tells of the others long before.
-        hands.docker_lost(Instant::now(), Duration::from_secs(60));
-        assert_eq!(hands.all(), BTreeSet::from(["known".to_owned()]));
+        manual.docker_lost(Instant::now(), Duration::from_secs(60));
+        assert_eq!(manual.all(), BTreeSet::from(["known".to_owned()]));
     }
 }
