@@ -1,6 +1,7 @@
 //! Compose files as people publish them (`tests/published/`) load, and mean what docker compose v2 takes them for: its resolved form
 //! (`config --format json`) is read like a compose file, and both must give the same stack; some of it is compared with the JSON
 //! itself, too, so that a form that is misread in both does not go by.
+#![allow(clippy::too_many_lines)] // A test tells one story from its beginning to its end.
 #![allow(clippy::disallowed_methods)] // Tests run and write what they need.
 
 use appliance::host::{Host, Mode};

@@ -67,6 +67,53 @@ pub fn is_wanted(env: &Env) -> bool {
     ssl.letsencrypt && ssl.own.is_none() && (ssl.acme.directory.is_some() || env.appliance.has_public_domain())
 }
 
+impl State {
+    /// What was written when the clock was ahead does not count.
+    fn forget_the_future(&mut self, now: i64) {
+        if self.tried > now {
+            (self.next_try, self.limited_until) = (0, 0);
+        }
+    }
+
+    /// Other names are another wish to the same server, whose limit may still hold.
+    fn of_another_wish(&self, wish: String, authority: &Authority) -> State {
+        let is_same_server = self.wish.split(' ').next() == Some(authority.directory.as_str());
+        let (tried, limited_until) = if is_same_server { (self.tried, self.limited_until) } else { (0, 0) };
+        State { wish, tried, limited_until, ..State::default() }
+    }
+}
+
+/// What a server says of the time in which a certificate is to be renewed.
+struct Asked {
+    window: Option<Window>,
+    /// After how many seconds it is to be asked again.
+    look_again: i64,
+    /// It answers no question before.
+    limited_until: Option<i64>,
+}
+
+impl Default for Asked {
+    fn default() -> Asked {
+        Asked { window: None, look_again: LOOK_AGAIN_S, limited_until: None }
+    }
+}
+
+/// The server's wish is a help, not a need.
+async fn ask_window(authority: &Authority, chain: &str, host: &Host) -> Asked {
+    match within(host.acme_window(authority, chain)).await {
+        Ok(Some((window, again))) => {
+            let look_again = i64::try_from(again.as_secs()).unwrap_or(LOOK_AGAIN_S).clamp(3600, 24 * 3600);
+            Asked { window: Some(window), look_again, limited_until: None }
+        }
+        Ok(None) => Asked::default(),
+        Err(error) => {
+            tracing::info!("{error:#}");
+            let limited_until = error.downcast_ref::<Limited>().map(|limited| limited.until);
+            Asked { limited_until, ..Asked::default() }
+        }
+    }
+}
+
 /// Looks at the certificate, and orders a new one if it is due, or wanted by force.
 ///
 /// # Errors
@@ -88,16 +135,10 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     }
     let mut state = read_state(host)?;
     if state.wish != wish {
-        // Other names are another wish to the same server, whose limit may still hold.
-        let is_same_server = state.wish.split(' ').next() == Some(authority.directory.as_str());
-        let (tried, limited_until) = if is_same_server { (state.tried, state.limited_until) } else { (0, 0) };
-        state = State { wish, tried, limited_until, ..State::default() };
+        state = state.of_another_wish(wish, &authority);
     }
     state.left_out.retain(|_, (_, since)| !force && (0..LEFT_OUT_S).contains(&(now - *since)));
-    // Written when the clock was ahead.
-    if state.tried > now {
-        (state.next_try, state.limited_until) = (0, 0);
-    }
+    state.forget_the_future(now);
     if force && now < state.limited_until {
         let until = jiff::Timestamp::from_second(state.limited_until).unwrap_or_default();
         bail!("the server {} limits orders until {until}", authority.directory);
@@ -118,28 +159,16 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     let chain = current.as_ref().map(Pair::certificate);
     let facts = current.as_ref().map(Pair::facts);
     let is_ours = facts.is_some_and(|facts| !facts.self_signed);
-    let mut look_again = LOOK_AGAIN_S;
-    let window = match chain.filter(|_| is_ours && !at_once) {
-        // The server's wish is a help, not a need.
-        Some(chain) => match within(host.acme_window(&authority, chain)).await {
-            Ok(told) => {
-                if let Some((_, again)) = told {
-                    look_again = i64::try_from(again.as_secs()).unwrap_or(LOOK_AGAIN_S).clamp(3600, 24 * 3600);
-                }
-                told.map(|(window, _)| window)
-            }
-            Err(error) => {
-                tracing::info!("{error:#}");
-                if let Some(limited) = error.downcast_ref::<Limited>() {
-                    (state.tried, state.limited_until) = (now, limited.until);
-                    write_state(host, &state)?;
-                    return Ok(Looked { renewed: false, next: limited.until, left_out: left_out(&state) });
-                }
-                None
-            }
-        },
-        None => None,
+    let asked = match chain.filter(|_| is_ours && !at_once) {
+        Some(chain) => ask_window(&authority, chain, host).await,
+        None => Asked::default(),
     };
+    if let Some(until) = asked.limited_until {
+        (state.tried, state.limited_until) = (now, until);
+        write_state(host, &state)?;
+        return Ok(Looked { renewed: false, next: until, left_out: left_out(&state) });
+    }
+    let Asked { window, look_again, .. } = asked;
     let due = decide::due(facts, &wanted, window, decide::jitter_of(env.appliance.domain.as_str()));
     if !at_once && now < due {
         return Ok(Looked { renewed: false, next: due.min(now + look_again), left_out: left_out(&state) });
@@ -163,12 +192,10 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     if condemned {
         revoke::carry_out(&authority, host).await;
     }
-    let seen = tls::current(host);
     let wanted = names.iter().filter(|name| !state.left_out.contains_key(*name)).cloned().collect();
-    let due = decide::due(seen.as_ref().map(Pair::facts), &wanted, None, judge.jitter());
+    let due = decide::due(tls::current(host).as_ref().map(Pair::facts), &wanted, None, judge.jitter());
     if due > host.now().as_second() {
-        state.failures = 0;
-        state.next_try = 0;
+        (state.failures, state.next_try) = (0, 0);
         write_state(host, &state)?;
     } else {
         // A clock that is far ahead, or a server that issues something else than was ordered.

@@ -108,7 +108,7 @@ async fn try_start(host: &Host, env_yml: Option<&str>, board: &Board, is_last: b
         let up = match before_docker(&found, host, board).await {
             Ok(()) => {
                 wait_for_docker(host, board).await?;
-                bring_up(&found, host, board, &lock, is_last).await
+                BringUp { found: &found, host, board, lock: &lock, is_last }.run().await
             }
             Err(error) => Err(error),
         };
@@ -171,130 +171,160 @@ fn tell_of_put_back(host: &Host) -> Result<()> {
     }
 }
 
-async fn bring_up(
-    found: &Found,
-    host: &Host,
-    board: &Board,
-    lock: &StackLock,
+/// One try to bring a release up.
+struct BringUp<'a> {
+    found: &'a Found,
+    host: &'a Host,
+    board: &'a Board,
+    lock: &'a StackLock,
     is_last: bool,
-) -> Result<(Stack, Release)> {
-    let env = &found.env;
-    let wanted = Wanted { env, text: &found.bytes };
-    let mut ledger =
-        Ledger::read_for(host, &env.app.name).map_err(|error| with_halt(error, "The ledger cannot be used"))?;
-    let known = ledger.current.clone();
-    // A supervisor that was replaced finds its app running: visitors must not notice.
-    let up_already = match &known {
-        // The files are those of a release on its way.
-        Some(release) if ledger.in_flight.is_some() => routed_run(env, release, host).await,
-        Some(release) => runs_as_wanted(env, release, host).await,
-        None => false,
-    };
-    let occasion = if up_already { Occasion::Mend } else { Occasion::Start };
-    if !up_already {
-        board.show_page();
-        stopped::write(&Default::default(), host)?;
-        stopped::give_up(&Default::default(), host)?;
-    }
-    let prepared = prepare(wanted, host, None, &mut |step| board.step(step)).await;
-    board.steps_ended(prepared.is_ok());
-    match prepared.map_err(|error| stumble(error, "The host could not be prepared")) {
-        Err(error) if up_already && is_last && error.is::<Stumble>() => tell_critical(host, &error),
-        other => other?,
+}
+
+impl BringUp<'_> {
+    async fn run(&self) -> Result<(Stack, Release)> {
+        let (env, host, board) = (&self.found.env, self.host, self.board);
+        let occasion = self.prepare().await?;
+        // What a killed update left is finished or undone before anything is started.
+        releases::recover(env, host, board, self.lock)
+            .await
+            .map_err(|error| with_halt(error, "An update could not be undone"))?;
+        if occasion == Occasion::Start {
+            board.show_page();
+        }
+        let mut ledger = Ledger::read_for(host, &env.app.name)?;
+        let first = ledger.current.is_none();
+        let (stack, mut release) = match ledger.current.clone() {
+            Some(release) => self.known(release, &mut ledger).await?,
+            None => self.first(&mut ledger).await?,
+        };
+        board.describe(|status| status.commit = Some(release.commit.as_str().to_owned()));
+        self.try_out(&stack, &release, &mut ledger, occasion, first).await?;
+        if first || release.ran_with() != env.digest {
+            release.runs_with = Some(env.digest.clone());
+            ledger.current = Some(release.clone());
+            ledger.in_flight.take_if(|_| first);
+            ledger.write(host, &env.app.name)?;
+            // The packet filter learns the ports of the routes before nginx asks there; those of a release that was known it has.
+            prepare::admit_networks(env, host).await.context("the packet filter could not be set up for the app")?;
+        }
+        self.serve(&release, first).await?;
+        board.event(Event::Up);
+        update::settle_soon(env, host);
+        // What is left over costs room, not the app.
+        if let Err(error) = clean_up(env, host).await {
+            tracing::warn!("{error:#}");
+        }
+        Ok((stack, release))
     }
 
-    // What a killed update left is finished or undone before anything is started.
-    releases::recover(env, host, board, lock)
-        .await
-        .map_err(|error| with_halt(error, "An update could not be undone"))?;
-    if !up_already {
-        board.show_page();
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted { env: &self.found.env, text: &self.found.bytes }
     }
-    ledger = Ledger::read_for(host, &env.app.name)?;
-    let known = ledger.current.clone();
-    let progress = |what: &str| board.event(Event::StartBegins(what.to_owned()));
-    let first = known.is_none();
-    let (stack, mut release) = match known {
-        Some(mut release) => {
-            let restored = update::restore_checkout(env, &release, host).await.and_then(|()| stack::load(env, host));
-            let stack = restored.map_err(|error| stumble(error, "The release cannot be brought up"))?;
-            update::ensure_images(&stack, &mut release, &mut ledger, host, &progress)
-                .await
-                .map_err(|error| stumble(error, "The release cannot be brought up"))?;
-            surroundings::ensure(&stack, host).await?;
-            prepare::admit_networks(env, host).await?;
-            (stack, release)
+
+    fn progress(&self, what: &str) {
+        self.board.event(Event::StartBegins(what.to_owned()));
+    }
+
+    /// Prepares the host. Gives back whether everything is to be started, or the app runs already.
+    async fn prepare(&self) -> Result<Occasion> {
+        let (env, host, board) = (&self.found.env, self.host, self.board);
+        let ledger =
+            Ledger::read_for(host, &env.app.name).map_err(|error| with_halt(error, "The ledger cannot be used"))?;
+        // A supervisor that was replaced finds its app running: visitors must not notice.
+        let up_already = match &ledger.current {
+            // The files are those of a release on its way.
+            Some(release) if ledger.in_flight.is_some() => routed_run(env, release, host).await,
+            Some(release) => runs_as_wanted(env, release, host).await,
+            None => false,
+        };
+        if !up_already {
+            board.show_page();
+            stopped::write(&Default::default(), host)?;
+            stopped::give_up(&Default::default(), host)?;
         }
-        None => {
-            let mut built = update::first(env, &mut ledger, host, lock, &progress).await?;
-            surroundings::ensure(&built.stack, host).await?;
-            prepare::admit_networks(env, host).await?;
-            update::migrate(env, &mut built, &mut ledger, host, lock, &progress).await?;
-            (built.stack, built.release)
+        let prepared = prepare(self.wanted(), host, None, &mut |step| board.step(step)).await;
+        board.steps_ended(prepared.is_ok());
+        match prepared.map_err(|error| stumble(error, "The host could not be prepared")) {
+            Err(error) if up_already && self.is_last && error.is::<Stumble>() => tell_critical(host, &error),
+            other => other?,
         }
-    };
-    board.describe(|status| status.commit = Some(release.commit.as_str().to_owned()));
-    let domain = env.appliance.domain.as_str();
-    if first {
+        Ok(if up_already { Occasion::Mend } else { Occasion::Start })
+    }
+
+    async fn known(&self, mut release: Release, ledger: &mut Ledger) -> Result<(Stack, Release)> {
+        let (env, host) = (&self.found.env, self.host);
+        let restored = update::restore_checkout(env, &release, host).await.and_then(|()| stack::load(env, host));
+        let stack = restored.map_err(|error| stumble(error, "The release cannot be brought up"))?;
+        update::ensure_images(&stack, &mut release, ledger, host, &|what| self.progress(what))
+            .await
+            .map_err(|error| stumble(error, "The release cannot be brought up"))?;
+        surroundings::ensure(&stack, host).await?;
+        prepare::admit_networks(env, host).await?;
+        Ok((stack, release))
+    }
+
+    async fn first(&self, ledger: &mut Ledger) -> Result<(Stack, Release)> {
+        let (env, host, lock) = (&self.found.env, self.host, self.lock);
+        let progress = |what: &str| self.progress(what);
+        let mut built = update::first(env, ledger, host, lock, &progress).await?;
+        surroundings::ensure(&built.stack, host).await?;
+        prepare::admit_networks(env, host).await?;
+        update::migrate(env, &mut built, ledger, host, lock, &progress).await?;
         let database = ledger.in_flight.as_ref().map(|flight| flight.database).unwrap_or_default();
         ledger.in_flight =
-            Some(InFlight { database, ..InFlight::at(Some(release.commit.clone()), Stage::Start, host) });
+            Some(InFlight { database, ..InFlight::at(Some(built.release.commit.clone()), Stage::Start, host) });
         ledger.write(host, &env.app.name)?;
+        Ok((built.stack, built.release))
     }
-    let rigour = if first { Rigour::New } else { Rigour::Known };
-    let routed = release.clone();
-    let vital = routed.vital(&env.app.critical);
-    let by_hand = stopped::read(host)?;
-    let beside = Beside::default();
-    let gate = Gate {
-        stack: &stack,
-        routes: &routed.routes,
-        domain,
-        vital: &vital,
-        rigour,
-        stopped: &by_hand,
-        beside: &beside,
-    };
-    let good = async {
-        bring_up_good(&gate, &release, occasion, host, &progress).await?;
-        if first { update::probes(env, &stack, &release.routes, &beside, host).await } else { Ok(()) }
-    };
-    if let Err(error) = good.await {
+
+    /// Starts what must run, and waits until it is good.
+    async fn try_out(
+        &self,
+        stack: &Stack,
+        release: &Release,
+        ledger: &mut Ledger,
+        occasion: Occasion,
+        first: bool,
+    ) -> Result<()> {
+        let (env, host) = (&self.found.env, self.host);
+        let gate = Gate {
+            stack,
+            routes: &release.routes,
+            domain: env.appliance.domain.as_str(),
+            vital: &release.vital(&env.app.critical),
+            rigour: if first { Rigour::New } else { Rigour::Known },
+            stopped: &stopped::read(host)?,
+            beside: &Beside::default(),
+        };
+        let good = async {
+            bring_up_good(&gate, release, occasion, host, &|what| self.progress(what)).await?;
+            if first { update::probes(env, stack, &release.routes, gate.beside, host).await } else { Ok(()) }
+        };
+        let Err(error) = good.await else { return Ok(()) };
         if first && !is_away(&error) {
             ledger.remember_failed(release.commit.clone());
             // A database that it has migrated is put back by the next start, once the stack is stopped.
             ledger.in_flight.take_if(|flight| flight.database == Touched::No);
             ledger.write(host, &env.app.name)?;
         }
-        return Err(with_halt(error, "The app did not come up"));
+        Err(with_halt(error, "The app did not come up"))
     }
-    if first || release.ran_with() != env.digest {
-        release.runs_with = Some(env.digest.clone());
-        ledger.current = Some(release.clone());
-        ledger.in_flight.take_if(|_| first);
-        ledger.write(host, &env.app.name)?;
-        // The packet filter learns the ports of the routes before nginx asks there; those of a release that was known it has.
-        prepare::admit_networks(env, host).await.context("the packet filter could not be set up for the app")?;
+
+    /// Has nginx serve the release: only now are its routes known to lead somewhere.
+    async fn serve(&self, release: &Release, first: bool) -> Result<()> {
+        let host = self.host;
+        let served = prepare(self.wanted(), host, Some(Step::Nginx), &mut |_| ()).await;
+        match served.map_err(|error| stumble(error, "nginx could not be set up for the app")) {
+            // The configuration that it has may serve the app as well.
+            Err(error) if !first && self.is_last && error.is::<Stumble>() => tell_critical(host, &error),
+            other => other?,
+        }
+        match release.routes.is_empty() {
+            // Nothing is served, so there is nothing to wait for.
+            true => page::clear(host),
+            false => wait_for_front(self.found.env.appliance.domain.as_str(), host).await,
+        }
     }
-    // Only now are the routes known to lead somewhere.
-    let served = prepare(wanted, host, Some(Step::Nginx), &mut |_| ()).await;
-    match served.map_err(|error| stumble(error, "nginx could not be set up for the app")) {
-        // The configuration that it has may serve the app as well.
-        Err(error) if !first && is_last && error.is::<Stumble>() => tell_critical(host, &error),
-        other => other?,
-    }
-    match release.routes.is_empty() {
-        // Nothing is served, so there is nothing to wait for.
-        true => page::clear(host)?,
-        false => wait_for_front(domain, host).await?,
-    }
-    board.event(Event::Up);
-    update::settle_soon(env, host);
-    // What is left over costs room, not the app.
-    if let Err(error) = clean_up(env, host).await {
-        tracing::warn!("{error:#}");
-    }
-    Ok((stack, release))
 }
 
 /// Removes images that no release needs, unless an update is under way: somebody may have begun one since the start read the ledger.

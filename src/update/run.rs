@@ -82,6 +82,20 @@ impl Run<'_> {
         self.ledger.write(self.host, &self.env.app.name)
     }
 
+    /// Nothing is under way any more.
+    fn leave(&mut self) -> Result<()> {
+        self.ledger.in_flight = None;
+        self.write()
+    }
+
+    /// The release that was fetched; one that is gone back to by the images that it had.
+    async fn release(&self, fetched: &Fetched<'_>, wish: &Wish) -> Result<Built> {
+        let previous = self.ledger.previous.as_ref();
+        let back_to = previous.filter(|previous| wish.back && previous.commit == fetched.target);
+        let purpose = back_to.map_or(Purpose::Release, |known| Purpose::Known(&known.images));
+        release::build(self.env, fetched, purpose, self.host, &|what| self.reporter.doing(what)).await
+    }
+
     fn attempt(&mut self, commit: &Commit, outcome: &str) {
         let took = u64::try_from(self.clock.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         *self.clock.took_ms.entry(self.clock.stage).or_default() += took;
@@ -146,88 +160,28 @@ pub async fn update_alone(
     let current =
         ledger.current.clone().context("there is no release yet: systemctl start appliance makes the first")?;
     wish.force |= host.exists(&flag(env));
+    if wish.reset.is_some() {
+        // Whatever was the current one when somebody asked for it.
+        wish.to = Some(current.commit.clone());
+    }
     let clock = Clock { stage: Stage::Fetch, since: Instant::now(), took_ms: BTreeMap::new() };
     let mut run = Run { env, host, reporter, ledger, clock, back: wish.back };
     host.put("/app/etc/tags/update_last_call", format!("{}\n", host.now().as_second()).as_bytes(), 0o644)?;
     run.measure();
 
-    run.begin(Stage::Fetch, None, Touched::No)?;
-    let directory = stack::checkout(env);
-    if wish.reset.is_some() {
-        // Whatever was the current one when somebody asked for it.
-        wish.to = Some(current.commit.clone());
-    }
-    let fetched = match git::fetch(&env.app, &directory, wish.to.as_ref(), host).await {
-        Ok(fetched) => fetched,
-        Err(error) => {
-            run.ledger.in_flight = None;
-            run.write()?;
-            sentry::critical(host, "An update failed", &format!("{error:#}"));
-            return Err(error);
-        }
+    let fetched = match fetch(&mut run, &current, &wish).await? {
+        Fetch::Go(fetched) => fetched,
+        Fetch::Ended(outcome) => return Ok(outcome),
     };
     let target = fetched.target.clone();
-    let facts = Facts {
-        target: &target,
-        is_other: fetched.is_other_than(&current.commit).await?,
-        env_changed: env.digest != current.env_digest,
-        failed: &run.ledger.failed,
-    };
-    match decide(&facts, &wish) {
-        Decision::Go => {}
-        other => {
-            run.ledger.in_flight = None;
-            run.write()?;
-            return Ok(match other {
-                Decision::Refused => Outcome::Refused { commit: target },
-                _ => Outcome::Nothing { commit: target },
-            });
-        }
-    }
-    // What an operator goes to by name has run before.
-    let is_known =
-        [Some(&current), run.ledger.previous.as_ref()].into_iter().flatten().any(|known| known.commit == target);
-    if !(wish.to.is_some() && is_known)
-        && let Err(error) = trusted(env, &fetched, &current, &wish).await
-    {
-        run.ledger.in_flight = None;
-        run.write()?;
-        sentry::critical(host, "An update was refused", &format!("{error:#}"));
-        return Err(error);
-    }
     // Asked for once: what fails is not tried again and again for it.
     host.discard(&flag(env))?;
-    run.begin(Stage::Build, Some(&target), Touched::No)?;
-    let progress = |what: &str| reporter.doing(what);
-    let migrates = match prepare_for(env, &fetched, &current, &wish, host).await {
-        Ok(migrates) => migrates,
-        Err(error) => {
-            run.give_up(&target, &error, false).await?;
-            sentry::critical(host, "An update was refused", &format!("{error:#}"));
-            return Err(error);
-        }
-    };
-    let back_to = run.ledger.previous.as_ref().filter(|previous| wish.back && previous.commit == target).cloned();
-    let purpose = back_to.as_ref().map_or(Purpose::Release, |known| Purpose::Known(&known.images));
-    let mut built = match release::build(env, &fetched, purpose, host, &progress).await {
-        Ok(built) => built,
-        Err(error) => {
-            let error =
-                error.context(format!("the release {} could not be built; the old one runs on", target.short()));
-            // Somebody who started meanwhile has put the old files back, under the builder's hands.
-            let is_whole =
-                env.app.git.local == GitLocal::Merge || git::is_at(&env.app, &directory, &target, host).await?;
-            let remember = error.is::<OfCommit>() && target != current.commit && is_whole;
-            run.give_up(&target, &error, remember).await?;
-            sentry::critical(host, "An update failed", &format!("{error:#}"));
-            return Err(error);
-        }
-    };
+    let (mut built, migrates) = build(&mut run, &fetched, &current, &wish).await?;
     let lock = StackLock::take(host, "update", PATIENCE).await?;
     // Somebody who held the lock in between may have put the old files back, under the builder's hands.
-    if !git::is_at(&env.app, &directory, &built.release.commit, host).await? {
+    if !git::is_at(&env.app, &stack::checkout(env), &built.release.commit, host).await? {
         leftover::discard(&env.app.name, &built.release.commit, host).await?;
-        built = release::build(env, &fetched, purpose, host, &progress).await?;
+        built = run.release(&fetched, &wish).await?;
     }
     let placed = if migrates {
         with_gap(&mut run, &built, &target, wish.reset.as_ref()).await
@@ -257,6 +211,82 @@ pub async fn update_alone(
     drop(lock);
     settle_copy(env, host, reporter).await;
     Ok(Outcome::Done { commit: release.commit, migrated: migrates })
+}
+
+/// What follows from what the repository has.
+enum Fetch<'a> {
+    Go(Fetched<'a>),
+    Ended(Outcome),
+}
+
+/// Fetches, and decides whether there is anything to do.
+async fn fetch<'a>(run: &mut Run<'a>, current: &Release, wish: &Wish) -> Result<Fetch<'a>> {
+    let (env, host) = (run.env, run.host);
+    run.begin(Stage::Fetch, None, Touched::No)?;
+    let fetched = match git::fetch(&env.app, &stack::checkout(env), wish.to.as_ref(), host).await {
+        Ok(fetched) => fetched,
+        Err(error) => {
+            run.leave()?;
+            sentry::critical(host, "An update failed", &format!("{error:#}"));
+            return Err(error);
+        }
+    };
+    let target = fetched.target.clone();
+    let facts = Facts {
+        target: &target,
+        is_other: fetched.is_other_than(&current.commit).await?,
+        env_changed: env.digest != current.env_digest,
+        failed: &run.ledger.failed,
+    };
+    match decide(&facts, wish) {
+        Decision::Go => {}
+        other => {
+            run.leave()?;
+            return Ok(Fetch::Ended(match other {
+                Decision::Refused => Outcome::Refused { commit: target },
+                _ => Outcome::Nothing { commit: target },
+            }));
+        }
+    }
+    // What an operator goes to by name has run before.
+    let is_known =
+        [Some(current), run.ledger.previous.as_ref()].into_iter().flatten().any(|known| known.commit == target);
+    if !(wish.to.is_some() && is_known)
+        && let Err(error) = trusted(env, &fetched, current, wish).await
+    {
+        run.leave()?;
+        sentry::critical(host, "An update was refused", &format!("{error:#}"));
+        return Err(error);
+    }
+    Ok(Fetch::Go(fetched))
+}
+
+/// Builds the release beside what runs. Gives back whether it migrates.
+async fn build(run: &mut Run<'_>, fetched: &Fetched<'_>, current: &Release, wish: &Wish) -> Result<(Built, bool)> {
+    let (env, host, target) = (run.env, run.host, &fetched.target);
+    run.begin(Stage::Build, Some(target), Touched::No)?;
+    let migrates = match prepare_for(env, fetched, current, wish, host).await {
+        Ok(migrates) => migrates,
+        Err(error) => {
+            run.give_up(target, &error, false).await?;
+            sentry::critical(host, "An update was refused", &format!("{error:#}"));
+            return Err(error);
+        }
+    };
+    match run.release(fetched, wish).await {
+        Ok(built) => Ok((built, migrates)),
+        Err(error) => {
+            let error =
+                error.context(format!("the release {} could not be built; the old one runs on", target.short()));
+            // Somebody who started meanwhile has put the old files back, under the builder's hands.
+            let is_whole = env.app.git.local == GitLocal::Merge
+                || git::is_at(&env.app, &stack::checkout(env), target, host).await?;
+            let remember = error.is::<OfCommit>() && *target != current.commit && is_whole;
+            run.give_up(target, &error, remember).await?;
+            sentry::critical(host, "An update failed", &format!("{error:#}"));
+            Err(error)
+        }
+    }
 }
 
 /// # Errors

@@ -1,4 +1,5 @@
 //! The appliance on booted hosts: the package installed, real Docker, PostgreSQL and nginx. One fresh host per test.
+#![allow(clippy::too_many_lines)] // A test tells one story from its beginning to its end.
 #![allow(clippy::disallowed_methods)] // The house's door is for the house; tests drive the machine from outside.
 
 #[path = "../host/mod.rs"]

@@ -30,6 +30,7 @@ fn ignore(fields: &Fields, keys: &[&'static str], why: &str) {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one key after the other")]
 pub fn read(service: &Fields) -> Deploy {
     if service.value("deploy").is_none() {
         return Deploy::default();

@@ -113,6 +113,7 @@ enum Long {
     Memory(String, String),
 }
 
+#[expect(clippy::too_many_lines, reason = "one key after the other")]
 fn read_long(reading: &Reading, node: &Node, path: &str, context: &Context) -> Option<Long> {
     let fields = Fields::of(reading, Some(node), path);
     let (kind, source, target) = (fields.text("type"), fields.text("source"), fields.text("target"));

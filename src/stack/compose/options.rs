@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// Reads them all; what is wrong is reported.
+#[expect(clippy::too_many_lines, reason = "one key after the other")]
 pub fn read(fields: &Fields, context: &Context) -> Options {
     let place = |key| fields.value(key).map_or(fields.place(), |node| node.place);
     let wrong = |key: &'static str, text: &str, right: &str| {

@@ -39,6 +39,7 @@ pub fn project(stack: &Stack) -> Value {
     whole.0.into()
 }
 
+#[expect(clippy::too_many_lines, reason = "one key after the other")]
 fn service(service: &Service) -> Value {
     let mut all = Entries::default();
     let options = &service.options;

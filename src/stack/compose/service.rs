@@ -11,6 +11,7 @@ use crate::value::ServiceName;
 use std::time::Duration;
 
 /// Reads one service; `None` means an error was reported.
+#[expect(clippy::too_many_lines, reason = "one key after the other")]
 pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context) -> Option<Service> {
     let path = format!("services.{name}");
     let fields = Fields::of(reading, Some(node), &path);

@@ -96,6 +96,7 @@ fn a_missing_variable_is_a_warning() {
 
 /// Each rule once; what Docker makes of the good ones is seen on a booted host.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn options_are_checked_before_docker_sees_them() {
     for (option, expected) in [
         ("hostname: 'a b'", "c:4:15: error: 'services.a.hostname' is 'a b', but must be a host name"),
