@@ -90,10 +90,12 @@ test: packages
 	@$(MAKE) --no-print-directory --jobs=2 tools target/deb/appliance-test.deb
 	@sh tests/run.sh $(TOOLS)/bin
 
-# What `make test` only takes a sample of, or leaves out in turn: updates that are cut off in every stage, in every way; a layout of disks that is cut off
+# What `make test` only takes a sample of, or leaves out in turn: starts after each cut of an update, walked through every fault; updates that
+# are cut off in every stage, in every way; a layout of disks that is cut off
 # before and after every command; an upgrade of PostgreSQL that is killed, and one that the app does not come up on; the
 # disk image from nothing, of both Debians and built twice, by every kind of cloud, and ten power cuts; vagrant up.
 soak: tools target/deb/appliance-test.deb target/image/test/appliance-bookworm.qcow2 target/image/test/appliance-trixie.qcow2 target/image/again/appliance-bookworm.qcow2
+	APPLIANCE_MATRIX=all cargo test --locked --lib -- --nocapture walk
 	cmp target/image/test/appliance-bookworm.qcow2 target/image/again/appliance-bookworm.qcow2
 	APPLIANCE_IMAGE=target/image/test/appliance-trixie.qcow2 cargo test --locked --test vm -- --nocapture the_image_comes_up
 	APPLIANCE_MATRIX=all cargo test --locked --test booted -- --nocapture cut_off another_major

@@ -1,4 +1,4 @@
-//! The house: one binary, one library behind it.
+//! One binary, one library behind it.
 //!
 //! Two ideas carry everything. Preparing a host has a known order: it is ordered code over idempotent `ensure_…` verbs,
 //! which do or, in check mode, only note; so `plan` is the same code. A container stack has a computed order: there, and
