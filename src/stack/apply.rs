@@ -363,8 +363,9 @@ pub async fn run_once(
     let name = format!("{}_{purpose}_1", stack.project);
     check_engine(stack, host).await?;
     let found = look_up(images, &[], host).await?;
-    mounts::check(stack, service, host)?;
-    let granted = grants::look(stack, service, host)?;
+    let could_not = || NotRun(format!("{purpose} of {}", service.name));
+    mounts::check(stack, service, host).with_context(could_not)?;
+    let granted = grants::look(stack, service, host).with_context(could_not)?;
     let mut new = container(stack, service, image_of(service, &found)?, &granted, Role::OneOff);
     new.name = name.clone();
     new.body.cmd = Some(command.to_vec());
@@ -372,7 +373,6 @@ pub async fn run_once(
     // A killed run left its own behind.
     docker.remove_with_volumes(&name).await?;
     host.note_container(&name, format!("run {purpose} of {}", service.name));
-    let could_not = || NotRun(format!("{purpose} of {}", service.name));
     let id = docker.create(new).await.with_context(could_not)?;
     let ended = docker.run_to_end(&id, deadline).await.with_context(could_not);
     // What it did is done; the next look at the stack takes away what is left of it.

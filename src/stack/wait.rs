@@ -4,7 +4,7 @@ use super::actions::Occasion;
 use super::manner::Beside;
 use super::model::{Condition, Dependency, Service, Stack};
 use crate::host::Host;
-use crate::host::docker::{Container, Health, Look};
+use crate::host::docker::{Container, DockerError, Health, Look};
 use anyhow::{Context, Result, bail};
 use futures_util::{FutureExt, StreamExt};
 use std::collections::BTreeSet;
@@ -90,7 +90,7 @@ pub async fn wait_until(
         match tokio::time::timeout_at(end, events.next()).await {
             Err(_) => return Ok(None),
             Ok(Some(event)) => drop(named.insert(event?.container_id)),
-            Ok(None) => bail!("Docker ended its events"),
+            Ok(None) => return Err(DockerError::Away("it ended its events".to_owned()).into()),
         }
         // Events come in swarms; one look serves all that have come.
         while let Some(Some(event)) = events.next().now_or_never() {

@@ -7,13 +7,13 @@ use super::releases::{self, Change, Releases, Running};
 use super::restarts::Memory;
 use super::waiting::wait_for_docker;
 use crate::error::Halt;
-use crate::host::docker::{Container, DockerEvent, Look, is_away};
+use crate::host::docker::{Container, DockerError, DockerEvent, Look, is_away};
 use crate::host::{Host, notify};
 use crate::stack::actions::Occasion;
 use crate::stack::{Service, apply, stopped, surroundings};
 use crate::state::{ServiceStatus, StackLock};
 use crate::value::Event;
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
 use std::collections::BTreeSet;
@@ -87,12 +87,7 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
         tracing::warn!("{error:#}; looking again");
         // One that only stumbled has stopped nothing.
         if is_away(&error) {
-            let graces = running.stack.services.iter().map(|service| service.stop_grace);
-            judge.manual_stops.docker_lost(Instant::now(), graces.max().unwrap_or_default());
-        }
-        // Whatever starts what is missing goes by the file; the look that was to write it may be what failed.
-        if let Err(error) = stopped::write(&judge.manual_stops.all(), host) {
-            tracing::warn!("{error:#}");
+            judge.manual_stops.docker_lost(Instant::now(), longest_grace(&running));
         }
         named = None;
         if !is_away(&error) {
@@ -101,7 +96,7 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
         }
         stumbles += 1;
         change = Some(Change::Written);
-        events = Some(recover_docker(host, board, &running).await?);
+        events = recover_docker(host, board, &running, &mut judge.manual_stops).await?;
     }
 }
 
@@ -110,12 +105,32 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How often bringing the stack up again is tried before it counts as failed.
 const MAX_TRIES: u32 = 6;
 
-/// Docker was away: once it is back, what is missing is started in order. Its containers' deaths were not theirs.
-async fn recover_docker(host: &Host, board: &Board, running: &Running) -> Result<Events> {
+fn longest_grace(running: &Running) -> Duration {
+    running.stack.services.iter().map(|service| service.stop_grace).max().unwrap_or_default()
+}
+
+/// Docker was away: once it is back, what is missing is started in order. Its containers' deaths were not theirs. Gives back the events, if
+/// they could be asked for.
+async fn recover_docker(
+    host: &Host,
+    board: &Board,
+    running: &Running,
+    manual_stops: &mut ManualStops,
+) -> Result<Option<Events>> {
     let _busy = notify::Busy::begin();
     let mut tries = 0;
     loop {
+        // A daemon that goes down stumbles first.
+        if host.docker().ping().await.is_err_and(|error| is_away(&error)) {
+            manual_stops.docker_lost(Instant::now(), longest_grace(running));
+        }
         wait_for_docker(host, board).await?;
+        // What starts what is missing goes by the file. During an update, what stops is that one's doing.
+        if !releases::is_outdated(host, running).unwrap_or(true)
+            && let Err(error) = stopped::write(&manual_stops.all(), host)
+        {
+            tracing::warn!("{error:#}");
+        }
         let project = running.stack.project.as_str();
         let again = async {
             // What is to run is known once another command is done with it.
@@ -134,20 +149,28 @@ async fn recover_docker(host: &Host, board: &Board, running: &Running) -> Result
                 if is_up {
                     board.event(Event::Up);
                 }
-                return Ok(events);
+                return Ok(Some(events));
             }
-            Err(error) if is_away(&error) => tracing::warn!("{error:#}; waiting for it"),
+            Err(error) if is_away(&error) => {
+                tracing::warn!("{error:#}; waiting for it");
+                manual_stops.docker_lost(Instant::now(), longest_grace(running));
+            }
             Err(error) if tries < MAX_TRIES => {
                 tracing::warn!("{error:#}; trying again");
                 tokio::time::sleep(LONGEST_PAUSE.min(Duration::from_secs(1 << tries))).await;
                 tries += 1;
             }
-            // What serves visitors goes on; the loop tries the rest again, later each time.
-            Err(error) if serves(host, running).await? => {
-                tracing::error!("a part of the app did not come up again: {error:#}");
-                return host.docker().events(running.stack.project.as_str()).await;
-            }
-            Err(error) => return Err(Halt::failed("The app did not come up again", format!("{error:#}")).into()),
+            Err(error) => match serves(host, running).await {
+                // What serves visitors goes on; the loop tries the rest again, later each time.
+                Ok(true) => {
+                    tracing::error!("a part of the app did not come up again: {error:#}");
+                    return Ok(None);
+                }
+                Ok(false) => {
+                    return Err(Halt::failed("The app did not come up again", format!("{error:#}")).into());
+                }
+                Err(unknown) => tracing::warn!("{unknown:#}; looking again"),
+            },
         }
     }
 }
@@ -192,7 +215,7 @@ async fn wait(
     loop {
         tokio::select! {
             event = events.next() => {
-                let mut event = event.ok_or_else(|| anyhow!("Docker ended its events"))??;
+                let mut event = event.ok_or_else(|| DockerError::Away("it ended its events".to_owned()))??;
                 // Events come in swarms; one look serves them all.
                 loop {
                     manual_stops.note(&event, Instant::now());

@@ -80,8 +80,11 @@ pub async fn run(host: &Host, env_yml: Option<&str>) -> Result<()> {
 
 async fn live(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<()> {
     let running = start::start(host, env_yml, board).await?;
-    // This version of the appliance came up: one that ends as failed or in standby has not shown that it can run the app.
-    if let Err(error) = host.keep_own().and_then(|()| moved::settle(host)) {
+    // This version of the appliance came up: one that ends as failed or in standby, or cannot prepare the host, has not shown that it can
+    // run the app.
+    if running.is_prepared
+        && let Err(error) = host.keep_own().and_then(|()| moved::settle(host))
+    {
         tracing::warn!("{error:#}");
     }
     notify::ready();

@@ -23,6 +23,8 @@ pub struct Running {
     pub release: Release,
     /// When a copy of the database that a killed update left was last looked for.
     pub settled: Option<Instant>,
+    /// Whether the host was prepared for it: an app that ran already goes on where that cannot be.
+    pub is_prepared: bool,
 }
 
 /// Between two looks for such a copy: its dump takes a lock, whose end is what wakes us.

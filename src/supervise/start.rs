@@ -19,8 +19,9 @@ use crate::stack::{self, Stack, stopped, surroundings};
 use crate::state::{InFlight, Ledger, Release, StackLock, Touched, flags, moved};
 use crate::update;
 use crate::value::{Event, Stage, Step};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long the start waits for another command that holds the lock: longer than a migration may take.
 const PATIENCE: Duration = Duration::from_secs(25 * 3600);
@@ -28,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(25 * 3600);
 /// After how long a start that stumbled is tried again. What is wrong for a moment (a unit that systemd was too busy to start, a disk that
 /// was full, a call that Docker did not understand) is no reason to leave an app down until somebody looks.
 const AGAIN_S: [u64; 4] = [1, 2, 4, 8];
+/// A start that has taken so long is not tried again: what it waited for has had its time.
+const LONGEST: Duration = Duration::from_secs(30 * 60);
 
 /// Something went wrong about the host, and may go well another time.
 #[derive(Debug)]
@@ -49,9 +52,9 @@ impl std::error::Error for Stumble {}
 /// # Errors
 /// [`Halt`], or a broken env.
 pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<Running> {
-    let mut waits = AGAIN_S.iter();
+    let (begin, mut waits) = (Instant::now(), AGAIN_S.iter());
     loop {
-        let wait = waits.next();
+        let wait = waits.next().filter(|_| begin.elapsed() < LONGEST);
         let error = match try_start(host, env_yml, board, wait.is_none()).await {
             Err(error) if !is_final(&error) => error,
             ended => return ended,
@@ -108,7 +111,7 @@ async fn try_start(host: &Host, env_yml: Option<&str>, board: &Board, is_last: b
         let up = match before_docker(&found, host, board).await {
             Ok(()) => {
                 wait_for_docker(host, board).await?;
-                BringUp { found: &found, host, board, lock: &lock, is_last }.run().await
+                BringUp { found: &found, host, board, lock: &lock, is_last, is_prepared: true }.run().await
             }
             Err(error) => Err(error),
         };
@@ -126,7 +129,9 @@ async fn try_start(host: &Host, env_yml: Option<&str>, board: &Board, is_last: b
                 return Err(Again.into());
             }
             Err(error) => return Err(error),
-            Ok((stack, release)) => return Ok(Running { env: found.env, stack, release, settled: None }),
+            Ok(Up { stack, release, is_prepared }) => {
+                return Ok(Running { env: found.env, stack, release, settled: None, is_prepared });
+            }
         }
     }
 }
@@ -178,10 +183,19 @@ struct BringUp<'a> {
     board: &'a Board,
     lock: &'a StackLock,
     is_last: bool,
+    /// Nothing of the host had to be left as it was.
+    is_prepared: bool,
+}
+
+/// What came up.
+struct Up {
+    stack: Stack,
+    release: Release,
+    is_prepared: bool,
 }
 
 impl BringUp<'_> {
-    async fn run(&self) -> Result<(Stack, Release)> {
+    async fn run(mut self) -> Result<Up> {
         let (env, host, board) = (&self.found.env, self.host, self.board);
         let occasion = self.prepare().await?;
         // What a killed update left is finished or undone before anything is started.
@@ -194,27 +208,50 @@ impl BringUp<'_> {
         let mut ledger = Ledger::read_for(host, &env.app.name)?;
         let first = ledger.current.is_none();
         let (stack, mut release) = match ledger.current.clone() {
-            Some(release) => self.known(release, &mut ledger).await?,
+            Some(release) => self.known(release, &mut ledger, occasion).await?,
             None => self.first(&mut ledger).await?,
         };
         board.describe(|status| status.commit = Some(release.commit.as_str().to_owned()));
         self.try_out(&stack, &release, &mut ledger, occasion, first).await?;
-        if first || release.ran_with() != env.digest {
+        // It does not run with an env that the host could not be prepared for.
+        if first || self.is_prepared && release.ran_with() != env.digest {
             release.runs_with = Some(env.digest.clone());
             ledger.current = Some(release.clone());
             ledger.in_flight.take_if(|_| first);
             ledger.write(host, &env.app.name)?;
             // The packet filter learns the ports of the routes before nginx asks there; those of a release that was known it has.
-            prepare::admit_networks(env, host).await.context("the packet filter could not be set up for the app")?;
+            let admitted = prepare::admit_networks(env, host).await;
+            self.go_on(occasion, admitted, "The packet filter could not be set up for the app")?;
         }
-        self.serve(&release, first).await?;
+        let served = prepare(self.wanted(), host, Some(Step::Nginx), &mut |_| ()).await;
+        // Only now are the routes known to lead somewhere; the configuration that nginx has may serve them as well.
+        let may_go_on = if first { Occasion::Start } else { Occasion::Mend };
+        self.go_on(may_go_on, served, "nginx could not be set up for the app")?;
+        match release.routes.is_empty() {
+            // Nothing is served, so there is nothing to wait for.
+            true => page::clear(host)?,
+            false => wait_for_front(env.appliance.domain.as_str(), host).await?,
+        }
         board.event(Event::Up);
         update::settle_soon(env, host);
         // What is left over costs room, not the app.
         if let Err(error) = clean_up(env, host).await {
             tracing::warn!("{error:#}");
         }
-        Ok((stack, release))
+        Ok(Up { stack, release, is_prepared: self.is_prepared })
+    }
+
+    /// In the last try, an app that runs already goes on although something about the host failed: it is told, and nothing is taken down.
+    fn go_on(&mut self, occasion: Occasion, done: Result<()>, title: &'static str) -> Result<()> {
+        match done.map_err(|error| stumble(error, title)) {
+            Err(error) if occasion == Occasion::Mend && self.is_last && error.is::<Stumble>() => {
+                tracing::error!("{error:#}; the app runs on");
+                sentry::critical(self.host, "The host could not be prepared; the app runs on", &format!("{error:#}"));
+                self.is_prepared = false;
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     fn wanted(&self) -> Wanted<'_> {
@@ -226,7 +263,7 @@ impl BringUp<'_> {
     }
 
     /// Prepares the host. Gives back whether everything is to be started, or the app runs already.
-    async fn prepare(&self) -> Result<Occasion> {
+    async fn prepare(&mut self) -> Result<Occasion> {
         let (env, host, board) = (&self.found.env, self.host, self.board);
         let ledger =
             Ledger::read_for(host, &env.app.name).map_err(|error| with_halt(error, "The ledger cannot be used"))?;
@@ -244,22 +281,30 @@ impl BringUp<'_> {
         }
         let prepared = prepare(self.wanted(), host, None, &mut |step| board.step(step)).await;
         board.steps_ended(prepared.is_ok());
-        match prepared.map_err(|error| stumble(error, "The host could not be prepared")) {
-            Err(error) if up_already && self.is_last && error.is::<Stumble>() => tell_critical(host, &error),
-            other => other?,
-        }
-        Ok(if up_already { Occasion::Mend } else { Occasion::Start })
+        let occasion = if up_already { Occasion::Mend } else { Occasion::Start };
+        self.go_on(occasion, prepared, "The host could not be prepared")?;
+        Ok(occasion)
     }
 
-    async fn known(&self, mut release: Release, ledger: &mut Ledger) -> Result<(Stack, Release)> {
-        let (env, host) = (&self.found.env, self.host);
-        let restored = update::restore_checkout(env, &release, host).await.and_then(|()| stack::load(env, host));
-        let stack = restored.map_err(|error| stumble(error, "The release cannot be brought up"))?;
-        update::ensure_images(&stack, &mut release, ledger, host, &|what| self.progress(what))
-            .await
-            .map_err(|error| stumble(error, "The release cannot be brought up"))?;
-        surroundings::ensure(&stack, host).await?;
-        prepare::admit_networks(env, host).await?;
+    async fn known(
+        &mut self,
+        mut release: Release,
+        ledger: &mut Ledger,
+        occasion: Occasion,
+    ) -> Result<(Stack, Release)> {
+        const TITLE: &str = "The release cannot be brought up";
+        let (env, host, board) = (&self.found.env, self.host, self.board);
+        let restored = update::restore_checkout(env, &release, host).await;
+        self.go_on(occasion, restored, TITLE)?;
+        let stack = stack::load(env, host).map_err(|error| stumble(error, TITLE))?;
+        let progress = |what: &str| board.event(Event::StartBegins(what.to_owned()));
+        let there = update::ensure_images(&stack, &mut release, ledger, host, &progress).await;
+        self.go_on(occasion, there, TITLE)?;
+        let around = async {
+            surroundings::ensure(&stack, host).await?;
+            prepare::admit_networks(env, host).await
+        };
+        self.go_on(occasion, around.await, TITLE)?;
         Ok((stack, release))
     }
 
@@ -269,7 +314,9 @@ impl BringUp<'_> {
         let mut built = update::first(env, ledger, host, lock, &progress).await?;
         surroundings::ensure(&built.stack, host).await?;
         prepare::admit_networks(env, host).await?;
-        update::migrate(env, &mut built, ledger, host, lock, &progress).await?;
+        // It has one try, too.
+        let migrated = update::migrate(env, &mut built, ledger, host, lock, &progress).await;
+        migrated.map_err(|error| with_halt(error, "The migration failed"))?;
         let database = ledger.in_flight.as_ref().map(|flight| flight.database).unwrap_or_default();
         ledger.in_flight =
             Some(InFlight { database, ..InFlight::at(Some(built.release.commit.clone()), Stage::Start, host) });
@@ -309,34 +356,12 @@ impl BringUp<'_> {
         }
         Err(with_halt(error, "The app did not come up"))
     }
-
-    /// Has nginx serve the release: only now are its routes known to lead somewhere.
-    async fn serve(&self, release: &Release, first: bool) -> Result<()> {
-        let host = self.host;
-        let served = prepare(self.wanted(), host, Some(Step::Nginx), &mut |_| ()).await;
-        match served.map_err(|error| stumble(error, "nginx could not be set up for the app")) {
-            // The configuration that it has may serve the app as well.
-            Err(error) if !first && self.is_last && error.is::<Stumble>() => tell_critical(host, &error),
-            other => other?,
-        }
-        match release.routes.is_empty() {
-            // Nothing is served, so there is nothing to wait for.
-            true => page::clear(host),
-            false => wait_for_front(self.found.env.appliance.domain.as_str(), host).await,
-        }
-    }
 }
 
 /// Removes images that no release needs, unless an update is under way: somebody may have begun one since the start read the ledger.
 async fn clean_up(env: &Env, host: &Host) -> Result<()> {
     let ledger = Ledger::read_for(host, &env.app.name)?;
     if ledger.in_flight.is_none() { update::clean_up(&env.app.name, &ledger, host).await } else { Ok(()) }
-}
-
-/// What is wrong while the app runs on: it is told, and nothing is taken down for it.
-fn tell_critical(host: &Host, error: &anyhow::Error) {
-    tracing::error!("{error:#}; the app runs on");
-    sentry::critical(host, "The host could not be prepared; the app runs on", &format!("{error:#}"));
 }
 
 /// An error that ends the run, unless it is one already, or Docker went away.

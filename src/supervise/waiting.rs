@@ -2,6 +2,7 @@
 
 use super::board::Board;
 use crate::env::Env;
+use crate::host::docker::is_away;
 use crate::host::watch::{Mounts, Watch};
 use crate::host::{Host, UnitState};
 use crate::prepare;
@@ -12,6 +13,8 @@ use tokio::time::Instant;
 
 /// Docker's unit.
 pub(super) const DOCKER: &str = "docker.service";
+/// How long a daemon may answer with errors, as it does while it comes up.
+const LONGEST_ERROR: Duration = Duration::from_secs(600);
 /// Between two looks for a daemon that is away; it is not at rest then.
 const BETWEEN: Duration = Duration::from_secs(1);
 /// Between two starts of a daemon that systemd gave up.
@@ -21,11 +24,17 @@ const BETWEEN_STARTS: Duration = Duration::from_secs(30);
 /// died too often, is started again. One that answers with an error is not done with its start.
 pub async fn wait_for_docker(host: &Host, board: &Board) -> Result<()> {
     let mut told = false;
+    let mut answers: Option<Instant> = None;
     let mut started: Option<Instant> = None;
     loop {
         match host.docker().ping().await {
             Ok(()) => return Ok(()),
             Err(error) => {
+                match is_away(&error) {
+                    true => answers = None,
+                    false if answers.get_or_insert_with(Instant::now).elapsed() >= LONGEST_ERROR => return Err(error),
+                    false => {}
+                }
                 if !told {
                     tracing::warn!("{error:#}");
                     board.event(Event::StartBegins("waiting for Docker".to_owned()));

@@ -21,6 +21,8 @@ use std::time::Duration;
 enum Walk {
     /// A known release, after the machine was off.
     Known,
+    /// The supervisor of an app that runs, as after an upgrade of the package.
+    Replaced,
     /// The first release.
     First,
     /// An update with a migration was cut off at its effect of that number, with the machine.
@@ -43,14 +45,19 @@ impl Walk {
             assert!(done.is_none(), "an update has more than {at} effects: {done:?}");
             test.faults.choose(None);
         }
-        test.turn_off();
-        (test, env)
+        match self {
+            Walk::Replaced => (running(&test).await, env),
+            _ => {
+                test.turn_off();
+                (test, env)
+            }
+        }
     }
 }
 
 async fn walk(walk: Walk, from: &TestHost, env: &Env, chosen: Option<(usize, Fault)>) -> Vec<String> {
     let test = from.copy();
-    let_migrate(&test);
+    let_migrate(&test, true);
     test.faults.choose(chosen);
     let host = test.another();
     let done = test.faults.run(start(&host, None, &Board::new(&host))).await.map(|done| done.map(drop));
@@ -62,7 +69,7 @@ async fn walk(walk: Walk, from: &TestHost, env: &Env, chosen: Option<(usize, Fau
         None => format!("{walk:?}: {done:?}"),
     };
     assert!(chosen.is_some() || matches!(done, Some(Ok(()))), "{context}");
-    if let (Walk::Known, Some((_, Fault::Refused | Fault::Away))) = (walk, chosen) {
+    if let (Walk::Known | Walk::Replaced, Some((_, Fault::Refused | Fault::Away))) = (walk, chosen) {
         assert!(
             matches!(done, Some(Ok(()))),
             "nobody looks at the machine, so one fault must not leave the app down: {context}"
@@ -75,10 +82,17 @@ async fn walk(walk: Walk, from: &TestHost, env: &Env, chosen: Option<(usize, Fau
         let again = start(&next, None, &Board::new(&next)).await.map(drop);
         again.unwrap_or_else(|error| panic!("{context}: the next start: {error:?}"));
     }
+    if walk == Walk::Replaced {
+        assert_eq!(
+            *test.docker.log.lock().expect("no test panics here"),
+            [""; 0],
+            "nothing is done to what runs: {context}"
+        );
+    }
     let ledger = check(&test, env, &context).await;
     let current = ledger.current.expect("there is a current release").commit;
     let (versions, migrations): (&[u8], &[u8]) = match walk {
-        Walk::Known => (&[1], &[]),
+        Walk::Known | Walk::Replaced => (&[1], &[]),
         Walk::First => (&[1], &[1]),
         Walk::CutOff(_) if current == commit(2) => (&[2], &[2]),
         Walk::CutOff(_) => (&[1], &[]),
@@ -107,15 +121,23 @@ fn a_start_of_a_known_release_survives_every_fault() {
 }
 
 #[test]
+fn a_supervisor_that_is_replaced_survives_every_fault() {
+    walk_through(Walk::Replaced);
+}
+
+#[test]
 fn a_first_start_survives_every_fault() {
     walk_through(Walk::First);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_app_that_runs_is_not_taken_down_since_the_host_cannot_be_prepared() {
-    for (denied, runs) in
-        [("restart appliance-update.timer", true), ("nginx -t", true), ("restart appliance-update.timer", false)]
-    {
+    for (denied, runs) in [
+        ("restart appliance-update.timer", true),
+        ("nginx -t", true),
+        ("state of appliance-filter", true),
+        ("restart appliance-update.timer", false),
+    ] {
         let (test, _) = Walk::Known.begin().await;
         let test = if runs { running(&test).await } else { test };
         // What a new version of the appliance would change.
@@ -127,6 +149,8 @@ async fn an_app_that_runs_is_not_taken_down_since_the_host_cannot_be_prepared() 
         test.faults.deny(denied);
         let host = test.another();
         let started = start(&host, None, &Board::new(&host)).await.map(drop);
+        let effects = test.faults.effects();
+        assert!(effects.iter().any(|effect| effect.starts_with(denied)), "{denied} is what a start does");
         let log = test.docker.log.lock().expect("no test panics here").clone();
         match runs {
             true => {

@@ -25,12 +25,12 @@ impl OfCommit {
 
     /// The failure of a migration as one of the commit's own, if its command was begun.
     pub fn from_migration(error: anyhow::Error) -> anyhow::Error {
-        if OfCommit::is_of_migration(&error) { OfCommit::from(error) } else { error }
+        if error.is::<OfCommit>() || !OfCommit::is_of_migration(&error) { error } else { OfCommit::from(error) }
     }
 
     /// Whether a migration failed for a reason of the commit's own.
     pub fn is_of_migration(error: &anyhow::Error) -> bool {
-        (error.is::<Halt>() || error.is::<NotRun>()) && !is_of_the_host(error)
+        error.is::<OfCommit>() || (error.is::<Halt>() || error.is::<NotRun>()) && !is_of_the_host(error)
     }
 }
 

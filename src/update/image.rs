@@ -74,11 +74,11 @@ pub async fn make(
         // By its own name too, as people and old scripts know it.
         let repository = repository(&named);
         let name_tag = named.strip_prefix(repository).and_then(|rest| rest.strip_prefix(':')).unwrap_or("latest");
-        host.docker().tag(&tag, repository, name_tag).await?;
+        host.docker().tag(&tag, repository, name_tag).await.map_err(OfCommit::from)?;
         for more in &build.tags {
             let name = self::repository(more);
             let version = more.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')).unwrap_or("latest");
-            host.docker().tag(&tag, name, version).await?;
+            host.docker().tag(&tag, name, version).await.map_err(OfCommit::from)?;
         }
     }
     let mut seen = BTreeSet::new();
@@ -295,9 +295,17 @@ async fn pull(image: &str, host: &Host, progress: &(dyn Fn(&str) + Sync)) -> Res
 /// A registry's words for what will not change by waiting.
 fn is_final(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
-    ["denied", "unauthorized", "not found", "manifest unknown", "invalid reference", "no basic auth"]
-        .iter()
-        .any(|word| text.contains(word))
+    [
+        "denied",
+        "unauthorized",
+        "not found",
+        "manifest unknown",
+        "no matching manifest",
+        "invalid reference",
+        "no basic auth",
+    ]
+    .iter()
+    .any(|word| text.contains(word))
 }
 
 /// What is built: name to the tag of this commit.

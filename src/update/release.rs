@@ -10,10 +10,10 @@ use crate::host::Host;
 use crate::host::docker::is_away;
 use crate::stack::images::Images;
 use crate::stack::masking::without_secrets;
-use crate::stack::{self, Stack, apply, routes, stop};
+use crate::stack::{self, Service, Stack, apply, routes, stop};
 use crate::state::{InFlight, Ledger, Release, StackLock, Touched};
 use crate::value::{Commit, Stage};
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use std::time::Duration;
 
 /// How long a migration may take: it is not killed by a short timeout, but not endless either.
@@ -165,15 +165,23 @@ pub async fn migrate(
     done
 }
 
+/// The service whose command migrates.
+///
+/// # Errors
+/// The compose files have no such service: the commit's own mistake.
+pub fn migration_service<'a>(migrate: &Migrate, stack: &'a Stack) -> Result<&'a Service> {
+    stack.service(migrate.service.as_str()).ok_or_else(|| {
+        let files = stack.files.join(", ");
+        OfCommit::from(anyhow!("app.migrate.service is {}, which is not in {files}", migrate.service))
+    })
+}
+
 /// Runs the migration's command to its end.
 ///
 /// # Errors
 /// [`Halt`] with failed: the command's exit code and last lines.
 pub async fn run_migration(migrate: &Migrate, stack: &Stack, release: &Release, host: &Host) -> Result<()> {
-    let service = stack.service(migrate.service.as_str());
-    let service = service.with_context(|| {
-        format!("app.migrate.service is {}, which is not in {}", migrate.service, stack.files.join(", "))
-    })?;
+    let service = migration_service(migrate, stack)?;
     let ended = apply::run_once(stack, service, &release.images, "migrate", &migrate.command, MIGRATION, host).await?;
     if ended.exit_code == 0 {
         return Ok(());

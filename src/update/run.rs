@@ -89,11 +89,16 @@ impl Run<'_> {
     }
 
     /// The release that was fetched; one that is gone back to by the images that it had.
-    async fn release(&self, fetched: &Fetched<'_>, wish: &Wish) -> Result<Built> {
+    async fn release(&self, fetched: &Fetched<'_>, wish: &Wish, migrates: bool) -> Result<Built> {
         let previous = self.ledger.previous.as_ref();
         let back_to = previous.filter(|previous| wish.back && previous.commit == fetched.target);
         let purpose = back_to.map_or(Purpose::Release, |known| Purpose::Known(&known.images));
-        release::build(self.env, fetched, purpose, self.host, &|what| self.reporter.doing(what)).await
+        let built = release::build(self.env, fetched, purpose, self.host, &|what| self.reporter.doing(what)).await?;
+        // Known before anything is stopped for it.
+        if let Some(migrate) = self.env.app.migrate.as_ref().filter(|_| migrates) {
+            release::migration_service(migrate, &built.stack)?;
+        }
+        Ok(built)
     }
 
     fn attempt(&mut self, commit: &Commit, outcome: &str) {
@@ -181,7 +186,7 @@ pub async fn update_alone(
     // Somebody who held the lock in between may have put the old files back, under the builder's hands.
     if !git::is_at(&env.app, &stack::checkout(env), &built.release.commit, host).await? {
         leftover::discard(&env.app.name, &built.release.commit, host).await?;
-        built = run.release(&fetched, &wish).await?;
+        built = run.release(&fetched, &wish, migrates).await?;
     }
     let placed = if migrates {
         with_gap(&mut run, &built, &target, wish.reset.as_ref()).await
@@ -273,7 +278,7 @@ async fn build(run: &mut Run<'_>, fetched: &Fetched<'_>, current: &Release, wish
             return Err(error);
         }
     };
-    match run.release(fetched, wish).await {
+    match run.release(fetched, wish, migrates).await {
         Ok(built) => Ok((built, migrates)),
         Err(error) => {
             let error =

@@ -91,7 +91,11 @@ impl Engine {
             Some(Ok(end)) => end.status_code,
             Some(Err(ApiError::DockerContainerWaitError { code, .. })) => code,
             Some(Err(other)) => return Err(docker_error(other)),
-            None => return Err(anyhow!("Docker ended the wait for the container without an answer")),
+            None => {
+                return Err(
+                    DockerError::Away("it ended the wait for the container without an answer".to_owned()).into()
+                );
+            }
         };
         let options = LogsOptions { stdout: true, stderr: true, tail: "20".to_owned(), ..Default::default() };
         let read = client

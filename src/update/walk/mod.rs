@@ -88,7 +88,7 @@ pub async fn machine(runs: bool) -> (TestHost, Env) {
     if runs {
         bring_up(&test, &env).await;
     }
-    let_migrate(&test);
+    let_migrate(&test, true);
     (test, env)
 }
 
@@ -104,13 +104,13 @@ async fn bring_up(test: &TestHost, env: &Env) {
     nginx::ensure_site(env, host).await.expect("the site is made");
 }
 
-/// A migration writes into the app's database.
-pub fn let_migrate(test: &TestHost) {
+/// A migration writes into the app's database, and succeeds or fails then.
+pub fn let_migrate(test: &TestHost, succeeds: bool) {
     let sql = test.sql.clone();
     *test.docker.one_offs.lock().expect("no test panics here") = Some(Box::new(move |_, image| {
         let before = sql.content(APP).unwrap_or_default();
         sql.put(APP, &format!("{before} migrated by {image}"));
-        OneOff { exit_code: 0, tail: String::new() }
+        OneOff { exit_code: i64::from(!succeeds), tail: String::new() }
     }));
 }
 

@@ -23,13 +23,15 @@ enum Walk {
     PlainBack,
     /// To a version that does not pass the gate.
     Sick,
+    /// To a version whose migration fails.
+    Broken,
 }
 
 impl Walk {
     fn target(self) -> u8 {
         match self {
             Walk::Plain | Walk::PlainBack | Walk::Sick => 3,
-            Walk::Migrating | Walk::Back => 2,
+            Walk::Migrating | Walk::Back | Walk::Broken => 2,
         }
     }
 
@@ -49,7 +51,9 @@ impl Walk {
 
     async fn go(self, env: &Env, host: &Host, reporter: Reporter<'_>) -> anyhow::Result<()> {
         match self {
-            Walk::Plain | Walk::Migrating | Walk::Sick => update(env, Wish::default(), host, reporter).await.map(drop),
+            Walk::Plain | Walk::Migrating | Walk::Sick | Walk::Broken => {
+                update(env, Wish::default(), host, reporter).await.map(drop)
+            }
             Walk::Back | Walk::PlainBack => {
                 let agreed = Back::look(&Ledger::read_for(host, &env.app.name)?)?;
                 rollback(env, &agreed, host, reporter).await
@@ -65,7 +69,7 @@ impl Walk {
     fn ends_at(self) -> Commit {
         match self {
             Walk::Plain | Walk::Migrating => commit(self.target()),
-            Walk::Back | Walk::PlainBack | Walk::Sick => commit(1),
+            Walk::Back | Walk::PlainBack | Walk::Sick | Walk::Broken => commit(1),
         }
     }
 }
@@ -75,7 +79,7 @@ const SILENT: Reporter<'static> = Reporter(&|_| ());
 /// One walk with one fault; what the fault leaves is taken up by whoever comes next, who has none.
 async fn walk(walk: Walk, start: &TestHost, env: &Env, chosen: Option<(usize, Fault)>) -> Vec<String> {
     let test = start.copy();
-    let_migrate(&test);
+    let_migrate(&test, walk != Walk::Broken);
     // While the page is shown, nobody is promised the app.
     let is_page = Arc::new(Mutex::new(false));
     let shown = is_page.clone();
@@ -97,7 +101,7 @@ async fn walk(walk: Walk, start: &TestHost, env: &Env, chosen: Option<(usize, Fa
         None => format!("{walk:?}: {done:?}"),
     };
     if chosen.is_none() {
-        assert_eq!(done.as_ref().is_some_and(Result::is_err), walk == Walk::Sick, "{context}");
+        assert_eq!(done.as_ref().is_some_and(Result::is_err), [Walk::Sick, Walk::Broken].contains(&walk), "{context}");
     }
     // Visitors never miss a beat, whatever fails, as long as there is no migration.
     assert_eq!(test.faults.take_seen(), Vec::<String>::new(), "{context}");
@@ -112,10 +116,13 @@ async fn walk(walk: Walk, start: &TestHost, env: &Env, chosen: Option<(usize, Fa
     let current = ledger.current.expect("there is a current release").commit;
     assert!([commit(1), commit(walk.target())].contains(&current), "{context}");
     assert_database(&test, walk.migrations(&current), &context);
+    if chosen.is_none() && [Walk::Sick, Walk::Broken].contains(&walk) {
+        assert_eq!(ledger.failed, [commit(walk.target())], "{context}");
+    }
     if matches!(walk, Walk::Plain | Walk::Migrating) {
         // What Docker refuses to build or to run is the commit's; of all else it is not guilty.
         let effect = chosen.and_then(|(at, _)| effects.get(at)).map_or("-", String::as_str);
-        let is_its_own = ["docker build ", "docker create shop_migrate_1", "docker run "];
+        let is_its_own = ["docker build ", "docker tag ", "docker create shop_migrate_1", "docker run "];
         let is_guilty = is_its_own.iter().any(|own| effect.starts_with(own));
         assert!(ledger.failed.is_empty() || is_guilty, "no fault of the commit's: {context}");
     }
@@ -123,7 +130,7 @@ async fn walk(walk: Walk, start: &TestHost, env: &Env, chosen: Option<(usize, Fa
         assert_eq!(current, walk.ends_at(), "{context}");
     }
     // Nothing of it keeps the next one from its way.
-    if walk != Walk::Sick && current != walk.ends_at() {
+    if ![Walk::Sick, Walk::Broken].contains(&walk) && current != walk.ends_at() {
         let again = async {
             match walk {
                 Walk::Plain | Walk::Migrating => {
@@ -167,6 +174,11 @@ fn a_rollback_with_the_database_survives_every_fault() {
 #[test]
 fn a_rollback_survives_every_fault() {
     walk_through(Walk::PlainBack);
+}
+
+#[test]
+fn an_update_whose_migration_fails_survives_every_fault() {
+    walk_through(Walk::Broken);
 }
 
 #[test]
