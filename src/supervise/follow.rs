@@ -90,7 +90,8 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
             judge.manual_stops.docker_lost(Instant::now(), longest_grace(&running));
         }
         named = None;
-        if !is_away(&error) {
+        // Also one that goes away again and again, and is there whenever it is asked.
+        if !is_away(&error) || stumbles > 0 {
             let _busy = notify::Busy::begin();
             tokio::time::sleep(LONGEST_PAUSE.min(Duration::from_secs(1 << stumbles.min(6)))).await;
         }
@@ -169,7 +170,11 @@ async fn recover_docker(
                 Ok(false) => {
                     return Err(Halt::failed("The app did not come up again", format!("{error:#}")).into());
                 }
-                Err(unknown) => tracing::warn!("{unknown:#}; looking again"),
+                // Docker does not say; the watchdog ends a supervisor that it keeps waiting for half an hour.
+                Err(unknown) => {
+                    tracing::warn!("{unknown:#}; looking again in {} s", LONGEST_PAUSE.as_secs());
+                    tokio::time::sleep(LONGEST_PAUSE).await;
+                }
             },
         }
     }

@@ -117,7 +117,10 @@ async fn try_start(host: &Host, env_yml: Option<&str>, board: &Board, is_last: b
         };
         match up {
             // It went away in the middle: everything can be begun again once it is back.
-            Err(error) if is_away(&error) => tracing::warn!("{error:#}; waiting for it"),
+            Err(error) if is_away(&error) => {
+                tracing::warn!("{error:#}; waiting for it");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
             Err(error) if error.is::<VolumeMissing>() => {
                 let missing = error.downcast::<VolumeMissing>()?;
                 tracing::warn!("{missing}; waiting for it");

@@ -263,6 +263,31 @@ fn supervising_survives_every_fault() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_docker_that_refuses_for_an_hour_is_asked_now_and_then_and_nothing_fails_for_it() {
+    let (from, env) = Walk::Known.begin().await;
+    let test = from.copy();
+    let host = test.another();
+    let running = start(&host, None, &Board::new(&host)).await.expect("the app comes up");
+    test.docker.die("shop_worker_1");
+    test.faults.choose(None);
+    test.faults.deny("docker list shop");
+    let board = Board::new(&host);
+    let trouble = async {
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        let asked = test.faults.effects().iter().filter(|effect| effect.starts_with("docker list shop")).count();
+        test.faults.choose(None);
+        tokio::time::sleep(WHILE).await;
+        asked
+    };
+    let asked = tokio::select! {
+        ended = follow(&host, &board, running) => panic!("it ended: {ended:?}"),
+        asked = trouble => asked,
+    };
+    assert!((10..300).contains(&asked), "it was asked {asked} times");
+    check(&test, &env, "after an hour").await;
+}
+
 /// The effects of an update with a migration, up to its end.
 const UPDATE: usize = 200;
 
