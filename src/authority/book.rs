@@ -1,8 +1,8 @@
 //! The book of a CA: what it issued, and what of that is revoked. One file, written before what it tells of.
 
-use super::HOME;
 use crate::host::Host;
-use crate::value::Email;
+use crate::prepare::client_ca;
+use crate::value::{Email, Tenant};
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -49,21 +49,21 @@ pub(super) struct Book {
     pub(super) issued: Vec<Entry>,
 }
 
-fn path() -> String {
-    format!("{HOME}/book.json")
+fn path(tenant: &Tenant) -> String {
+    format!("{}/book.json", client_ca::home(tenant))
 }
 
 impl Book {
-    pub(super) fn read(host: &Host) -> Result<Book> {
-        match host.read(&path(), MAX_BYTES)? {
+    pub(super) fn read(host: &Host, tenant: &Tenant) -> Result<Book> {
+        match host.read(&path(tenant), MAX_BYTES)? {
             // Not guessed at: it says who must not be let in.
-            Some(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} is broken", path())),
+            Some(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{} is broken", path(tenant))),
             None => Ok(Book::default()),
         }
     }
 
-    pub(super) fn write(&self, host: &Host) -> Result<()> {
-        host.put(&path(), &serde_json::to_vec_pretty(self).context("the book cannot be written")?, 0o600)
+    pub(super) fn write(&self, host: &Host, tenant: &Tenant) -> Result<()> {
+        host.put(&path(tenant), &serde_json::to_vec_pretty(self).context("the book cannot be written")?, 0o600)
     }
 
     pub(super) fn add(&mut self, entry: Entry) -> Result<()> {

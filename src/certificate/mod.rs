@@ -1,4 +1,4 @@
-//! The host's certificate by ACME: when it is ordered is `decide.rs`, talking to the server is `host/acme.rs`, and putting
+//! An app's certificate by ACME: when it is ordered is `decide.rs`, talking to the server is `host/acme.rs`, and putting
 //! key and certificate in place is the step tls. Nothing here ever takes away a certificate that serves.
 
 mod decide;
@@ -11,7 +11,8 @@ use crate::env::Env;
 use crate::host::Host;
 use crate::host::acme::{Authority, Limited, Outcome, Window};
 use crate::prepare::{nginx, tls};
-use crate::state::{OrderLock, StackLock, history};
+use crate::state::{ACME, HostLock, OrderLock, app_directory, history};
+use crate::value::Tenant;
 use crate::value::certificate::{Facts, Pair};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,15 @@ use std::time::Duration;
 /// What is ordered from, unless the env says otherwise.
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 /// What was tried last, so that a restart does not try it again at once.
-const STATE: &str = "/data/appliance/host/acme/state.json";
+fn state_path(tenant: &Tenant) -> String {
+    format!("{}/state.json", home(tenant))
+}
+
+/// Where the memory of an app's orders lies.
+fn home(tenant: &Tenant) -> String {
+    tenant.path(ACME, |name| format!("{}/acme", app_directory(name)))
+}
+
 const MAX_STATE: u64 = 1 << 20;
 /// The longest that an order may take, its validation included.
 const ORDERING: Duration = Duration::from_secs(300);
@@ -68,6 +77,14 @@ pub fn is_wanted(env: &Env) -> bool {
 }
 
 impl State {
+    /// What of it still counts.
+    fn taken_up(self, wish: String, authority: &Authority, now: i64, force: bool) -> State {
+        let mut state = if self.wish == wish { self } else { self.of_another_wish(wish, authority) };
+        state.left_out.retain(|_, (_, since)| !force && (0..LEFT_OUT_S).contains(&(now - *since)));
+        state.forget_the_future(now);
+        state
+    }
+
     /// What was written when the clock was ahead does not count.
     fn forget_the_future(&mut self, now: i64) {
         if self.tried > now {
@@ -130,22 +147,18 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     let _order = OrderLock::take(host, "cert", ORDERING).await?;
     if host.owed(nginx::UNIT)?.is_some() {
         // A run that was killed between the certificate and its reload.
-        let _lock = StackLock::take(host, "cert", PATIENCE).await?;
+        let _lock = HostLock::take(host, "cert", PATIENCE).await?;
         nginx::load(host).await?;
     }
-    let mut state = read_state(host)?;
-    if state.wish != wish {
-        state = state.of_another_wish(wish, &authority);
-    }
-    state.left_out.retain(|_, (_, since)| !force && (0..LEFT_OUT_S).contains(&(now - *since)));
-    state.forget_the_future(now);
+    let tenant = &env.tenant;
+    let mut state = read_state(host, tenant)?.taken_up(wish, &authority, now, force);
     if force && now < state.limited_until {
         let until = jiff::Timestamp::from_second(state.limited_until).unwrap_or_default();
         bail!("the server {} limits orders until {until}", authority.directory);
     }
     let wanted: BTreeSet<String> = names.iter().filter(|name| !state.left_out.contains_key(*name)).cloned().collect();
     let current = put_back(env, host).await?;
-    let condemned = revoke::is_condemned(host, current.as_ref())?;
+    let condemned = revoke::is_condemned(host, tenant, current.as_ref())?;
     let left_out = |state: &State| state.left_out.iter().map(|(name, (why, _))| format!("{name}: {why}")).collect();
     if now < state.limited_until {
         // Not even for a question.
@@ -153,7 +166,7 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     }
     if !condemned {
         // A run that was killed between the new one and the end of the old one.
-        revoke::carry_out(&authority, host).await;
+        revoke::carry_out(&authority, tenant, host).await;
     }
     let at_once = force || condemned;
     let chain = current.as_ref().map(Pair::certificate);
@@ -165,7 +178,7 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     };
     if let Some(until) = asked.limited_until {
         (state.tried, state.limited_until) = (now, until);
-        write_state(host, &state)?;
+        write_state(host, tenant, &state)?;
         return Ok(Looked { renewed: false, next: until, left_out: left_out(&state) });
     }
     let Asked { window, look_again, .. } = asked;
@@ -180,23 +193,28 @@ pub async fn look(env: &Env, host: &Host, force: bool) -> Result<Looked> {
     state.failures = state.failures.saturating_add(1);
     let pause_s = decide::pause(state.failures);
     (state.tried, state.next_try) = (now, now + pause_s);
-    write_state(host, &state)?;
+    write_state(host, tenant, &state)?;
     let judge = Judge { facts: facts.cloned(), window, domain: env.appliance.domain.as_str().to_owned(), at_once };
     let done = order(env, &authority, wanted, chain.filter(|_| is_ours), &judge, host, &mut state).await;
     if let Some(limited) = done.as_ref().err().and_then(|error| error.downcast_ref::<Limited>()) {
         state.limited_until = limited.until;
     }
     // Names that were found bad are remembered whatever came of the rest.
-    write_state(host, &state)?;
+    write_state(host, tenant, &state)?;
     let renewed = done?;
     if condemned {
-        revoke::carry_out(&authority, host).await;
+        revoke::carry_out(&authority, tenant, host).await;
     }
     let wanted = names.iter().filter(|name| !state.left_out.contains_key(*name)).cloned().collect();
-    let due = decide::due(tls::current(host).as_ref().map(Pair::facts), &wanted, None, judge.jitter());
+    let due = decide::due(
+        tls::current(host, &tls::Place::of(tenant)).as_ref().map(Pair::facts),
+        &wanted,
+        None,
+        judge.jitter(),
+    );
     if due > host.now().as_second() {
         (state.failures, state.next_try) = (0, 0);
-        write_state(host, &state)?;
+        write_state(host, tenant, &state)?;
     } else {
         // A clock that is far ahead, or a server that issues something else than was ordered.
         tracing::warn!("the new certificate would have to be renewed at once; the next try waits {pause_s} s");
@@ -225,8 +243,9 @@ async fn put_back(env: &Env, host: &Host) -> Result<Option<Pair>> {
     let hosts = &env.appliance.allowed_hosts;
     let now = host.now().as_second();
     let is_good = |pair: &Pair| !pair.facts().self_signed && tls::serves(pair.facts(), hosts, now);
-    let current = tls::current(host);
-    let Some(issued) = tls::issued(host).filter(is_good) else { return Ok(current) };
+    let place = tls::Place::of(&env.tenant);
+    let current = tls::current(host, &place);
+    let Some(issued) = tls::issued(host, &place).filter(is_good) else { return Ok(current) };
     let later = |current: &Pair| issued.facts().not_before > current.facts().not_before;
     if current.as_ref().is_some_and(|current| is_good(current) && !later(current)) {
         return Ok(current);
@@ -237,13 +256,13 @@ async fn put_back(env: &Env, host: &Host) -> Result<Option<Pair>> {
 
 /// Puts a pair in place and makes nginx load it.
 async fn put_in_place(env: &Env, host: &Host, pair: &Pair) -> Result<()> {
-    let _lock = StackLock::take(host, "cert", PATIENCE).await?;
+    let _lock = HostLock::take(host, "cert", PATIENCE).await?;
     // It may have waited for whoever made another env the active one, with a certificate of its own.
     let active = host.read_start(history::ACTIVE, crate::env::MAX_BYTES + 1)?;
-    if active.is_none_or(|bytes| crate::env::digest(&bytes) != env.digest) {
+    if active.is_none_or(|bytes| crate::env::digest(&bytes) != env.file_digest) {
         bail!("the env was changed meanwhile; the certificate that was issued is kept, and judged anew");
     }
-    tls::put(host, pair).await.context("the new certificate was not put in place")?;
+    tls::put(host, &tls::Place::of(&env.tenant), pair).await.context("the new certificate was not put in place")?;
     nginx::load(host).await
 }
 
@@ -266,7 +285,7 @@ async fn order(
         match within(host.acme_order(authority, &ordered, replaces)).await? {
             Outcome::Issued { key, chain } => {
                 // On the disk before anything else can go wrong.
-                let pair = tls::keep_issued(host, &chain, &key)?;
+                let pair = tls::keep_issued(host, &tls::Place::of(&env.tenant), &chain, &key)?;
                 put_in_place(env, host, &pair).await?;
                 return Ok(true);
             }
@@ -326,14 +345,14 @@ fn authority(env: &Env, host: &Host) -> Result<Authority> {
     })
 }
 
-fn read_state(host: &Host) -> Result<State> {
-    match host.read(STATE, MAX_STATE)? {
+fn read_state(host: &Host, tenant: &Tenant) -> Result<State> {
+    match host.read(&state_path(tenant), MAX_STATE)? {
         // A broken memory of failures is as good as none.
         Some(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
         None => Ok(State::default()),
     }
 }
 
-fn write_state(host: &Host, state: &State) -> Result<()> {
-    host.put(STATE, &serde_json::to_vec(state).context("the state cannot be written")?, 0o600)
+fn write_state(host: &Host, tenant: &Tenant, state: &State) -> Result<()> {
+    host.put(&state_path(tenant), &serde_json::to_vec(state).context("the state cannot be written")?, 0o600)
 }

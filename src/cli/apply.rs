@@ -1,14 +1,15 @@
 //! `appliance apply`: does what `plan` shows.
 
+use super::choice::prefix;
 use super::env::find;
-use super::host::{PATIENCE, journal, plan_stack};
+use super::host::{journal, plan_stack, prepare_all};
 use super::{env_yml, print, update};
+use crate::env::{Env, Envs};
 use crate::host::{Entry, Host, Mode};
-use crate::prepare::{self, Wanted};
-use crate::source::Found;
-use crate::state::{Ledger, StackLock, Status, history};
+use crate::source::{self, Found};
+use crate::state::{Ledger, Status, history};
 use crate::update::NotFetched;
-use crate::value::Phase;
+use crate::value::{Phase, Tenant};
 use anyhow::{Context, Result, bail};
 
 /// Prepares the host, makes the env the active one, and brings release and containers to what it asks for.
@@ -27,23 +28,45 @@ pub async fn apply(json: bool) -> Result<u8> {
         eprintln!("{warnings}");
     }
     // Another app's data are there: told before anything is done.
-    Ledger::read_for(&host, &found.env.app.name)?;
+    Ledger::refuse_others(&host, &found.envs.host().tenant)?;
+    let before = source::active(&host).ok().map(|found| found.envs);
     let mut work = Work { found: &found, host: &host, json, done: Vec::new(), has_begun: false };
     match update::is_up(&host).await? {
-        true => work.prepare().await?,
+        true => {
+            work.prepare().await?;
+            // The supervisor knows of the apps that it started with.
+            if before.is_some_and(|before| apps(&before) != apps(&found.envs)) {
+                work.start().await?;
+            }
+        }
         // A start prepares the host, too, and takes this env.
         false => work.start().await?,
     }
-    if work.found.env.appliance.standby {
+    if work.found.envs.host().appliance.standby {
         work.stand_by().await?;
-    } else if matches!(status(&host)?.phase, Phase::Standby { .. }) {
+    } else if matches!(status(&host, None)?.phase, Phase::Standby { .. }) {
         work.start().await?;
     }
-    if matches!(status(&host)?.phase, Phase::Running { .. }) {
-        work.release().await?;
-        work.containers().await?;
+    let mut ended = Ok(());
+    for env in found.envs.iter() {
+        let is_running =
+            Status::read(&host, Some(&env.tenant))?.is_some_and(|status| matches!(status.phase, Phase::Running { .. }));
+        if is_running && let Err(error) = work.app(env).await {
+            // One app's trouble keeps no other from what it is to be.
+            match ended {
+                Ok(()) => {
+                    ended = Err(if found.envs.is_alone() {
+                        error
+                    } else {
+                        error.context(format!("the app {}", env.app.name))
+                    })
+                }
+                Err(_) => eprintln!("error: the app {}: {error:#}", env.app.name),
+            }
+        }
     }
-    let status = status(&host)?;
+    ended?;
+    let status = status(&host, None)?;
     if json {
         print(&format!("{}\n", serde_json::json!({ "done": work.done, "phase": status.phase })))?;
     } else if work.has_begun {
@@ -51,11 +74,19 @@ pub async fn apply(json: bool) -> Result<u8> {
     } else if work.done.is_empty() {
         print("nothing to do\n")?;
     }
-    Ok(status.exit_code())
+    let of_apps = found.envs.iter().filter(|env| env.app.is_enabled).map(|env| Status::read(&host, Some(&env.tenant)));
+    let codes = of_apps.map(|status| anyhow::Ok(status?.map_or(0, |status| status.exit_code())));
+    let codes = codes.collect::<Result<Vec<u8>>>()?;
+    Ok(codes.into_iter().chain([status.exit_code()]).max().unwrap_or(0))
 }
 
-fn status(host: &Host) -> Result<Status> {
-    Status::read(host)?.context("the supervisor has written no status; see: journalctl -u appliance-supervisor")
+/// What the supervisor knows its apps by.
+fn apps(envs: &Envs) -> Vec<(&Tenant, bool)> {
+    envs.iter().map(|env| (&env.tenant, env.app.is_enabled)).collect()
+}
+
+fn status(host: &Host, of: Option<&Tenant>) -> Result<Status> {
+    Status::read(host, of)?.context("the supervisor has written no status; see: journalctl -u appliance-supervisor")
 }
 
 struct Work<'a> {
@@ -70,13 +101,11 @@ struct Work<'a> {
 
 impl Work<'_> {
     async fn prepare(&mut self) -> Result<()> {
-        let _lock = StackLock::take(self.host, "apply", PATIENCE).await?;
-        let wanted = Wanted { env: &self.found.env, text: &self.found.bytes };
-        let prepared = prepare::prepare(wanted, self.host, None, &mut |_| ()).await;
+        let prepared = prepare_all(self.found, self.host, None, "apply").await;
         // What was done is said even if a later step failed.
         self.tell(self.host)?;
         prepared?;
-        history::activate(self.host, &self.found.bytes, &self.found.env.digest).map(drop)
+        history::activate(self.host, &self.found.bytes, &self.found.envs.host().file_digest).map(drop)
     }
 
     fn tell(&mut self, host: &Host) -> Result<()> {
@@ -95,7 +124,7 @@ impl Work<'_> {
 
     /// Nothing of the app's runs then.
     async fn stand_by(&mut self) -> Result<()> {
-        if matches!(status(self.host)?.phase, Phase::Standby { .. }) {
+        if matches!(status(self.host, None)?.phase, Phase::Standby { .. }) {
             return Ok(());
         }
         self.has_begun = true;
@@ -103,9 +132,14 @@ impl Work<'_> {
         update::start_supervisor(self.host).await
     }
 
+    /// What is one app's.
+    async fn app(&mut self, env: &Env) -> Result<()> {
+        self.release(env).await?;
+        self.containers(env).await
+    }
+
     /// Brings the release to what the env asks for.
-    async fn release(&mut self) -> Result<()> {
-        let env = &self.found.env;
+    async fn release(&mut self, env: &Env) -> Result<()> {
         let ahead = Host::system(Mode::Check);
         let unknown = crate::update::plan(env, &ahead).await?;
         if unknown.is_none() && ahead.journal().is_empty() {
@@ -114,7 +148,7 @@ impl Work<'_> {
         match update::to_wanted(env, self.host, self.json).await {
             Ok((is_done, text)) => {
                 if !self.json && (is_done || unknown.is_none()) {
-                    print(&format!("{text}\n"))?;
+                    print(&format!("{}{text}\n", prefix(env)))?;
                 }
                 if is_done {
                     self.done.extend(ahead.journal().entries());
@@ -135,9 +169,9 @@ impl Work<'_> {
     }
 
     /// A file that the compose file names may have changed, which is no other release.
-    async fn containers(&mut self) -> Result<()> {
+    async fn containers(&mut self, env: &Env) -> Result<()> {
         let ahead = Host::system(Mode::Check);
-        plan_stack(&self.found.env, &ahead).await?;
+        plan_stack(env, &ahead).await?;
         if ahead.journal().is_empty() {
             return Ok(());
         }

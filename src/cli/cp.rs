@@ -1,9 +1,9 @@
 //! `appliance cp`: files into and out of a service's container. The copying itself is Docker's own tool's, whose rules for
 //! directories and names people know.
 
+use super::choice::AppArgument;
 use super::exec::container_of;
 use crate::host::{Host, Mode};
-use crate::source;
 use crate::value::ServiceName;
 use anyhow::{Result, bail};
 use clap::Args;
@@ -23,6 +23,8 @@ pub struct CopyArguments {
     /// Copy what a link points to, not the link
     #[arg(short = 'L', long)]
     follow_link: bool,
+    #[command(flatten)]
+    app: AppArgument,
 }
 
 /// One side of a copy.
@@ -42,7 +44,7 @@ pub async fn cp(arguments: CopyArguments) -> Result<u8> {
         }
     };
     let host = Host::system(Mode::Apply);
-    let project = source::active(&host)?.env.app.name;
+    let project = arguments.app.active(&host)?.app.name;
     let container = container_of(&host, project.as_str(), service.as_str(), arguments.index, false).await?;
     let named = |side: &Side| match side {
         // A path that begins with '-' is no option.

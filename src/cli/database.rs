@@ -1,10 +1,10 @@
 //! The commands about the app's database.
 
+use super::choice::AppArgument;
 use super::update::{is_agreed, ready, watched};
 use super::{absolute, print};
 use crate::host::{Host, Mode};
 use crate::report::sentry;
-use crate::source;
 use crate::update::{self, ResetFrom, Wish};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -30,12 +30,16 @@ pub struct RestoreArguments {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    app: AppArgument,
 }
 
 #[derive(Debug, Args)]
 pub struct DumpArguments {
     /// The file to write (default: one with the date in /data/NAME-pgdump)
     file: Option<String>,
+    #[command(flatten)]
+    app: AppArgument,
 }
 
 #[derive(Debug, Args)]
@@ -43,19 +47,21 @@ pub struct ResetArguments {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    app: AppArgument,
 }
 
 pub async fn database(command: DatabaseCommand) -> Result<u8> {
     match command {
         DatabaseCommand::Dump(arguments) => dump(arguments).await,
-        DatabaseCommand::Reset(arguments) => reset(ResetFrom::Empty, arguments.yes).await,
+        DatabaseCommand::Reset(arguments) => reset(&arguments.app, ResetFrom::Empty, arguments.yes).await,
         DatabaseCommand::Restore(arguments) => restore(arguments).await,
     }
 }
 
 async fn dump(arguments: DumpArguments) -> Result<u8> {
     let host = Host::system(Mode::Apply);
-    let env = source::active(&host)?.env;
+    let env = arguments.app.active(&host)?;
     let target = match &arguments.file {
         Some(file) => absolute(file)?,
         None => update::dump::dated(&env.app.name, &host),
@@ -83,16 +89,16 @@ fn give_up(target: &str, host: &Host) -> Result<u8> {
 
 async fn restore(arguments: RestoreArguments) -> Result<u8> {
     let host = ready().await?;
-    let env = source::active(&host)?.env;
+    let env = arguments.app.active(&host)?;
     let archive = update::archive::open(&env, &absolute(&arguments.file)?, &host).await?;
-    let done = reset(ResetFrom::Archive(archive.clone()), arguments.yes).await;
+    let done = reset(&arguments.app, ResetFrom::Archive(archive.clone()), arguments.yes).await;
     archive.discard(&host)?;
     done
 }
 
-async fn reset(from: ResetFrom, agreed: bool) -> Result<u8> {
+async fn reset(app: &AppArgument, from: ResetFrom, agreed: bool) -> Result<u8> {
     let host = ready().await?;
-    let env = source::active(&host)?.env;
+    let env = app.active(&host)?;
     let text = format!(
         "everything in the database {} is taken away from the app; it is dumped to {} first, and visitors see the status page meanwhile",
         env.app.database,
@@ -103,7 +109,7 @@ async fn reset(from: ResetFrom, agreed: bool) -> Result<u8> {
     }
     let _reports = sentry::start(&env);
     let wish = Wish { reset: Some(from), ..Wish::default() };
-    watched(&host, false, async |reporter| update::update(&env, wish, &host, reporter).await).await?;
+    watched(&env, &host, false, async |reporter| update::update(&env, wish, &host, reporter).await).await?;
     print(&format!(
         "the database {} is new; what was in it: ls {}\n",
         env.app.database,

@@ -1,8 +1,8 @@
 //! `appliance exec` and `appliance shell`: a command in a service's container, with this terminal or these pipes.
 
+use super::choice::AppArgument;
 use crate::host::docker::{Container, ExecRequest, ExecSession, LABEL_NUMBER, LABEL_ONEOFF, Look};
 use crate::host::{Host, Mode, terminal};
-use crate::source;
 use anyhow::{Context, Result, bail};
 use bollard::container::LogOutput;
 use clap::Args;
@@ -22,6 +22,8 @@ pub struct ExecArguments {
     no_tty: bool,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    app: AppArgument,
 }
 
 #[derive(Debug, Args)]
@@ -30,6 +32,8 @@ pub struct ShellArguments {
     service: String,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    app: AppArgument,
 }
 
 /// Where and as whom a command runs.
@@ -53,17 +57,17 @@ struct Place {
 const SHELL: [&str; 3] = ["sh", "-c", "if command -v bash >/dev/null 2>&1; then exec bash; else exec sh; fi"];
 
 pub async fn shell(arguments: ShellArguments) -> Result<u8> {
-    run(&arguments.service, SHELL.map(str::to_owned).to_vec(), false, arguments.place).await
+    run(&arguments.app, &arguments.service, SHELL.map(str::to_owned).to_vec(), (false, arguments.place)).await
 }
 
 pub async fn exec(arguments: ExecArguments) -> Result<u8> {
-    run(&arguments.service, arguments.command, arguments.no_tty, arguments.place).await
+    run(&arguments.app, &arguments.service, arguments.command, (arguments.no_tty, arguments.place)).await
 }
 
-async fn run(service: &str, command: Vec<String>, no_tty: bool, place: Place) -> Result<u8> {
+async fn run(app: &AppArgument, service: &str, command: Vec<String>, (no_tty, place): (bool, Place)) -> Result<u8> {
     let host = Host::system(Mode::Check);
-    let found = source::active(&host)?;
-    let container = container_of(&host, found.env.app.name.as_str(), service, place.index, true).await?;
+    let env = app.active(&host)?;
+    let container = container_of(&host, env.app.name.as_str(), service, place.index, true).await?;
     let tty = !no_tty && terminal::is_interactive();
     let request = ExecRequest { command, tty, user: place.user, directory: place.workdir, environment: place.env };
     let session = host.docker().exec(&container.id, request).await?;

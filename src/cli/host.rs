@@ -1,19 +1,23 @@
 //! The commands about the host as a whole: run, prepare, plan, recover, stop-stack.
 
+use super::choice::{AppArgument, prefix};
 use super::env::find;
 use super::update::is_up;
 use super::{env_yml, print, render};
 use crate::env::Env;
 use crate::host::{Host, Mode, What};
 use crate::prepare::{self, Wanted};
+use crate::source::{self, Found};
 use crate::stack::actions::Occasion;
 use crate::stack::{self, apply};
-use crate::state::{Ledger, StackLock, flags};
+use crate::state::flags::Flag;
+use crate::state::{HostLock, Ledger, StackLock};
 use crate::supervise;
 use crate::update;
-use crate::value::Step;
-use anyhow::Result;
+use crate::value::{AppName, Step};
+use anyhow::{Context, Result};
 use clap::Args;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 #[derive(Debug, Args)]
@@ -21,6 +25,8 @@ pub struct RecoverArguments {
     /// Start the appliance too
     #[arg(long)]
     start: bool,
+    #[command(flatten)]
+    app: AppArgument,
 }
 
 /// How long a command waits for another one that holds the lock.
@@ -33,9 +39,7 @@ pub async fn run() -> Result<u8> {
 pub async fn prepare(step: Option<Step>) -> Result<u8> {
     let host = Host::system(Mode::Apply);
     let found = find(&host).await?;
-    let _lock = StackLock::take(&host, "prepare", PATIENCE).await?;
-    let wanted = Wanted { env: &found.env, text: &found.bytes };
-    let done = prepare::prepare(wanted, &host, step, &mut |_| ()).await;
+    let done = prepare_all(&found, &host, step, "prepare").await;
     // What was done is said even if a later step failed.
     print(&journal(&host))?;
     done?;
@@ -45,23 +49,52 @@ pub async fn prepare(step: Option<Step>) -> Result<u8> {
     Ok(0)
 }
 
-pub async fn plan(step: Option<Step>, stack_alone: bool, json: bool) -> Result<u8> {
+/// All steps or one, of the host and of all its apps, with their locks.
+pub(super) async fn prepare_all(found: &Found, host: &Host, step: Option<Step>, verb: &str) -> Result<()> {
+    let mut locks = Vec::new();
+    // In one order, so that two commands do not wait for each other.
+    let names: BTreeSet<&AppName> = found.envs.iter().map(|env| &env.app.name).collect();
+    for name in names {
+        locks.push(StackLock::take_of(host, name, verb, PATIENCE).await?);
+    }
+    let _lock = HostLock::take(host, verb, PATIENCE).await?;
+    run_steps(found, host, step).await
+}
+
+async fn run_steps(found: &Found, host: &Host, step: Option<Step>) -> Result<()> {
+    for (index, env) in found.envs.iter().enumerate() {
+        let wanted = Wanted { env, text: &found.bytes };
+        let done = match index {
+            0 => prepare::prepare(wanted, host, step, &mut |_| ()).await,
+            // What is the host's is done.
+            _ => prepare::prepare_further(wanted, host, step).await,
+        };
+        match found.envs.is_alone() {
+            true => done?,
+            false => done.with_context(|| format!("preparing the host for the app {} failed", env.app.name))?,
+        }
+    }
+    Ok(())
+}
+
+pub async fn plan(app: &AppArgument, step: Option<Step>, stack_alone: bool, json: bool) -> Result<u8> {
     let host = Host::system(Mode::Check);
     let found = find(&host).await?;
-    let wanted = Wanted { env: &found.env, text: &found.bytes };
-    if !stack_alone {
-        prepare::prepare(wanted, &host, step, &mut |_| ()).await?;
+    let chosen = app.some(&found.envs)?;
+    if !stack_alone && !app.is_named() {
+        run_steps(&found, &host, step).await?;
+    } else if !stack_alone {
+        for env in &chosen {
+            prepare::prepare(Wanted { env, text: &found.bytes }, &host, step, &mut |_| ()).await?;
+        }
     }
-    // In standby nothing of the app's is wanted.
-    let with_app = step.is_none() && !found.env.appliance.standby;
-    if with_app {
-        plan_stack(&found.env, &host).await?;
-    }
-    if with_app
-        && !stack_alone
-        && let Some(error) = update::plan(&found.env, &host).await?
-    {
-        eprintln!("warning: whether there is a newer version is not known: {error:#}");
+    // In standby nothing of an app's is wanted.
+    let with_apps = step.is_none() && !found.envs.host().appliance.standby;
+    for env in chosen.into_iter().filter(|env| with_apps && env.app.is_enabled) {
+        plan_stack(env, &host).await?;
+        if !stack_alone && let Some(error) = update::plan(env, &host).await? {
+            eprintln!("warning: {}whether there is a newer version is not known: {error:#}", prefix(env));
+        }
     }
     let entries = host.journal().entries();
     if json {
@@ -102,19 +135,36 @@ pub(super) fn journal(host: &Host) -> String {
 
 pub async fn recover(arguments: RecoverArguments) -> Result<u8> {
     let host = Host::system(Mode::Apply);
-    match flags::failed(&host)? {
-        Some(reason) => {
-            flags::clear(&host)?;
-            print(&format!("had failed: {reason}\nthe failed state is left\n"))?;
+    let mut had_failed = false;
+    for (flag, prefix) in flags(&arguments.app, &host)? {
+        if let Some(reason) = flag.failed(&host)? {
+            flag.clear(&host)?;
+            print(&format!("{prefix}had failed: {reason}\n{prefix}the failed state is left\n"))?;
+            had_failed = true;
         }
-        None => print("the appliance is not in the failed state\n")?,
+    }
+    if !had_failed {
+        print("the appliance is not in the failed state\n")?;
     }
     if arguments.start {
-        host.start_unit("appliance.service").await?;
+        host.start_unit(super::update::SERVICE).await?;
     } else {
         print("start it with: systemctl start appliance\n")?;
     }
     Ok(0)
+}
+
+/// The flags that a command is about, and what stands before a line about each. Without an active env there is the host's alone.
+fn flags(app: &AppArgument, host: &Host) -> Result<Vec<(Flag, String)>> {
+    let of_host = (Flag::Host, String::new());
+    let Ok(found) = source::active(host) else { return Ok(vec![of_host]) };
+    if found.envs.is_alone() {
+        app.one(&found.envs)?;
+        return Ok(vec![of_host]);
+    }
+    let of_apps = app.some(&found.envs)?.into_iter().map(|env| (Flag::from(&env.tenant), prefix(env)));
+    let of_host = (!app.is_named()).then_some(of_host);
+    Ok(of_host.into_iter().chain(of_apps).collect())
 }
 
 pub async fn stop_stack() -> Result<u8> {
@@ -123,6 +173,6 @@ pub async fn stop_stack() -> Result<u8> {
     if let Err(error) = supervise::announce(&host) {
         tracing::warn!("{error:#}");
     }
-    supervise::stop_stack(&host).await?;
+    supervise::stop_all(&host).await?;
     Ok(0)
 }

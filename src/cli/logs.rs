@@ -1,8 +1,8 @@
 //! `appliance logs`: the containers' lines from the journal, for people and for programs.
 
+use super::choice::AppArgument;
 use super::print;
 use crate::host::{Host, Mode, terminal};
-use crate::source;
 use crate::stack::logs::{Entry, JOURNALCTL, Lines, Query, harmless};
 use crate::value::ServiceName;
 use anyhow::{Context, Result, bail};
@@ -37,6 +37,8 @@ pub struct LogsArguments {
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    app: AppArgument,
 }
 
 /// The colours of services, in turn: those that can be read on dark and on light.
@@ -44,14 +46,14 @@ const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 
 pub async fn logs(arguments: LogsArguments) -> Result<u8> {
     let host = Host::system(Mode::Check);
-    let found = source::active(&host)?;
     for service in &arguments.services {
         if service.parse::<ServiceName>().is_err() {
             bail!("'{service}' is not a service's name");
         }
     }
+    let envs = arguments.app.all_active(&host)?;
     let query = Query {
-        project: found.env.app.name.as_str().to_owned(),
+        projects: envs.iter().map(|env| env.app.name.as_str().to_owned()).collect(),
         services: arguments.services,
         follow: arguments.follow,
         tail: arguments.tail,
@@ -63,6 +65,7 @@ pub async fn logs(arguments: LogsArguments) -> Result<u8> {
         in_colour: !arguments.no_color && terminal::has_colours(),
         timestamps: arguments.timestamps,
         json: arguments.json,
+        with_app: envs.len() > 1,
         known: BTreeMap::new(),
         width: 0,
     };
@@ -84,6 +87,8 @@ struct Shown {
     in_colour: bool,
     timestamps: bool,
     json: bool,
+    /// Whether lines of several apps are shown.
+    with_app: bool,
     /// Which colour each origin has.
     known: BTreeMap<String, u8>,
     width: usize,
@@ -95,12 +100,15 @@ impl Shown {
         if self.json {
             let stream = if entry.is_error { "stderr" } else { "stdout" };
             let line = serde_json::json!({
-                "time": format!("{time:.6}"), "service": entry.service, "container": entry.container,
+                "time": format!("{time:.6}"), "app": entry.project, "service": entry.service, "container": entry.container,
                 "stream": stream, "message": entry.message,
             });
             return format!("{line}\n");
         }
-        let origin = entry.origin();
+        let origin = match self.with_app {
+            true => format!("{}/{}", entry.project, entry.origin()),
+            false => entry.origin(),
+        };
         self.width = self.width.max(origin.len());
         let time = if self.timestamps { format!("{time:.3} ") } else { String::new() };
         let begin = format!("{origin:<width$} | ", width = self.width);

@@ -2,6 +2,7 @@
 
 mod apply;
 mod cert;
+mod choice;
 mod compose;
 mod cp;
 mod database;
@@ -50,10 +51,10 @@ enum Command {
     Apply(JsonArgument),
     /// Show phase, services, release and steps (exit 0 fine, 3 standby, 4 failed)
     #[command(after_help = "Example:\n  appliance status --json | jq .phase.name")]
-    Status(JsonArgument),
+    Status(OfApps),
     /// List the app's containers
     #[command(after_help = "Example:\n  appliance ps --json")]
-    Ps(JsonArgument),
+    Ps(OfApps),
     /// Show the app's logs from the journal
     #[command(after_help = "Example:\n  appliance logs -f web worker")]
     Logs(logs::LogsArguments),
@@ -80,7 +81,7 @@ enum Command {
     Rollback(update::RollbackArguments),
     /// Show the releases: current, previous, on its way, failed
     #[command(after_help = "Example:\n  appliance releases --json | jq -r .current.commit")]
-    Releases(JsonArgument),
+    Releases(OfApps),
     /// Dump the app's database, or make it anew
     #[command(subcommand)]
     Database(database::DatabaseCommand),
@@ -94,8 +95,7 @@ enum Command {
     #[command(subcommand)]
     Env(env::EnvCommand),
     /// Show or renew the host's certificate
-    #[command(subcommand)]
-    Cert(cert::CertCommand),
+    Cert(CertArguments),
     /// Try a compose file on any machine: read it as the appliance does
     #[command(subcommand)]
     Compose(compose::ComposeCommand),
@@ -126,6 +126,24 @@ struct PlanArguments {
     stack: bool,
     #[command(flatten)]
     json: JsonArgument,
+    #[command(flatten)]
+    app: choice::AppArgument,
+}
+
+#[derive(Debug, Args)]
+struct OfApps {
+    #[command(flatten)]
+    json: JsonArgument,
+    #[command(flatten)]
+    app: choice::AppArgument,
+}
+
+#[derive(Debug, Args)]
+struct CertArguments {
+    #[command(flatten)]
+    app: choice::AppArgument,
+    #[command(subcommand)]
+    command: cert::CertCommand,
 }
 
 #[derive(Debug, Args)]
@@ -152,10 +170,10 @@ pub async fn execute(arguments: Arguments) -> u8 {
     let done = match arguments.command {
         Command::Run => host::run().await,
         Command::Prepare(step) => host::prepare(step.step).await,
-        Command::Plan(plan) => host::plan(plan.step.step, plan.stack, plan.json.json).await,
+        Command::Plan(plan) => host::plan(&plan.app, plan.step.step, plan.stack, plan.json.json).await,
         Command::Apply(json) => apply::apply(json.json).await,
-        Command::Status(json) => status::status(json.json),
-        Command::Ps(json) => ps::ps(json.json).await,
+        Command::Status(of) => status::status(&of.app, of.json.json),
+        Command::Ps(of) => ps::ps(&of.app, of.json.json).await,
         Command::Logs(logs) => logs::logs(logs).await,
         Command::Exec(exec) => exec::exec(exec).await,
         Command::Shell(shell) => exec::shell(shell).await,
@@ -164,12 +182,12 @@ pub async fn execute(arguments: Arguments) -> u8 {
         Command::Cp(copy) => cp::cp(copy).await,
         Command::Update(arguments) => update::update(arguments).await,
         Command::Rollback(arguments) => update::rollback(arguments).await,
-        Command::Releases(json) => update::releases(json.json),
+        Command::Releases(of) => update::releases(&of.app, of.json.json),
         Command::Database(command) => database::database(command).await,
         Command::Postgres(command) => postgres::postgres(command).await,
         Command::Recover(recover) => host::recover(recover).await,
         Command::Env(command) => env::env(command).await,
-        Command::Cert(command) => cert::cert(command).await,
+        Command::Cert(cert) => cert::cert(cert.command, &cert.app).await,
         Command::Compose(command) => compose::compose(command),
         Command::Completions { shell } => selfdoc::completions(shell),
         Command::Man => selfdoc::man(),

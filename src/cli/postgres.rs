@@ -2,6 +2,7 @@
 
 use super::update::{is_agreed, ready, watched};
 use super::{JsonArgument, print};
+use crate::env::Env;
 use crate::host::{Host, Mode};
 use crate::report::sentry;
 use crate::source;
@@ -68,9 +69,21 @@ fn show(json: bool) -> Result<u8> {
     Ok(0)
 }
 
+/// The env of the app that has the host to itself.
+///
+/// # Errors
+/// The host has several apps, whose databases are in one cluster.
+fn alone(host: &Host) -> Result<Env> {
+    let envs = source::active(host)?.envs;
+    if !envs.is_alone() {
+        bail!("going to another PostgreSQL is not supported yet where env.yml has 'apps:'");
+    }
+    Ok(envs.host().clone())
+}
+
 async fn upgrade(agreed: &AgreedArgument) -> Result<u8> {
     let host = ready().await?;
-    let env = source::active(&host)?.env;
+    let env = alone(&host)?;
     let Some((from, to)) = update::upgrade_waiting(&host).await? else {
         print("nothing to do: the newest PostgreSQL that is installed is in use\n")?;
         return Ok(0);
@@ -80,7 +93,7 @@ async fn upgrade(agreed: &AgreedArgument) -> Result<u8> {
         from.id, from.id
     ))?;
     let _reports = sentry::start(&env);
-    watched(&host, false, async |reporter| update::upgrade(&env, &to, &host, reporter).await).await?;
+    watched(&env, &host, false, async |reporter| update::upgrade(&env, &to, &host, reporter).await).await?;
     print(&format!(
         "{to} is in use now; {} is kept: appliance postgres back goes back to it, appliance postgres forget removes it\n",
         from.id
@@ -90,12 +103,12 @@ async fn upgrade(agreed: &AgreedArgument) -> Result<u8> {
 
 async fn back(agreed: &AgreedArgument) -> Result<u8> {
     let host = ready().await?;
-    let env = source::active(&host)?.env;
+    let env = alone(&host)?;
     let to = update::kept(&host)?.context("no other cluster is kept")?;
     let from = update::clusters(&host)?.in_use.context("no cluster is in use")?;
     agreed.ask(&format!("the app goes to {to}: what was written since it was left stays in {from}, which is kept"))?;
     let _reports = sentry::start(&env);
-    watched(&host, false, async |reporter| update::back(&env, &to, &host, reporter).await).await?;
+    watched(&env, &host, false, async |reporter| update::back(&env, &to, &host, reporter).await).await?;
     print(&format!("{to} is in use now; {from} is kept\n"))?;
     Ok(0)
 }

@@ -1,21 +1,22 @@
 //! `appliance ps`: the app's containers.
 
+use super::choice::AppArgument;
 use super::{print, render};
-use crate::host::docker::{Look, is_missing};
+use crate::host::docker::{LABEL_PROJECT, Look, is_missing};
 use crate::host::{Host, Mode};
-use crate::source;
 use anyhow::Result;
 
-pub async fn ps(json: bool) -> Result<u8> {
+pub async fn ps(app: &AppArgument, json: bool) -> Result<u8> {
     let host = Host::system(Mode::Check);
-    let found = source::active(&host)?;
     let mut containers = Vec::new();
-    for container in host.docker().containers(found.env.app.name.as_str(), Look::Close).await? {
-        match host.docker().started_at(&container.id).await {
-            Ok(started) => containers.push((container, started)),
-            // Gone meanwhile.
-            Err(error) if is_missing(&error) => {}
-            Err(error) => return Err(error),
+    for env in app.all_active(&host)? {
+        for container in host.docker().containers(env.app.name.as_str(), Look::Close).await? {
+            match host.docker().started_at(&container.id).await {
+                Ok(started) => containers.push((container, started)),
+                // Gone meanwhile.
+                Err(error) if is_missing(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     if json {
@@ -23,7 +24,7 @@ pub async fn ps(json: bool) -> Result<u8> {
             .iter()
             .map(|(container, started_at)| {
                 serde_json::json!({
-                    "service": container.service(), "name": container.name, "id": container.id, "state": container.state,
+                    "app": container.label(LABEL_PROJECT), "service": container.service(), "name": container.name, "id": container.id, "state": container.state,
                     "health": container.health, "exit_code": container.exit_code, "started_at": started_at,
                 })
             })

@@ -1,9 +1,10 @@
 //! `appliance stats` and `appliance top`: what the app's containers use, and their processes.
 
+use super::choice::AppArgument;
 use super::{print, render};
+use crate::env::Env;
 use crate::host::docker::{Container, Look, Usage, is_missing};
 use crate::host::{Host, Mode, terminal};
-use crate::source;
 use anyhow::{Result, bail};
 use clap::Args;
 use futures_util::StreamExt;
@@ -18,12 +19,16 @@ pub struct StatsArguments {
     /// Print JSON, once
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    app: AppArgument,
 }
 
 #[derive(Debug, Args)]
 pub struct TopArguments {
     /// Services; else all
     services: Vec<String>,
+    #[command(flatten)]
+    app: AppArgument,
 }
 
 /// How many containers are asked at once; each answer takes Docker a second, in which it measures.
@@ -31,10 +36,10 @@ const AT_ONCE: usize = 64;
 
 pub async fn stats(arguments: StatsArguments) -> Result<u8> {
     let host = Host::system(Mode::Check);
-    let project = source::active(&host)?.env.app.name;
+    let envs = arguments.app.all_active(&host)?;
     let live = !arguments.no_stream && !arguments.json && terminal::size().is_some();
     loop {
-        let containers = running(&host, project.as_str(), &arguments.services).await?;
+        let containers = running(&host, &envs, &arguments.services).await?;
         let each = futures_util::stream::iter(containers).map(|container| measure(&host, container));
         let measured: Vec<Result<Option<(Container, Usage)>>> = each.buffered(AT_ONCE).collect().await;
         let measured: Vec<(Container, Usage)> =
@@ -53,8 +58,11 @@ pub async fn stats(arguments: StatsArguments) -> Result<u8> {
 }
 
 /// The containers that run, of these services or of all.
-async fn running(host: &Host, project: &str, services: &[String]) -> Result<Vec<Container>> {
-    let all = host.docker().containers(project, Look::Quick).await?;
+async fn running(host: &Host, envs: &[Env], services: &[String]) -> Result<Vec<Container>> {
+    let mut all = Vec::new();
+    for env in envs {
+        all.extend(host.docker().containers(env.app.name.as_str(), Look::Quick).await?);
+    }
     let known = |service: &String| all.iter().any(|container| container.service() == service);
     if let Some(unknown) = services.iter().find(|service| !known(service)) {
         bail!("there is no container of a service {unknown}");
@@ -124,8 +132,8 @@ fn size(bytes: u64) -> String {
 
 pub async fn top(arguments: TopArguments) -> Result<u8> {
     let host = Host::system(Mode::Check);
-    let project = source::active(&host)?.env.app.name;
-    for container in running(&host, project.as_str(), &arguments.services).await? {
+    let envs = arguments.app.all_active(&host)?;
+    for container in running(&host, &envs, &arguments.services).await? {
         let (titles, rows) = match host.docker().processes(&container.id).await {
             Ok(found) => found,
             Err(error) if is_missing(&error) => continue,

@@ -1,13 +1,15 @@
 //! The commands about releases: update, rollback, releases.
 
+use super::choice::{AppArgument, prefix};
 use super::{JsonArgument, print, render};
-use crate::env::Env;
+use crate::env::{Env, Envs};
 use crate::host::{Host, Mode, UnitState};
 use crate::report::sentry;
 use crate::source;
-use crate::state::{Ledger, Status, UpdateLock, flags};
+use crate::state::flags::Flag;
+use crate::state::{Ledger, Status, UpdateLock, ledger};
 use crate::supervise::Board;
-use crate::update::{self, Back, Outcome, Recovered, Reporter, UpdateEvent, Wish};
+use crate::update::{self, Back, Outcome, Recovered, Reporter, UpdateEvent, Upgraded, Waiting, Wish};
 use crate::value::{Commit, Stage};
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -34,6 +36,8 @@ pub struct UpdateArguments {
     migrate: bool,
     #[command(flatten)]
     json: JsonArgument,
+    #[command(flatten)]
+    app: AppArgument,
 }
 
 #[derive(Debug, Args)]
@@ -41,6 +45,8 @@ pub struct RollbackArguments {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    app: AppArgument,
 }
 
 /// How long an interrupted update waits for the lock before it is undone.
@@ -94,8 +100,17 @@ const SUPERVISOR: &str = "appliance-supervisor.service";
 
 /// Nothing is begun while the appliance has failed.
 pub(super) fn refuse_failed(host: &Host) -> Result<()> {
-    match flags::failed(host)? {
+    match Flag::Host.failed(host)? {
         Some(reason) => bail!("the appliance has failed ({reason}); mend it, then run: appliance recover --start"),
+        None => Ok(()),
+    }
+}
+
+/// Nor with an app that has.
+fn refuse_failed_app(env: &Env, host: &Host) -> Result<()> {
+    let name = &env.app.name;
+    match Flag::from(&env.tenant).failed(host)? {
+        Some(reason) => bail!("the app has failed ({reason}); mend it, then run: appliance recover --app {name}"),
         None => Ok(()),
     }
 }
@@ -140,48 +155,96 @@ pub(super) async fn ready() -> Result<Host> {
 
 pub async fn update(arguments: UpdateArguments) -> Result<u8> {
     if arguments.check {
-        return check(arguments.json.json).await;
+        return check(&arguments.app, arguments.json.json).await;
     }
     let host = ready().await?;
-    let env = source::active(&host)?.env;
-    let ledger = Ledger::read_for(&host, &env.app.name)?;
-    if ledger.current.is_none() {
+    let envs = source::active(&host)?.envs;
+    let chosen = arguments.app.some(&envs)?;
+    if arguments.to.is_some() {
+        // A commit is one app's.
+        arguments.app.one(&envs)?;
+    }
+    let json = arguments.json.json;
+    if envs.is_alone() && Ledger::read_for(&host, &envs.host().app.name)?.current.is_none() {
         start_supervisor(&host).await?;
-        let status = Status::read(&host)?.context("the supervisor has written no status")?;
+        let status = Status::read(&host, None)?.context("the supervisor has written no status")?;
         print(&format!("there was no release yet; {}\n", status.phase.text()))?;
         return Ok(status.exit_code());
     }
-    let _reports = sentry::start(&env);
+    let _reports = sentry::start(envs.host());
     let wish = Wish { force: arguments.force, migrate: arguments.migrate, to: arguments.to, ..Wish::default() };
-    let updated =
-        watched(&host, arguments.json.json, async |reporter| update::update(&env, wish, &host, reporter).await).await;
-    // An app that does not get through keeps no host from its security updates.
-    let upgraded = match updated.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
+    let mut outcomes = Vec::new();
+    for env in chosen.into_iter().filter(|env| env.app.is_enabled) {
+        let updated = update_one(env, wish.clone(), &host, json).await;
+        let is_interrupted = updated.as_ref().is_err_and(|error| error.is::<Interrupted>());
+        outcomes.push((env, updated));
+        if is_interrupted {
+            return tell(outcomes, None, &envs, json);
+        }
+    }
+    // An app that does not get through keeps no host from its security updates; who names an app asks for nothing else.
+    let upgraded = match arguments.app.is_named() && !envs.is_alone() {
         true => Ok(None),
         false => {
             let upgraded =
-                watched(&host, arguments.json.json, async |reporter| update::upgrade_all(&env, &host, reporter).await);
+                watched(envs.host(), &host, json, async |reporter| update::upgrade_all(&envs, &host, reporter).await);
             upgraded.await.map(Some)
         }
     };
-    let outcome = updated?;
-    let upgraded = upgraded?;
-    let (word, commit, text) = words(&outcome);
-    if arguments.json.json {
-        let value = serde_json::json!({ "outcome": word, "commit": commit, "host": upgraded });
+    match upgraded {
+        Ok(upgraded) => tell(outcomes, upgraded, &envs, json),
+        // What became of the apps comes first.
+        Err(error) => tell(outcomes, None, &envs, json).and(Err(error)),
+    }
+}
+
+async fn update_one(env: &Env, wish: Wish, host: &Host, quiet: bool) -> Result<Outcome> {
+    refuse_failed_app(env, host)?;
+    watched(env, host, quiet, async |reporter| update::update(env, wish, host, reporter).await).await
+}
+
+/// Says what became of each app and of the host's packages. The first app that did not get through is the command's own error.
+fn tell(outcomes: Vec<(&Env, Result<Outcome>)>, upgraded: Option<Upgraded>, envs: &Envs, json: bool) -> Result<u8> {
+    let mut failed = Ok(0);
+    let (mut lines, mut told) = (Vec::new(), Vec::new());
+    for (env, outcome) in outcomes {
+        let name = env.app.name.as_str();
+        match outcome {
+            Ok(outcome) => {
+                let (word, commit, text) = words(&outcome);
+                lines.push(format!("{}{text}", prefix(env)));
+                told.push(serde_json::json!({ "app": name, "outcome": word, "commit": commit }));
+            }
+            Err(error) => {
+                told.push(serde_json::json!({ "app": name, "outcome": "failed", "error": format!("{error:#}") }));
+                let error = if envs.is_alone() { error } else { error.context(format!("the app {name}")) };
+                match failed {
+                    Ok(_) => failed = Err(error),
+                    Err(_) => eprintln!("error: {error:#}"),
+                }
+            }
+        }
+    }
+    if envs.is_alone() && failed.is_err() {
+        return failed;
+    }
+    if json && envs.is_alone() {
+        let mut value = told.pop().unwrap_or_default();
+        value["host"] = serde_json::to_value(&upgraded)?;
         print(&format!("{value}\n"))?;
-        return Ok(0);
+    } else if json {
+        print(&format!("{}\n", serde_json::json!({ "apps": told, "host": upgraded })))?;
+    } else {
+        if let Some(upgraded) = upgraded {
+            lines.extend(upgraded.packages.iter().map(|one| match &one.from {
+                Some(from) => format!("{} {from} is {} now", one.package, one.to),
+                None => format!("{} {} is new", one.package, one.to),
+            }));
+            lines.extend(upgraded.reboots.then(|| "the host reboots in a minute".to_owned()));
+        }
+        print(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())?;
     }
-    let mut lines = vec![text];
-    if let Some(upgraded) = upgraded {
-        lines.extend(upgraded.packages.iter().map(|one| match &one.from {
-            Some(from) => format!("{} {from} is {} now", one.package, one.to),
-            None => format!("{} {} is new", one.package, one.to),
-        }));
-        lines.extend(upgraded.reboots.then(|| "the host reboots in a minute".to_owned()));
-    }
-    print(&format!("{}\n", lines.join("\n")))?;
-    Ok(0)
+    failed
 }
 
 /// One word for a program, the commit, and a sentence.
@@ -205,7 +268,7 @@ fn words(outcome: &Outcome) -> (&'static str, &Commit, String) {
 pub(super) async fn to_wanted(env: &Env, host: &Host, quiet: bool) -> Result<(bool, String)> {
     let _reports = sentry::start(env);
     let outcome =
-        watched(host, quiet, async |reporter| update::update(env, Wish::default(), host, reporter).await).await?;
+        watched(env, host, quiet, async |reporter| update::update(env, Wish::default(), host, reporter).await).await?;
     Ok((matches!(outcome, Outcome::Done { .. }), words(&outcome).2))
 }
 
@@ -229,13 +292,13 @@ impl std::error::Error for Interrupted {}
 
 /// Tells of the work on the terminal, in the status and on the page; a signal undoes what was begun.
 pub(super) async fn watched<T>(
+    env: &Env,
     host: &Host,
     quiet: bool,
     work: impl AsyncFnOnce(Reporter<'_>) -> Result<T>,
 ) -> Result<T> {
-    let env = source::active(host)?.env;
     let progress = Progress::new(&Ledger::read_for(host, &env.app.name)?, quiet);
-    let board = Board::take_over(host)?;
+    let board = Board::take_over(host, &env.tenant)?;
     let show = |event: UpdateEvent<'_>| {
         progress.show(event);
         if !matches!(event, UpdateEvent::Doing(_)) {
@@ -253,47 +316,74 @@ pub(super) async fn watched<T>(
         Some(done) => done,
         None => {
             let alone = UpdateLock::take(host, "update", PATIENCE).await?;
-            Err(Interrupted(update::recover(&env, host, &alone, Reporter(&show)).await?).into())
+            Err(Interrupted(update::recover(env, host, &alone, Reporter(&show)).await?).into())
         }
     }
 }
 
-async fn check(json: bool) -> Result<u8> {
+async fn check(app: &AppArgument, json: bool) -> Result<u8> {
     let host = Host::system(Mode::Apply);
-    let env = source::active(&host)?.env;
-    let waiting = update::check(&env, &host).await?;
-    let packages = update::waiting_packages(&host).await?;
-    if json {
+    let envs = source::active(&host)?.envs;
+    let (mut text, mut told, mut is_something) = (String::new(), Vec::new(), false);
+    for env in app.some(&envs)?.into_iter().filter(|env| env.app.is_enabled) {
+        let waiting = match update::check(env, &host).await {
+            Ok(waiting) => waiting,
+            Err(error) if envs.is_alone() => return Err(error),
+            // The others are looked at all the same.
+            Err(error) => {
+                eprintln!("warning: {}{error:#}", prefix(env));
+                continue;
+            }
+        };
+        is_something |= waiting.is_something();
+        text.extend(lines_of(&waiting).into_iter().map(|line| format!("{}{line}\n", prefix(env))));
         let mut value = serde_json::to_value(&waiting)?;
+        if !envs.is_alone() {
+            value["app"] = env.app.name.as_str().into();
+        }
+        told.push(value);
+    }
+    let packages =
+        if app.is_named() && !envs.is_alone() { Vec::new() } else { update::waiting_packages(&host).await? };
+    if json {
+        let mut value = match envs.is_alone() {
+            true => told.pop().unwrap_or_default(),
+            false => serde_json::json!({ "apps": told }),
+        };
         value["packages"] = serde_json::to_value(&packages)?;
         print(&format!("{value:#}\n"))?;
     } else {
-        let mut text = String::new();
-        if waiting.new_commit {
-            text.push_str(&format!("app: {} to {}", waiting.current.short(), waiting.target.short()));
-            text.push_str(if waiting.migration { ", with a migration\n" } else { "\n" });
-        }
-        if waiting.new_env {
-            text.push_str("env: the active env is another than the release was made with\n");
-        }
-        if waiting.failed_before {
-            text.push_str(&format!("{} failed before; only --force tries it again\n", waiting.target.short()));
-        }
-        for (service, why) in waiting.gaps.iter().filter(|_| waiting.is_something()) {
-            text.push_str(&format!("replaced in its place if it changed: {service}, since {why}\n"));
-        }
         for one in &packages {
             let from = one.from.as_deref().unwrap_or("(new)");
             text.push_str(&format!("host: {} {from} to {}\n", one.package, one.to));
         }
         print(if text.is_empty() { "nothing waits\n" } else { &text })?;
     }
-    Ok(if waiting.is_something() || !packages.is_empty() { 2 } else { 0 })
+    Ok(if is_something || !packages.is_empty() { 2 } else { 0 })
+}
+
+fn lines_of(waiting: &Waiting) -> Vec<String> {
+    let mut lines = Vec::new();
+    if waiting.new_commit {
+        let with = if waiting.migration { ", with a migration" } else { "" };
+        lines.push(format!("app: {} to {}{with}", waiting.current.short(), waiting.target.short()));
+    }
+    if waiting.new_env {
+        lines.push("env: the active env is another than the release was made with".to_owned());
+    }
+    if waiting.failed_before {
+        lines.push(format!("{} failed before; only --force tries it again", waiting.target.short()));
+    }
+    for (service, why) in waiting.gaps.iter().filter(|_| waiting.is_something()) {
+        lines.push(format!("replaced in its place if it changed: {service}, since {why}"));
+    }
+    lines
 }
 
 pub async fn rollback(arguments: RollbackArguments) -> Result<u8> {
     let host = ready().await?;
-    let env = source::active(&host)?.env;
+    let env = arguments.app.active(&host)?;
+    refuse_failed_app(&env, &host)?;
     let back = Back::look(&Ledger::read_for(&host, &env.app.name)?)?;
     if let Some(since) = back.database_of {
         let text = format!(
@@ -307,7 +397,7 @@ pub async fn rollback(arguments: RollbackArguments) -> Result<u8> {
         }
     }
     let _reports = sentry::start(&env);
-    watched(&host, false, async |reporter| update::rollback(&env, &back, &host, reporter).await).await?;
+    watched(&env, &host, false, async |reporter| update::rollback(&env, &back, &host, reporter).await).await?;
     print(&format!("{} runs now; {} comes back with: appliance rollback\n", back.to.short(), back.from.short()))?;
     Ok(0)
 }
@@ -323,13 +413,39 @@ pub(super) fn is_agreed(text: &str) -> Result<bool> {
     Ok(["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()))
 }
 
-pub fn releases(json: bool) -> Result<u8> {
+pub fn releases(app: &AppArgument, json: bool) -> Result<u8> {
     let host = Host::system(Mode::Check);
-    let ledger = Ledger::read(&host)?;
+    let mut all = Vec::new();
+    // What is there can be looked at before anything was started, and where the env is broken.
+    let names = match source::active(&host) {
+        Ok(found) => app.some(&found.envs)?.into_iter().map(|env| env.app.name.clone()).collect(),
+        Err(_) => ledger::apps(&host)?,
+    };
+    for name in names {
+        let ledger = Ledger::read_for(&host, &name)?;
+        all.push((name, ledger));
+    }
     if json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&ledger)?))?;
+        let whole = match &all[..] {
+            [] => serde_json::to_value(Ledger::default())?,
+            [(_, ledger)] => serde_json::to_value(ledger)?,
+            several => serde_json::to_value(several.iter().map(|(_, ledger)| ledger).collect::<Vec<_>>())?,
+        };
+        print(&format!("{whole:#}\n"))?;
         return Ok(0);
     }
+    let mut text = String::new();
+    for (name, ledger) in &all {
+        if all.len() > 1 {
+            text.push_str(&format!("{}{name}\n", if text.is_empty() { "" } else { "\n" }));
+        }
+        text.push_str(&releases_of(ledger));
+    }
+    print(if all.is_empty() { "there is no release yet\n" } else { &text })?;
+    Ok(0)
+}
+
+fn releases_of(ledger: &Ledger) -> String {
     let time = |at: jiff::Timestamp| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
     let mut rows = Vec::new();
     for (which, release) in [("current", &ledger.current), ("previous", &ledger.previous)] {
@@ -359,6 +475,5 @@ pub fn releases(json: bool) -> Result<u8> {
     if let Some(last) = &ledger.last {
         text.push_str(&format!("\nlast update: {} at {}: {}\n", last.commit.short(), time(last.at), last.outcome));
     }
-    print(&text)?;
-    Ok(0)
+    text
 }

@@ -1,6 +1,6 @@
 //! The keys under `app:` or `ecs:` (docs/env.md): one of the two, `ecs:` being `app:` named `ecs`.
 
-use super::document::{Kind, Node, shown};
+use super::document::{Kind, Node, Place, shown};
 use super::gate::{self, Probe};
 use super::reader::{Fields, Reading, Unknown};
 use super::words;
@@ -15,6 +15,8 @@ pub struct App {
     pub name: AppName,
     /// The top-level key it stood under, `app` or `ecs`: the first part of its flat variables.
     pub tree: &'static str,
+    /// Whether it is to run.
+    pub is_enabled: bool,
     /// Services whose crash loop fails the stack, besides those with a route.
     pub critical: Vec<ServiceName>,
     pub git: AppGit,
@@ -88,14 +90,14 @@ pub struct Migrate {
 const ECS_SOURCE: &str = "https://github.com/ecs-org/ecs.git";
 
 /// Reads `app:` or `ecs:`; `None` means an error was reported.
-pub fn read(root: &Fields) -> Option<App> {
+pub(super) fn read(root: &Fields) -> Option<App> {
     let (app, ecs) = (root.fields("app"), root.fields("ecs"));
     let (app_place, ecs_place) = (root.key_place("app"), root.key_place("ecs"));
     match (app_place, ecs_place) {
         (Some(_), Some(place)) => {
             root.error(place, "'app' and 'ecs' are two names for one thing; keep one of them");
             // Read all the same: all problems are told at once.
-            drop((read_app(root, app, false), read_app(root, ecs, true)));
+            drop((read_app(app, app_place, false), read_app(ecs, ecs_place, true)));
             None
         }
         (None, None) => {
@@ -108,20 +110,22 @@ pub fn read(root: &Fields) -> Option<App> {
             root.error(root.place(), "'app' is missing; it says which app to run: name and git.source");
             None
         }
-        (Some(_), None) => read_app(root, app, false),
-        (None, Some(_)) => read_app(root, ecs, true),
+        (Some(_), None) => read_app(app, app_place, false),
+        (None, Some(_)) => read_app(ecs, ecs_place, true),
     }
 }
 
-fn read_app(root: &Fields, fields: Fields, is_ecs: bool) -> Option<App> {
+/// One app: `app:`, `ecs:`, or one of `apps:`. What is missing in it is told at its place.
+pub(super) fn read_app(fields: Fields, place: Option<Place>, is_ecs: bool) -> Option<App> {
     let tree = if is_ecs { "ecs" } else { "app" };
-    let place = root.key_place(tree).unwrap_or(root.place());
+    let place = place.unwrap_or(fields.place());
     let name = match fields.checked::<AppName>("name") {
         Some(name) => Some(name),
         None if fields.value("name").is_some() => None,
         None if is_ecs => Some(AppName::ecs()),
         None => {
-            fields.error(place, "'app.name' is missing; it names project, database and directory");
+            let path = fields.path("name");
+            fields.error(place, format!("'{path}' is missing; it names project, database and directory"));
             None
         }
     };
@@ -144,6 +148,7 @@ fn read_app(root: &Fields, fields: Fields, is_ecs: bool) -> Option<App> {
     let name = name?;
     Some(App {
         tree,
+        is_enabled: true,
         critical,
         allow,
         git: git?,
@@ -180,7 +185,7 @@ fn read_allow(app: &Fields) -> Allow {
     allow
 }
 
-fn read_git(app: &Fields, is_ecs: bool, place: super::document::Place) -> Option<AppGit> {
+fn read_git(app: &Fields, is_ecs: bool, place: Place) -> Option<AppGit> {
     let fields = app.fields("git");
     let secretly = |reading: &Reading, node: &Node, path: &str| reading.checked_secretly::<GitUrl>(node, path);
     let source = match fields.get("source", secretly) {
@@ -189,7 +194,8 @@ fn read_git(app: &Fields, is_ecs: bool, place: super::document::Place) -> Option
         // The text is a constant that the check takes.
         None if is_ecs => Some(ECS_SOURCE.parse().expect("the public ECS repository is a valid URL")),
         None => {
-            fields.error(place, "'app.git.source' is missing; it says where the app's repository is");
+            let path = fields.path("source");
+            fields.error(place, format!("'{path}' is missing; it says where the app's repository is"));
             None
         }
     };

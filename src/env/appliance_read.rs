@@ -20,15 +20,9 @@ pub fn read(root: &Fields) -> Option<Appliance> {
         let place = root.key_place("appliance").unwrap_or(root.place());
         fields.error(place, "'appliance.domain' is missing; set it to the host's name, like 'app.example.org'");
     }
-    let named: Vec<HostPattern> = fields.words("allowed_hosts").unwrap_or_default();
-    let mut allowed_hosts: Vec<HostPattern> = named.iter().flat_map(HostPattern::spelled_out).collect();
-    if let Some(own) = domain.as_ref().map(HostPattern::from)
-        && !allowed_hosts.contains(&own)
-    {
-        allowed_hosts.insert(0, own);
-    }
+    let allowed_hosts = read_hosts(&fields, domain.as_ref());
     // Everything is read before anything is given up: all problems are told at once.
-    let (ssl, metric, update) = (read_ssl(&fields), read_metric(&fields), read_update(&fields));
+    let (ssl, metric, update) = (read_ssl(&fields, None), read_metric(&fields), read_update(&fields));
     let (storage, backup) = (read_storage(&fields), read_backup(&fields));
     let sentry = fields.fields("sentry");
     let sentry_dsn = sentry.get("dsn", |reading, node, path| reading.checked_secretly(node, path));
@@ -58,6 +52,18 @@ pub fn read(root: &Fields) -> Option<Appliance> {
     }
     fields.finish(Unknown::Warn);
     appliance
+}
+
+/// Reads `allowed_hosts`, below the appliance or below one of several apps. The domain is always among them.
+pub(super) fn read_hosts(fields: &Fields, domain: Option<&Domain>) -> Vec<HostPattern> {
+    let named: Vec<HostPattern> = fields.words("allowed_hosts").unwrap_or_default();
+    let mut hosts: Vec<HostPattern> = named.iter().flat_map(HostPattern::spelled_out).collect();
+    if let Some(own) = domain.map(HostPattern::from)
+        && !hosts.contains(&own)
+    {
+        hosts.insert(0, own);
+    }
+    hosts
 }
 
 fn read_metric(appliance: &Fields) -> Metric {

@@ -101,8 +101,23 @@ pub struct Report {
     left_out: usize,
 }
 
+/// A message without the numbers of list items.
+fn without_numbers(message: &str) -> impl PartialEq + '_ {
+    message.split('[').map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit())).collect::<Vec<_>>()
+}
+
 impl Report {
     pub fn push(&mut self, diagnostic: Diagnostic) {
+        // A part of a file that is read more than once, for several apps, has its problems once.
+        let is_same = |known: &Diagnostic| {
+            diagnostic.message.contains("apps[")
+                && (known.line, known.column, known.severity)
+                    == (diagnostic.line, diagnostic.column, diagnostic.severity)
+                && without_numbers(&known.message) == without_numbers(&diagnostic.message)
+        };
+        if self.found.iter().any(is_same) {
+            return;
+        }
         if self.found.len() < MAX_KEPT {
             self.found.push(diagnostic);
             return;

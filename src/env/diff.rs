@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     fn env(text: &str) -> Env {
-        Env::parse(text.as_bytes()).env.expect("the env is valid")
+        Env::of_text(text)
     }
 
     #[test]

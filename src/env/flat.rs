@@ -31,7 +31,13 @@ pub fn variables(env: &Env, trees: &[&str]) -> Result<Variables, TooLarge> {
 
 /// The variables that the compose file sees: the appliance's and the app's, and the settings under the app's own name.
 pub fn for_stack(env: &Env) -> Result<Variables, TooLarge> {
-    let mut variables = variables(env, &["appliance", env.app.tree])?;
+    let mut room = MAX_BYTES;
+    let mut variables = Variables::new();
+    for (tree, node) in [("appliance", env.root.get("appliance")), (env.app.tree, Some(&env.own))] {
+        if let Some(node) = node {
+            flatten(&tree_name(tree), node, &mut variables, &mut room)?;
+        }
+    }
     let prefix = env.app.name.variable_prefix();
     if let Some(settings) = &env.app.settings {
         variables.insert(format!("{prefix}_SETTINGS"), settings.expose().trim().to_owned());
@@ -94,8 +100,7 @@ mod tests {
     #[test]
     fn the_tree_becomes_variables() {
         let text = "appliance:\n  domain: a.de\n  standby: No\n  x: [' 1 ', {y-z: ~}]\napp:\n  name: my-shop\n  git: {source: /srv/a}\n  settings: |\n    S='1'\n";
-        let parsed = Env::parse(text.as_bytes());
-        let env = parsed.env.unwrap_or_else(|| panic!("{}", parsed.report.render("t")));
+        let env = Env::of_text(text);
         let all = for_stack(&env).expect("it is small");
         let get = |name: &str| all.get(name).map(String::as_str);
         assert_eq!(get("APPLIANCE_STANDBY"), Some("false"));
@@ -105,8 +110,7 @@ mod tests {
         assert_eq!(get("MY_SHOP_SETTINGS"), Some("S='1'"));
         assert_eq!(get("APPLIANCE_ALLOWED_HOSTS"), Some("a.de"));
         let text = text.replace("domain: a.de", "domain: A.De\n  allowed_hosts: 'A.de *.B.de'");
-        let parsed = Env::parse(text.as_bytes());
-        let env = parsed.env.unwrap_or_else(|| panic!("{}", parsed.report.render("t")));
+        let env = Env::of_text(&text);
         let named = for_stack(&env).expect("it is small");
         let get = |name: &str| named.get(name).map(String::as_str);
         let expected = (Some("a.de"), Some("a.de *.b.de"));

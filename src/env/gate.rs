@@ -161,8 +161,8 @@ mod tests {
     fn parse(gate: &str) -> Result<Vec<Probe>, String> {
         let text = format!("appliance: {{domain: a.de}}\napp:\n  name: x\n  git: {{source: /srv/x}}\n  gate:\n{gate}");
         let parsed = Env::parse(text.as_bytes());
-        match parsed.env {
-            Some(env) => Ok(env.app.gate),
+        match parsed.envs {
+            Some(envs) => Ok(envs.host().app.gate.clone()),
             None => Err(parsed.report.render("e")),
         }
     }

@@ -25,8 +25,15 @@ const OUR_FILES: [&str; 5] = [
     "/var/www/html/503.html",
 ];
 /// Directories in which the appliance keeps its own state.
-const OUR_DIRECTORIES: [&str; 5] =
-    ["/run/appliance/", "/data/appliance/", "/data/appliance-git/", "/data/git/", "/app/etc/tags/"];
+const OUR_DIRECTORIES: [&str; 7] = [
+    "/run/appliance/",
+    "/etc/nginx/conf.d/appliance-app-",
+    "/var/www/appliance/",
+    "/data/appliance/",
+    "/data/appliance-git/",
+    "/data/git/",
+    "/app/etc/tags/",
+];
 
 /// Two files at one path overwrite each other at every run; one over the appliance's own breaks it.
 pub fn extra_files(extra: &Fields, files: &[(usize, ExtraFile)]) {

@@ -32,10 +32,14 @@ pub struct OwnPair {
     pub certificate: CertificateText,
     pub key_place: Place,
     pub certificate_place: Place,
+    /// The key that both stand under, like `appliance.ssl`.
+    pub path: String,
 }
 
-pub(super) fn read_ssl(appliance: &Fields) -> Ssl {
-    let fields = appliance.fields("ssl");
+/// Reads `ssl:` below the appliance, or below one of several apps, which has from the appliance what it does not say itself: all but a
+/// certificate of its own.
+pub(super) fn read_ssl(parent: &Fields, of_host: Option<&Ssl>) -> Ssl {
+    let fields = parent.fields("ssl");
     let secretly = |reading: &Reading, node: &Node, path: &str| reading.checked_secretly::<CertificateText>(node, path);
     let key_place = fields.key_place("key").or(fields.key_place("cert"));
     let (key, cert) = (fields.get("key", secretly), fields.get("cert", secretly));
@@ -43,18 +47,25 @@ pub(super) fn read_ssl(appliance: &Fields) -> Ssl {
         && fields.value("key").is_some() != fields.value("cert").is_some()
         && let Some(place) = key_place
     {
-        fields.error(place, "'appliance.ssl.key' and 'appliance.ssl.cert' go together; set both or neither");
+        let (key, cert) = (fields.path("key"), fields.path("cert"));
+        fields.error(place, format!("'{key}' and '{cert}' go together; set both or neither"));
     }
     let place = |key| fields.value(key).map_or(Place::START, |node| node.place);
     let (key_place, certificate_place) = (place("key"), place("cert"));
-    let own = |(key, certificate)| OwnPair { key, certificate, key_place, certificate_place };
+    let path = parent.path("ssl");
+    let own = |(key, certificate)| OwnPair { key, certificate, key_place, certificate_place, path };
     let letsencrypt = fields.fields("letsencrypt");
-    let enabled = letsencrypt.boolean("enabled").unwrap_or(true);
+    let enabled = letsencrypt.boolean("enabled").or(of_host.map(|ssl| ssl.letsencrypt)).unwrap_or(true);
     letsencrypt.finish(Unknown::Warn);
+    let acme = read_acme(&fields);
+    let mandatory = fields.boolean("client_certs_mandatory").or(of_host.map(|ssl| ssl.client_certs_mandatory));
     let ssl = Ssl {
         letsencrypt: enabled,
-        acme: read_acme(&fields),
-        client_certs_mandatory: fields.boolean("client_certs_mandatory").unwrap_or(false),
+        acme: match (of_host, fields.value("acme")) {
+            (Some(ssl), None) => ssl.acme.clone(),
+            _ => acme,
+        },
+        client_certs_mandatory: mandatory.unwrap_or(false),
         own: key.zip(cert).map(own),
     };
     fields.finish(Unknown::Warn);
@@ -66,7 +77,7 @@ fn read_acme(ssl: &Fields) -> Acme {
     let binding = fields.fields("eab");
     let (kid, key) = (binding.text("kid"), binding.secret("key"));
     if binding.is_present() && kid.is_some() != key.is_some() {
-        binding.error(binding.place(), "'appliance.ssl.acme.eab' needs both 'kid' and 'key'");
+        binding.error(binding.place(), format!("'{}' needs both 'kid' and 'key'", fields.path("eab")));
     }
     binding.finish(Unknown::Warn);
     let acme = Acme {

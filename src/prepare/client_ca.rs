@@ -3,7 +3,8 @@
 
 use crate::host::pem::MAX_PEM;
 use crate::host::{Dir, File, Host};
-use crate::value::{AppName, ClientAuthority, Secret, certificate, check_chain};
+use crate::state::app_directory;
+use crate::value::{AppName, ClientAuthority, Secret, Tenant, certificate, check_chain};
 use anyhow::Result;
 
 /// The directory that holds it.
@@ -11,28 +12,39 @@ pub fn directory(app: &AppName) -> String {
     format!("/data/{app}-ca")
 }
 
-/// The key of a CA of our own, below a directory that is root's.
-pub const OUR_KEY: &str = "/data/client-ca/key.pem";
+/// Where the key of a CA of our own lies, and the book that goes with it: a directory that is root's.
+pub fn home(tenant: &Tenant) -> String {
+    tenant.path("/data/client-ca", |name| format!("{}/client-ca", app_directory(name)))
+}
+
+/// The key of a CA of our own.
+pub fn our_key(tenant: &Tenant) -> String {
+    format!("{}/key.pem", home(tenant))
+}
+
 pub const CERTIFICATE: &str = "ca.cert.pem";
 pub const LIST: &str = "crl.pem";
 /// Where nginx reads both: root's alone.
-pub const CHECKED: &str = "/data/appliance/host/client-ca";
+pub fn checked(tenant: &Tenant) -> String {
+    tenant.path("/data/appliance/host/client-ca", |name| format!("{}/client-ca-checked", app_directory(name)))
+}
 
 /// The authority, if there is one that can be used now; nginx's copy is made equal to it. What is wrong with one that cannot be used is
 /// told.
-pub fn usable(host: &Host, app: &AppName) -> Result<Option<ClientAuthority>> {
-    match read(host, app) {
+pub fn usable(host: &Host, tenant: &Tenant) -> Result<Option<ClientAuthority>> {
+    match read(host, tenant) {
         Ok(Some(found)) => {
-            host.ensure_dir(CHECKED, &Dir::plain().mode(0o700))?;
+            let checked = checked(tenant);
+            host.ensure_dir(&checked, &Dir::plain().mode(0o700))?;
             if let Some(list) = found.list {
-                host.ensure_file(&format!("{CHECKED}/{LIST}"), &File::text(list).mode(0o600))?;
+                host.ensure_file(&format!("{checked}/{LIST}"), &File::text(list).mode(0o600))?;
             }
-            host.ensure_file(&format!("{CHECKED}/{CERTIFICATE}"), &File::text(found.certificates).mode(0o600))?;
+            host.ensure_file(&format!("{checked}/{CERTIFICATE}"), &File::text(found.certificates).mode(0o600))?;
             Ok(Some(found.authority))
         }
         Ok(None) => Ok(None),
         Err(why) => {
-            tracing::warn!("no client certificate is accepted: {why}; see {}", directory(app));
+            tracing::warn!("no client certificate is accepted: {why}; see {}", directory(tenant.name()));
             Ok(None)
         }
     }
@@ -49,8 +61,8 @@ struct Found {
 ///
 /// # Errors
 /// It cannot be used, and why.
-pub fn look(host: &Host, app: &AppName) -> Result<Option<ClientAuthority>, String> {
-    Ok(read(host, app)?.map(|found| found.authority))
+pub fn look(host: &Host, tenant: &Tenant) -> Result<Option<ClientAuthority>, String> {
+    Ok(read(host, tenant)?.map(|found| found.authority))
 }
 
 /// A file that the app may have put there: no link is followed, and no pipe waited for.
@@ -58,26 +70,27 @@ pub fn read_file(host: &Host, app: &AppName, name: &str) -> Result<Option<String
     host.read_text_unlinked(&format!("{}/{name}", directory(app)), MAX_PEM)
 }
 
-fn read(host: &Host, app: &AppName) -> Result<Option<Found>, String> {
+fn read(host: &Host, tenant: &Tenant) -> Result<Option<Found>, String> {
+    let (app, our_key) = (tenant.name(), our_key(tenant));
     let read = |name| read_file(host, app, name).map_err(|error| format!("{error:#}"));
     let (certificates, list) = (read(CERTIFICATE)?, read(LIST)?);
     let Some(certificates) = certificates else { return Ok(None) };
     if list.is_none() {
         // It was there before, or must be: without it those who were revoked would be let in.
-        if host.exists(OUR_KEY) {
+        if host.exists(&our_key) {
             return Err("the revocation list is missing; appliance cert ca refresh signs it".to_owned());
         }
-        let site = host.read_text(super::SITE, MAX_PEM).map_err(|error| format!("{error:#}"))?;
+        let site = host.read_text(&super::site_of(tenant), MAX_PEM).map_err(|error| format!("{error:#}"))?;
         if site.is_some_and(|site| site.contains("ssl_crl ")) {
             return Err("the revocation list is gone; put it back, one that is empty will do".to_owned());
         }
     }
     let authority = ClientAuthority::parse(&certificates, list.as_deref())?;
-    if let Some(key) = host.read_text(OUR_KEY, MAX_PEM).map_err(|error| format!("{error:#}"))?.map(Secret::new) {
+    if let Some(key) = host.read_text(&our_key, MAX_PEM).map_err(|error| format!("{error:#}"))?.map(Secret::new) {
         // The app could let in whom it likes in the name of ours.
         if !certificate::is_of_key(&certificates, &key) {
             return Err(format!(
-                "the certificate is not that of the appliance's own key {OUR_KEY}; with another CA that key must go"
+                "the certificate is not that of the appliance's own key {our_key}; with another CA that key must go"
             ));
         }
         check_chain(&certificates, list.as_deref())?;

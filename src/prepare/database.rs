@@ -4,11 +4,35 @@ use super::filter::{self, admitted};
 use super::postgres::{Cluster, cluster, find, tell};
 use crate::env::Env;
 use crate::host::{File, Host, Login, Owed, quote_identifier, quote_literal, replace_block, scram_verifier};
-use crate::value::{DatabaseName, Owner, Secret};
-use anyhow::{Context, Result};
+use crate::value::{AppName, DatabaseName, Owner, Secret};
+use anyhow::{Context, Result, bail};
 
-/// The role that the app connects as.
-const ROLE: &str = "app";
+/// The role of an app that has the host to itself.
+const ALONE: &str = "app";
+
+/// The role that an app connects as, by its own name where it is one of several. Once it has one it keeps it: all that is in its database
+/// is that role's.
+pub fn role_of(host: &Host, app: &AppName, is_alone: bool) -> Result<String> {
+    let kept = url(app, host)?.and_then(|url| Some(user_info(&url)?.0.to_owned()));
+    let known = kept.filter(|role| role == ALONE || role == app.as_str());
+    Ok(known.unwrap_or_else(|| if is_alone { ALONE.to_owned() } else { app.as_str().to_owned() }))
+}
+
+/// # Errors
+/// Another app of the host has the same role, which would open its database to this one.
+fn own_role(env: &Env, host: &Host) -> Result<String> {
+    let role = role_of(host, &env.app.name, env.tenant.is_alone())?;
+    for other in env.apps.iter().filter(|other| other.name != env.app.name) {
+        if role_of(host, &other.name, false)? == role {
+            bail!(
+                "the apps {} and {} would both connect to PostgreSQL as {role}; give one another name",
+                env.app.name,
+                other.name
+            );
+        }
+    }
+    Ok(role)
+}
 const MAX_CONFIG: u64 = 1 << 20;
 
 pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
@@ -23,7 +47,8 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
         None => cluster(host)?,
     };
     let directory = format!("/app/etc/{}", env.app.name);
-    let url_file = format!("{directory}/database_url.env");
+    let url_file = url_file(&env.app.name);
+    let role = own_role(env, host)?;
     let bridge = host.docker().bridge().await?;
     let password = match password(env, host)? {
         Some(password) => password,
@@ -32,7 +57,7 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     // Written before the role gets it: killed in between, the next run sets the role to what the file says.
     let app: Owner = "root:app".parse().context("a user and a group are an owner")?;
     let url = format!(
-        "DATABASE_URL=postgres://{ROLE}:{}@{}:{}/{}\n",
+        "DATABASE_URL=postgres://{role}:{}@{}:{}/{}\n",
         password.expose(),
         bridge.gateway,
         cluster.port,
@@ -46,11 +71,11 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     );
     host.ensure_file(&format!("{directory}/service_urls.env"), &File::secret(services).mode(0o640).owner(&app))?;
     if host.applies() || host.can_log_in(&cluster.superuser("postgres")).await? {
-        ensure_role(&cluster, &password, host).await?;
-        ensure_database(&cluster, database, host).await?;
+        ensure_role(&cluster, &role, &password, host).await?;
+        ensure_database(&cluster, &role, database, host).await?;
     } else {
         // A plan for a host that was never prepared: nobody is let in yet, so nothing can be there.
-        host.execute(&cluster.superuser("postgres"), ROLE, "create role", String::new()).await?;
+        host.execute(&cluster.superuser("postgres"), &role, "create role", String::new()).await?;
         host.execute(&cluster.superuser("postgres"), database.as_str(), "create database", String::new()).await?;
     }
     admit_networks(env, host).await
@@ -58,8 +83,22 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
 
 /// The password in the app's file, if there is one of our make.
 pub fn password(env: &Env, host: &Host) -> Result<Option<Secret>> {
-    let text = host.read_text(&format!("/app/etc/{}/database_url.env", env.app.name), MAX_CONFIG)?;
-    Ok(text.as_deref().and_then(password_in))
+    Ok(url(&env.app.name, host)?.as_deref().and_then(password_in))
+}
+
+fn url_file(app: &AppName) -> String {
+    format!("/app/etc/{app}/database_url.env")
+}
+
+/// What the app's file says.
+fn url(app: &AppName, host: &Host) -> Result<Option<String>> {
+    let text = host.read_text(&url_file(app), MAX_CONFIG)?;
+    Ok(text.and_then(|text| text.lines().find_map(|line| line.strip_prefix("DATABASE_URL=")).map(str::to_owned)))
+}
+
+/// User and password of a URL.
+fn user_info(url: &str) -> Option<(&str, &str)> {
+    url.strip_prefix("postgres://")?.rsplit_once('@')?.0.split_once(':')
 }
 
 /// The app's own login, from this host.
@@ -71,37 +110,38 @@ pub fn login(env: &Env, host: &Host) -> Result<Login> {
 pub fn login_at(cluster: &Cluster, env: &Env, host: &Host) -> Result<Login> {
     let password =
         password(env, host)?.context("the app has no database yet; see: appliance prepare --step database")?;
-    Ok(role(cluster, &password, env.app.database.as_str()))
+    let role = role_of(host, &env.app.name, env.tenant.is_alone())?;
+    Ok(as_role(cluster, &role, &password, env.app.database.as_str()))
 }
 
-fn role(cluster: &Cluster, password: &Secret, database: &str) -> Login {
+fn as_role(cluster: &Cluster, role: &str, password: &Secret, database: &str) -> Login {
     Login {
         host: "127.0.0.1".to_owned(),
         port: cluster.port,
-        user: ROLE.to_owned(),
+        user: role.to_owned(),
         password: Some(password.clone()),
         database: database.to_owned(),
         is_pinned: false,
     }
 }
 
-async fn ensure_role(cluster: &Cluster, password: &Secret, host: &Host) -> Result<()> {
+async fn ensure_role(cluster: &Cluster, role: &str, password: &Secret, host: &Host) -> Result<()> {
     let superuser = cluster.superuser("postgres");
-    let known = host.query(&superuser, "SELECT rolname::text FROM pg_roles WHERE rolname = $1", &[ROLE]).await?;
+    let known = host.query(&superuser, "SELECT rolname::text FROM pg_roles WHERE rolname = $1", &[role]).await?;
     let verifier = || quote_literal(&scram_verifier(password));
     if known.is_empty() {
-        let sql = format!("CREATE ROLE {} LOGIN PASSWORD {}", quote_identifier(ROLE), verifier());
-        return host.execute(&superuser, ROLE, "create role", sql).await;
+        let sql = format!("CREATE ROLE {} LOGIN PASSWORD {}", quote_identifier(role), verifier());
+        return host.execute(&superuser, role, "create role", sql).await;
     }
-    let login = role(cluster, password, "postgres");
+    let login = as_role(cluster, role, password, "postgres");
     if !host.can_log_in(&login).await? {
-        let sql = format!("ALTER ROLE {} LOGIN PASSWORD {}", quote_identifier(ROLE), verifier());
-        host.execute(&superuser, ROLE, "set the password of role", sql).await?;
+        let sql = format!("ALTER ROLE {} LOGIN PASSWORD {}", quote_identifier(role), verifier());
+        host.execute(&superuser, role, "set the password of role", sql).await?;
     }
     Ok(())
 }
 
-async fn ensure_database(cluster: &Cluster, database: &DatabaseName, host: &Host) -> Result<()> {
+async fn ensure_database(cluster: &Cluster, role: &str, database: &DatabaseName, host: &Host) -> Result<()> {
     let superuser = cluster.superuser("postgres");
     let name = database.as_str();
     let sql = "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = $1";
@@ -114,16 +154,16 @@ async fn ensure_database(cluster: &Cluster, database: &DatabaseName, host: &Host
             let sql = format!(
                 "CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE {locale} LC_CTYPE {locale}",
                 quote_identifier(name),
-                quote_identifier(ROLE)
+                quote_identifier(role)
             );
             host.execute(&superuser, name, "create database", sql).await?;
             let sql = format!("REVOKE CONNECT ON DATABASE {} FROM PUBLIC", quote_identifier(name));
-            host.execute(&superuser, name, "let nobody but role app into database", sql).await?;
+            host.execute(&superuser, name, &format!("let nobody but role {role} into database"), sql).await?;
         }
-        Some(ROLE) => {}
+        Some(owner) if owner == role => {}
         Some(_) => {
-            let sql = format!("ALTER DATABASE {} OWNER TO {}", quote_identifier(name), quote_identifier(ROLE));
-            host.execute(&superuser, name, "make role app the owner of database", sql).await?;
+            let sql = format!("ALTER DATABASE {} OWNER TO {}", quote_identifier(name), quote_identifier(role));
+            host.execute(&superuser, name, &format!("make role {role} the owner of database"), sql).await?;
         }
     }
     if owner.is_none() && !host.applies() {
@@ -151,11 +191,15 @@ async fn ensure_database(cluster: &Cluster, database: &DatabaseName, host: &Host
 /// pg_hba.conf names the bridge's network and those of the app's project, and no other; neither does the packet filter.
 pub async fn admit_networks(env: &Env, host: &Host) -> Result<()> {
     let cluster = cluster(host)?;
-    let subnets = admitted(env, host).await?;
+    let mut lines = String::new();
+    for one in &env.apps {
+        let role = role_of(host, &one.name, env.tenant.is_alone())?;
+        lines.push_str(&hba_block(&one.database, &role, &admitted(&one.name, host).await?));
+    }
     filter::ensure(cluster.port, env, host).await?;
     let path = cluster.config("pg_hba.conf");
     let text = host.read_text(&path, MAX_CONFIG)?.with_context(|| format!("{path} is missing"))?;
-    let edited = replace_block(&text, "appliance", &hba_block(&env.app.database, &subnets));
+    let edited = replace_block(&text, "appliance", &lines);
     let changed = host.ensure_file_of(&cluster.unit(), Owed::Reload, &path, &File::text(edited))?;
     let owed = host.owed(&cluster.unit())?.max(changed.yes().then_some(Owed::Reload));
     match owed {
@@ -164,15 +208,15 @@ pub async fn admit_networks(env: &Env, host: &Host) -> Result<()> {
     }
 }
 
-fn hba_block(database: &DatabaseName, subnets: &[String]) -> String {
+fn hba_block(database: &DatabaseName, role: &str, subnets: &[String]) -> String {
     let database = quote_identifier(database.as_str());
-    subnets.iter().map(|subnet| format!("host {database} {ROLE} {subnet} scram-sha-256\n")).collect()
+    // Names with other characters than these, as several apps may have, are quoted as in SQL.
+    let role = if role.contains('-') { quote_identifier(role) } else { role.to_owned() };
+    subnets.iter().map(|subnet| format!("host {database} {role} {subnet} scram-sha-256\n")).collect()
 }
 
-fn password_in(env_file: &str) -> Option<Secret> {
-    let url = env_file.lines().find_map(|line| line.strip_prefix("DATABASE_URL="))?;
-    let (user_info, _) = url.strip_prefix("postgres://")?.rsplit_once('@')?;
-    let (_, password) = user_info.split_once(':')?;
+fn password_in(url: &str) -> Option<Secret> {
+    let (_, password) = user_info(url)?;
     // A password of another make would need decoding; ours is made of characters that need none.
     let plain = password.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     (plain && password.len() >= 16).then(|| Secret::new(password))
@@ -189,17 +233,17 @@ mod tests {
 
     #[test]
     fn a_password_is_kept_and_a_strange_one_is_not_trusted() {
-        let kept = password_in("DATABASE_URL=postgres://app:abcdefgh-ABCDEFGH_1@172.17.0.1:5432/x\n");
+        let kept = password_in("postgres://app:abcdefgh-ABCDEFGH_1@172.17.0.1:5432/x");
         assert_eq!(kept.map(|secret| secret.expose().to_owned()).as_deref(), Some("abcdefgh-ABCDEFGH_1"));
-        assert!(password_in("DATABASE_URL=postgres://app:p%40ss@h/x\n").is_none());
-        assert!(password_in("OTHER=1\n").is_none());
+        assert!(password_in("postgres://app:p%40ss@h/x").is_none());
+        assert!(password_in("mysql://app:abcdefgh-ABCDEFGH_1@h/x").is_none());
     }
 
     #[test]
     fn names_are_quoted() {
         let database: DatabaseName = "Shop \"x\"".parse().expect("quotes are allowed in a database's name");
         assert_eq!(
-            hba_block(&database, &["172.17.0.0/16".into()]),
+            hba_block(&database, "app", &["172.17.0.0/16".into()]),
             "host \"Shop \"\"x\"\"\" app 172.17.0.0/16 scram-sha-256\n"
         );
         assert_eq!(percent_encode("Shop \"x\""), "Shop%20%22x%22");

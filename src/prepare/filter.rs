@@ -7,7 +7,7 @@
 use crate::env::Env;
 use crate::host::{Cmd, File, Host, Owed, UnitState};
 use crate::state::Ledger;
-use crate::value::Owner;
+use crate::value::{AppName, Owner};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -25,39 +25,73 @@ struct Facts<'a> {
     owner: u32,
     /// Networks that reach PostgreSQL.
     subnets: &'a [String],
-    /// Networks whose containers nobody else reaches.
-    hidden: &'a [String],
-    /// Of these and of all others the IPv6 ones; PostgreSQL does not listen there.
-    hidden6: &'a [String],
-    subnets6: &'a [String],
+    /// Networks that reach each other's containers.
+    groups: &'a [Group],
     /// What nginx hands requests to: ports that Docker, which is root, holds for the containers.
     upstreams: &'a [SocketAddr],
 }
 
+/// Networks that reach each other's containers, and no others do: those of one app.
+#[derive(Debug, Default)]
+struct Group {
+    subnets: Vec<String>,
+    /// Those whose containers nobody else reaches.
+    hidden: Vec<String>,
+    /// Of these and of all others the IPv6 ones; PostgreSQL does not listen there.
+    subnets6: Vec<String>,
+    hidden6: Vec<String>,
+}
+
+impl Group {
+    /// Its chains: for IPv4 and for IPv6. The first group has the plain names.
+    fn chains(&self, index: usize) -> String {
+        let suffix = suffix(index);
+        let senders: String = self.subnets.iter().map(|subnet| format!("\t\tip saddr {subnet} return\n")).collect();
+        let senders6: String = self.subnets6.iter().map(|subnet| format!("\t\tip6 saddr {subnet} return\n")).collect();
+        format!(
+            "\tchain containers{suffix} {{\n\t\tct state established,related return\n\t\tfib saddr . iif oif missing counter drop\n{senders}\t\tcounter drop\n\t}}\n\
+             \tchain containers6{suffix} {{\n\t\tct state established,related return\n\t\tfib saddr . iif oif missing counter drop\n\
+             \t\t# Neighbours ask for each other's addresses by these; the kernel forwards none of them (RFC 4291, 2.5.6).\n\
+             \t\tip6 saddr fe80::/10 return\n{senders6}\t\tcounter drop\n\t}}\n"
+        )
+    }
+
+    fn jumps(&self, index: usize, bridge: Ipv4Addr) -> String {
+        let suffix = suffix(index);
+        let jump = |subnet: &String| {
+            format!("\t\tiifname != \"lo\" ip daddr {subnet} ip daddr != {bridge} jump containers{suffix}\n")
+        };
+        self.hidden.iter().map(jump).collect()
+    }
+
+    fn jumps6(&self, index: usize) -> String {
+        let suffix = suffix(index);
+        let jump = |subnet: &String| format!("\t\tiifname != \"lo\" ip6 daddr {subnet} jump containers6{suffix}\n");
+        self.hidden6.iter().map(jump).collect()
+    }
+}
+
+fn suffix(index: usize) -> String {
+    if index == 0 { String::new() } else { format!("-{index}") }
+}
+
 /// The rules. The table is replaced as a whole, in one transaction.
 fn rules(facts: &Facts<'_>) -> String {
-    let Facts { bridge, port, owner, subnets, hidden, hidden6, subnets6, upstreams } = facts;
+    let Facts { bridge, port, owner, subnets, groups, upstreams } = facts;
     let held = |upstream: &SocketAddr| {
         let family = if upstream.is_ipv4() { "ip" } else { "ip6" };
         format!("\t\t{family} saddr {} tcp sport {} meta skuid != 0 counter drop\n", upstream.ip(), upstream.port())
     };
     let held: String = upstreams.iter().map(held).collect();
     let senders: String = subnets.iter().map(|subnet| format!("\t\tip saddr {subnet} return\n")).collect();
-    let hidden: String = hidden
-        .iter()
-        .map(|subnet| format!("\t\tiifname != \"lo\" ip daddr {subnet} ip daddr != {bridge} jump containers\n"))
-        .collect();
-    let senders6: String = subnets6.iter().map(|subnet| format!("\t\tip6 saddr {subnet} return\n")).collect();
-    let hidden6: String =
-        hidden6.iter().map(|subnet| format!("\t\tiifname != \"lo\" ip6 daddr {subnet} jump containers6\n")).collect();
+    let each = || groups.iter().enumerate();
+    let chains: String = each().map(|(index, group)| group.chains(index)).collect();
+    let hidden: String = each().map(|(index, group)| group.jumps(index, *bridge)).collect();
+    let hidden6: String = each().map(|(index, group)| group.jumps6(index)).collect();
     let text = format!(
         "table inet appliance\ndelete table inet appliance\ntable inet appliance {{\n\tchain postgres {{\n\
          \t\t# A sender whose answers would leave by another way is not who it says.\n\
-         \t\tfib saddr . iif oif missing counter drop\n{senders}\t\tcounter drop\n\t}}\n\
-         \tchain containers {{\n\t\tct state established,related return\n\t\tfib saddr . iif oif missing counter drop\n{senders}\t\tcounter drop\n\t}}\n\
-         \tchain containers6 {{\n\t\tct state established,related return\n\t\tfib saddr . iif oif missing counter drop\n\
-         \t\t# Neighbours ask for each other's addresses by these; the kernel forwards none of them (RFC 4291, 2.5.6).\n\
-         \t\tip6 saddr fe80::/10 return\n{senders6}\t\tcounter drop\n\t}}\n\
+         \t\tfib saddr . iif oif missing counter drop\n{senders}\t\tcounter drop\n\t}}\n{chains}\
          \tchain prerouting {{\n\t\t# Before Docker's own rules give a packet another destination.\n\
          \t\ttype filter hook prerouting priority mangle; policy accept;\n\
          \t\tiifname != \"lo\" ip daddr 127.0.0.0/8 counter drop comment \"@MARK@\"\n{hidden}{hidden6}\t}}\n\
@@ -81,32 +115,32 @@ fn mark(text: &str) -> String {
 /// Brings the filter into force. Without it PostgreSQL must not listen on the bridge.
 pub async fn ensure(port: u16, env: &Env, host: &Host) -> Result<()> {
     let bridge = host.docker().bridge().await?;
-    let mut hidden = vec![bridge.subnet];
-    let (mut subnets6, mut hidden6) = (BTreeSet::new(), BTreeSet::new());
-    for network in host.docker().networks(env.app.name.as_str()).await? {
-        let six: Vec<String> = network.subnets.iter().filter(|subnet| is_ipv6_subnet(subnet)).cloned().collect();
-        if network.is_hidden6 {
-            hidden6.extend(six.clone());
+    let (mut groups, mut subnets) = (Vec::new(), BTreeSet::new());
+    let mut upstreams: BTreeSet<SocketAddr> = BTreeSet::new();
+    for one in &env.apps {
+        let mut group = group_of(&one.name, host).await?;
+        // The bridge's own containers are nobody's in particular: those of an app that has the host to itself.
+        if env.tenant.is_alone() && is_ipv4_subnet(&bridge.subnet) {
+            group.subnets.push(bridge.subnet.clone());
+            group.hidden.push(bridge.subnet.clone());
         }
-        subnets6.extend(six);
-        if network.is_hidden {
-            hidden.extend(network.subnets);
-        }
+        group.tidy();
+        subnets.extend(admitted(&one.name, host).await?);
+        groups.push(group);
+        let routes = Ledger::read_for(host, &one.name)?.current.map(|release| release.routes).unwrap_or_default();
+        upstreams.extend(routes.iter().map(|route| route.upstream));
     }
-    // As those that are admitted: IPv4, in order, each once.
-    let subnets = admitted(env, host).await?;
-    let hidden: Vec<String> = subnets.iter().filter(|subnet| hidden.contains(subnet)).cloned().collect();
+    if !env.tenant.is_alone() && is_ipv4_subnet(&bridge.subnet) {
+        let own = vec![bridge.subnet.clone()];
+        groups.push(Group { subnets: own.clone(), hidden: own, ..Group::default() });
+    }
     let owner: Owner = "postgres".parse().context("a user name is an owner")?;
-    let routes = Ledger::read_for(host, &env.app.name)?.current.map(|release| release.routes).unwrap_or_default();
-    let upstreams: BTreeSet<SocketAddr> = routes.iter().map(|route| route.upstream).collect();
     let facts = Facts {
         bridge: bridge.gateway,
         port,
         owner: host.ids(&owner)?.0,
-        subnets: &subnets,
-        hidden: &hidden,
-        hidden6: &hidden6.into_iter().collect::<Vec<_>>(),
-        subnets6: &subnets6.into_iter().collect::<Vec<_>>(),
+        subnets: &subnets.into_iter().collect::<Vec<_>>(),
+        groups: &groups,
         upstreams: &upstreams.into_iter().collect::<Vec<_>>(),
     };
     let text = rules(&facts);
@@ -129,10 +163,40 @@ pub async fn ensure(port: u16, env: &Env, host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// The networks from which PostgreSQL is reached: the bridge's, and those of the app's project.
-pub async fn admitted(env: &Env, host: &Host) -> Result<Vec<String>> {
+/// The networks of an app's project.
+async fn group_of(app: &AppName, host: &Host) -> Result<Group> {
+    let mut group = Group::default();
+    for network in host.docker().networks(app.as_str()).await? {
+        let (four, six): (Vec<String>, Vec<String>) = (
+            network.subnets.iter().filter(|subnet| is_ipv4_subnet(subnet)).cloned().collect(),
+            network.subnets.iter().filter(|subnet| is_ipv6_subnet(subnet)).cloned().collect(),
+        );
+        if network.is_hidden {
+            group.hidden.extend(four.clone());
+        }
+        if network.is_hidden6 {
+            group.hidden6.extend(six.clone());
+        }
+        group.subnets.extend(four);
+        group.subnets6.extend(six);
+    }
+    Ok(group)
+}
+
+impl Group {
+    /// In order, each once.
+    fn tidy(&mut self) {
+        for list in [&mut self.subnets, &mut self.hidden, &mut self.subnets6, &mut self.hidden6] {
+            list.sort();
+            list.dedup();
+        }
+    }
+}
+
+/// The networks from which an app reaches PostgreSQL: the bridge's, and those of its project.
+pub async fn admitted(app: &AppName, host: &Host) -> Result<Vec<String>> {
     let mut subnets = vec![host.docker().bridge().await?.subnet];
-    for network in host.docker().networks(env.app.name.as_str()).await? {
+    for network in host.docker().networks(app.as_str()).await? {
         subnets.extend(network.subnets);
     }
     subnets.retain(|subnet| is_ipv4_subnet(subnet));
@@ -170,14 +234,18 @@ mod tests {
         let subnets = ["172.17.0.0/16".to_owned(), "172.18.0.0/16".to_owned()];
         let upstreams = ["127.0.0.1:8000", "[::1]:8001"].map(|address| address.parse().expect("it is an address"));
         let subnets6 = ["fd00:1::/64".to_owned(), "fd00:2::/64".to_owned()];
+        let group = Group {
+            subnets: subnets.to_vec(),
+            hidden: subnets[1..].to_vec(),
+            hidden6: subnets6[1..].to_vec(),
+            subnets6: subnets6.to_vec(),
+        };
         let facts = |port| Facts {
             bridge,
             port,
             owner: 105,
             subnets: &subnets,
-            hidden: &subnets[1..],
-            hidden6: &subnets6[1..],
-            subnets6: &subnets6,
+            groups: std::slice::from_ref(&group),
             upstreams: &upstreams,
         };
         let text = rules(&facts(5432));

@@ -16,7 +16,7 @@ fn hosts_block(domain: &str) -> String {
 }
 
 pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
-    let domain = env.appliance.domain.as_str();
+    let domain = env.host_domain.as_str();
     let kept = host.read_text("/etc/hostname", 4096)?.unwrap_or_default();
     let live = host.read_text("/proc/sys/kernel/hostname", 4096)?.unwrap_or_else(|| kept.clone());
     if kept.trim() != domain || live.trim() != domain {

@@ -19,8 +19,8 @@ pub use storage::{VolumeMissing, can_be_mounted, is_docker_homeless, is_moving, 
 
 use crate::env::Env;
 use crate::host::{Changed, Host, is_lost};
-use crate::state::history;
-use crate::value::Step;
+use crate::state::{HostLock, history};
+use crate::value::{Step, Tenant};
 use anyhow::{Context, Result};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -29,6 +29,13 @@ use tokio::time::Instant;
 pub const NGINX: &str = "nginx.service";
 /// Our part of its configuration.
 pub const SITE: &str = "/etc/nginx/conf.d/appliance.conf";
+/// How the files of several apps begin, each of which has one of its own beside it.
+const SITES: &str = "/etc/nginx/conf.d/appliance-app-";
+
+/// The file with an app's site.
+fn site_of(tenant: &Tenant) -> String {
+    tenant.path(SITE, |name| format!("{SITES}{name}.conf"))
+}
 
 /// The env and the text that it was read from.
 #[derive(Clone, Copy)]
@@ -46,7 +53,8 @@ fn keep_private(host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Runs all steps, or one. `progress` is told before each.
+/// Runs all steps, or one. What is the host's is done for any of its apps, what is an app's for this one. `progress` is told before each.
+/// The locks are the host's and the app's.
 pub async fn prepare(
     wanted: Wanted<'_>,
     host: &Host,
@@ -63,15 +71,15 @@ pub async fn prepare(
         progress(step);
         let env = wanted.env;
         let done = match step {
-            Step::Env => keep_private(host).and_then(|()| history::activate(host, wanted.text, &env.digest)),
+            Step::Env => keep_private(host).and_then(|()| history::activate(host, wanted.text, &env.file_digest)),
             Step::Hostname => hostname::prepare(env, host).await,
             Step::Ssh => ssh::prepare(env, host),
-            Step::Page => page::prepare(host).await,
+            Step::Page => page::prepare(&env.tenant, host).await,
             Step::Storage => storage::prepare(env, host).await,
             Step::Vault => vault::prepare(env, host).await,
             // Only now is there a place for it on a fresh host.
             Step::Files if !has_history => {
-                history::keep(host, wanted.text, &env.digest).and_then(|_| files::prepare(env, host))
+                history::keep(host, wanted.text, &env.file_digest).and_then(|_| files::prepare(env, host))
             }
             Step::Files => files::prepare(env, host),
             Step::Packages => packages(env, host).await,
@@ -85,6 +93,15 @@ pub async fn prepare(
     }
     if only == Some(Step::Tls) && certificate.yes() {
         nginx::reload(host).await?;
+    }
+    Ok(())
+}
+
+/// The steps that do something for each app, for a further app of a host that all of them were run on.
+pub async fn prepare_further(wanted: Wanted<'_>, host: &Host, only: Option<Step>) -> Result<()> {
+    const OF_APPS: [Step; 6] = [Step::Page, Step::Storage, Step::Vault, Step::Database, Step::Tls, Step::Nginx];
+    for step in OF_APPS.into_iter().filter(|step| only.is_none_or(|only| only == *step)) {
+        prepare(wanted, host, Some(step), &mut |_| ()).await?;
     }
     Ok(())
 }
@@ -131,8 +148,12 @@ async fn packages(env: &Env, host: &Host) -> Result<()> {
     host.ensure_packages(&names).await.map(drop)
 }
 
+/// How long a change of the host is waited for that somebody else makes: packages are installed in one.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
 /// The steps postgres and database, for whoever is changing something about the cluster.
 pub async fn database_again(env: &Env, host: &Host) -> Result<()> {
+    let _lock = HostLock::take(host, "prepare", PATIENCE).await?;
     host.begin(Step::Postgres);
     let again = while_postgres_is_lost(host, async || postgres::bring_up(env, host).await);
     again.await.context("the step postgres failed")?;
@@ -143,6 +164,7 @@ pub async fn database_again(env: &Env, host: &Host) -> Result<()> {
 
 /// Lets the project's networks reach PostgreSQL, once they exist; until then the database step cannot know them.
 pub async fn admit_networks(env: &Env, host: &Host) -> Result<()> {
+    let _lock = HostLock::take(host, "prepare", PATIENCE).await?;
     host.begin(Step::Database);
     database::admit_networks(env, host).await
 }
@@ -158,6 +180,11 @@ pub fn app_login(env: &Env, host: &Host) -> Result<crate::host::Login> {
 /// The same in another cluster than the one in use.
 pub fn app_login_at(cluster: &postgres::Cluster, env: &Env, host: &Host) -> Result<crate::host::Login> {
     database::login_at(cluster, env, host)
+}
+
+/// The role that the app connects as, and that owns what is in its database.
+pub fn app_role(env: &Env, host: &Host) -> Result<String> {
+    database::role_of(host, &env.app.name, env.tenant.is_alone())
 }
 
 /// The password that the app reaches the database with, once there is one.
@@ -199,7 +226,7 @@ mod tests {
             test.host.ensure_dir(directory, &crate::host::Dir::plain()).expect("it can be made");
         }
         test.host.put("/etc/nginx/nginx.conf", b"include /etc/nginx/conf.d/*.conf;", 0o644).expect("it can be written");
-        (test, Env::parse(TEXT.as_bytes()).env.expect("the env is valid"))
+        (test, Env::of_text(TEXT))
     }
 
     async fn run(env: &Env, host: &Host, steps: &[Step]) -> Vec<String> {

@@ -82,7 +82,7 @@ mod tests {
     fn env(update: &str) -> Env {
         let text =
             format!("appliance: {{domain: a.de, update: {update}}}\napp: {{name: x, git: {{source: /srv/x}}}}\n");
-        Env::parse(text.as_bytes()).env.expect("the env is valid")
+        Env::of_text(&text)
     }
 
     #[tokio::test]

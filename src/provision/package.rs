@@ -39,7 +39,8 @@ pub async fn package(path: &str, host: &Host) -> Result<Packaged> {
     let stem = name.strip_suffix(".yml").or(name.strip_suffix(".yaml")).unwrap_or(name);
     let (image_name, paper_name) = (format!("{stem}-cidata.iso"), format!("{name}.pdf"));
 
-    let (pdf, codes) = paper::print(&found.bytes, found.env.appliance.domain.as_str(), &found.env.digest)?;
+    let (pdf, codes) =
+        paper::print(&found.bytes, found.envs.host().host_domain.as_str(), &found.envs.host().file_digest)?;
     let image = drive_image(&found, &beside("meta-data.custom"), host).await?;
     let archive = match host.read_text(&beside("gpgkeys.txt"), MAX_TEXT)? {
         Some(keys) => {
@@ -55,7 +56,7 @@ pub async fn package(path: &str, host: &Host) -> Result<Packaged> {
         codes,
         archive: archive.as_ref().map(|(_, recipients)| {
             let when = host.now().strftime("%Y-%m-%d_%H.%M");
-            (beside(&format!("{}.env.{when}.tar.gz.gpg", found.env.appliance.domain)), recipients.clone())
+            (beside(&format!("{}.env.{when}.tar.gz.gpg", found.envs.host().host_domain)), recipients.clone())
         }),
     };
     host.put(&made.image, &image, 0o600)?;
@@ -73,8 +74,8 @@ async fn drive_image(found: &Found, custom: &str, host: &Host) -> Result<Vec<u8>
         // Another instance for cloud-init whenever the env is another one.
         None => format!(
             "instance-id: iid-{}\nlocal-hostname: {}\n",
-            found.env.digest.chars().take(12).collect::<String>(),
-            found.env.appliance.domain
+            found.envs.host().file_digest.chars().take(12).collect::<String>(),
+            found.envs.host().host_domain
         ),
     };
     let work = host.private_directory()?;

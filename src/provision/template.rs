@@ -49,8 +49,8 @@ pub async fn create(wanted: &Wanted<'_>, host: &Host) -> Result<()> {
     let checked = source::check(host, Kind::File, wanted.file, text.into_bytes()).await;
     let found = checked.context("the new env.yml would not be valid, so nothing was written")?;
     let has_other_key =
-        found.env.appliance.dkim_key.as_ref().is_some_and(|key| key.expose().trim() != dkim.expose().trim());
-    if found.env.appliance.domain != *wanted.domain || has_other_key {
+        found.envs.host().appliance.dkim_key.as_ref().is_some_and(|key| key.expose().trim() != dkim.expose().trim());
+    if found.envs.host().host_domain != *wanted.domain || has_other_key {
         bail!(
             "the values set 'appliance.domain' or 'appliance.dkim.key', but the DNS records are for {} and its new key; \
              give the domain on the command line, and put a key of your own in afterwards",

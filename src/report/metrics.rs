@@ -3,22 +3,31 @@
 
 use crate::host::Host;
 use crate::state::Ledger;
-use crate::value::AppName;
+use crate::value::{AppName, Tenant};
 use anyhow::Result;
 
 /// Where Debian's `prometheus-node-exporter` looks for such files.
-const FILE: &str = "/var/lib/prometheus/node-exporter/appliance.prom";
+const DIRECTORY: &str = "/var/lib/prometheus/node-exporter";
 const MAX: u64 = 1 << 10;
 
-/// Writes what the tags and the ledger say now.
-pub fn write(app: &AppName, ledger: &Ledger, host: &Host) -> Result<()> {
+/// Writes what the tags and the ledger say now. What is the host's has a file of its own beside those of several apps: a metric may
+/// stand in one file alone.
+pub fn write(tenant: &Tenant, ledger: &Ledger, host: &Host) -> Result<()> {
+    let app = tenant.name();
     let seconds = |tag: &str| -> Result<Option<i64>> {
         let text = host.read_text(&format!("/app/etc/tags/{tag}"), MAX)?;
         Ok(text.and_then(|text| text.trim().parse().ok()))
     };
     let commit = ledger.current.as_ref().map(|release| release.commit.as_str());
-    let text = render(app, seconds("update_last_call")?, seconds(&format!("{app}_last_update"))?, commit);
-    host.put(FILE, text.as_bytes(), 0o644)
+    let last_call = seconds("update_last_call")?;
+    let last_update = seconds(&format!("{app}_last_update"))?;
+    let of_host = format!("{DIRECTORY}/appliance.prom");
+    if tenant.is_alone() {
+        return host.put(&of_host, render(app, last_call, last_update, commit).as_bytes(), 0o644);
+    }
+    host.put(&of_host, render(app, last_call, None, None).as_bytes(), 0o644)?;
+    let own = render(app, None, last_update, commit);
+    host.put(&format!("{DIRECTORY}/appliance-{app}.prom"), own.as_bytes(), 0o644)
 }
 
 fn render(app: &AppName, last_call: Option<i64>, last_update: Option<i64>, commit: Option<&str>) -> String {

@@ -3,18 +3,24 @@
 
 use crate::host::{File, Host};
 use crate::state::{Status, StepState};
-use crate::value::{Phase, Stage};
+use crate::value::{Phase, Stage, Tenant};
 use anyhow::{Context, Result};
 use base64::Engine;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 /// Its existence is the switch.
-pub const PAGE: &str = "/var/www/html/503.html";
-const PAGE_JSON: &str = "/var/www/html/503.json";
+const PAGE: &str = "503.html";
+const PAGE_JSON: &str = "503.json";
 /// What nginx shows when the app does not answer although it should.
-pub const UNAVAILABLE: &str = "/var/www/html/unavailable.html";
-pub const UNAVAILABLE_JSON: &str = "/var/www/html/unavailable.json";
+const UNAVAILABLE: &str = "unavailable.html";
+const UNAVAILABLE_JSON: &str = "unavailable.json";
+
+/// The directory that nginx serves the pages from: the host's (`None`), or that of an app.
+pub fn root(of: Option<&Tenant>) -> String {
+    const OF_HOST: &str = "/var/www/html";
+    of.map_or_else(|| OF_HOST.to_owned(), |tenant| tenant.path(OF_HOST, |name| format!("/var/www/appliance/{name}")))
+}
 /// After how many seconds the page looks again.
 pub const REFRESH_S: u32 = 5;
 
@@ -123,24 +129,30 @@ fn render_json(view: &View) -> Result<String> {
     serde_json::to_string_pretty(view).map(|text| text + "\n").context("could not render the status page")
 }
 
-/// Puts the page up.
-pub fn show(host: &Host, view: &View) -> Result<()> {
+/// Puts the page of the host (`None`) or of an app up.
+pub fn show(host: &Host, of: Option<&Tenant>, view: &View) -> Result<()> {
+    let root = root(of);
     // The switch comes last.
-    host.put(PAGE_JSON, render_json(view)?.as_bytes(), 0o644)?;
-    host.put(PAGE, render(view)?.as_bytes(), 0o644)
+    host.put(&format!("{root}/{PAGE_JSON}"), render_json(view)?.as_bytes(), 0o644)?;
+    host.put(&format!("{root}/{PAGE}"), render(view)?.as_bytes(), 0o644)
 }
 
 /// Takes the page down.
-pub fn clear(host: &Host) -> Result<()> {
-    host.discard(PAGE)?;
-    host.discard(PAGE_JSON)
+pub fn clear(host: &Host, of: Option<&Tenant>) -> Result<()> {
+    let root = root(of);
+    host.discard(&format!("{root}/{PAGE}"))?;
+    host.discard(&format!("{root}/{PAGE_JSON}"))
 }
 
 /// The files for the moments in which a container does not answer, and where they lie.
-pub fn unavailable() -> Result<[(&'static str, File); 2]> {
+pub fn unavailable(of: Option<&Tenant>) -> Result<[(String, File); 2]> {
     let view = View::unavailable();
     let file = |text: String| File::text(text).mode(0o644);
-    Ok([(UNAVAILABLE, file(render(&view)?)), (UNAVAILABLE_JSON, file(render_json(&view)?))])
+    let root = root(of);
+    Ok([
+        (format!("{root}/{UNAVAILABLE}"), file(render(&view)?)),
+        (format!("{root}/{UNAVAILABLE_JSON}"), file(render_json(&view)?)),
+    ])
 }
 
 #[cfg(test)]

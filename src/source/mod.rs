@@ -5,10 +5,10 @@ mod metadata;
 mod own;
 
 pub use crate::env::LOCAL;
-use crate::env::{Diagnostic, Env, MAX_BYTES, Report, document::Place};
+use crate::env::{Diagnostic, Env, Envs, MAX_BYTES, Report, document::Place};
 use crate::host::{Cmd, Drive, Host};
 use crate::state::history::{self, ACTIVE};
-use crate::value::Calendar;
+use crate::value::{AppName, Calendar};
 use anyhow::{Context, Result};
 use metadata::Said;
 use std::io::Read;
@@ -42,7 +42,7 @@ impl Kind {
 /// An env and where it came from.
 #[derive(Debug)]
 pub struct Found {
-    pub env: Env,
+    pub envs: Envs,
     pub kind: Kind,
     /// The file's path, or the source and what was read from it: what stands before line and column.
     pub origin: String,
@@ -153,7 +153,7 @@ pub fn judged(host: &Host, path: &str) -> Result<Option<Found>> {
     match host.read_start(path, MAX_BYTES + 1)? {
         Some(bytes) => {
             let parsed = Env::parse(&bytes);
-            good(parsed.env, Kind::File, path, bytes, parsed.report).map(Some)
+            good(parsed.envs, Kind::File, path, bytes, parsed.report).map(Some)
         }
         None => Ok(None),
     }
@@ -165,6 +165,15 @@ pub fn judged(host: &Host, path: &str) -> Result<Option<Found>> {
 /// There is none, or it is broken.
 pub fn active(host: &Host) -> Result<Found> {
     judged(host, ACTIVE)?.context("there is no active env; run: systemctl start appliance, or appliance env activate")
+}
+
+/// The active env, as an app sees it.
+///
+/// # Errors
+/// As for [`active`]; or the app is not in it any more.
+pub fn active_of(host: &Host, app: &AppName) -> Result<Env> {
+    let found = active(host)?;
+    found.envs.of(app).cloned().with_context(|| format!("the active env has no app '{app}' any more"))
 }
 
 /// The last env that was good: the active one, or after a boot the newest that was active before it. An older one is not
@@ -197,20 +206,20 @@ pub async fn check(host: &Host, kind: Kind, origin: &str, bytes: Vec<u8>) -> Res
             report.push(Diagnostic { quote: spot.quote, ..diagnostic });
         }
     }
-    if let Some(asked) = parsed.own {
+    for asked in parsed.own {
         own::judge(host, asked).into_iter().for_each(|diagnostic| report.push(diagnostic));
     }
     if kind != Kind::File && !is_user_data(&bytes) {
         let text = "user-data for the appliance begins with the line '#cloud-config'; this is something else";
         report.push(Diagnostic::error(Place::START, text));
     }
-    good(parsed.env, kind, origin, bytes, report)
+    good(parsed.envs, kind, origin, bytes, report)
 }
 
-fn good(env: Option<Env>, kind: Kind, origin: &str, bytes: Vec<u8>, report: Report) -> Result<Found> {
+fn good(envs: Option<Envs>, kind: Kind, origin: &str, bytes: Vec<u8>, report: Report) -> Result<Found> {
     let report = report.sorted();
-    match env {
-        Some(env) if !report.has_errors() => Ok(Found { env, kind, origin: origin.to_owned(), bytes, report }),
+    match envs {
+        Some(envs) if !report.has_errors() => Ok(Found { envs, kind, origin: origin.to_owned(), bytes, report }),
         _ => Err(report.into_error(origin).into()),
     }
 }

@@ -27,7 +27,7 @@ pub(super) fn judge(host: &Host, asked: AskOwn) -> Vec<Diagnostic> {
         Err(error) => {
             // Before the first start, what lies on a volume is not where it will be.
             let later = matches!(text, CertificateText::Path(path) if is_of_volume(path)) && !history::has_place(host);
-            let text = format!("'appliance.ssl.{key}' cannot be read: {error:#}");
+            let text = format!("'{}.{key}' cannot be read: {error:#}", asked.path);
             found.push(if later { at(spot, Diagnostic::warning(spot.place, text)) } else { wrong(spot, text) });
             None
         }
@@ -40,13 +40,13 @@ pub(super) fn judge(host: &Host, asked: AskOwn) -> Vec<Diagnostic> {
             let doubts = pair.doubts(&asked.hosts, host.now().as_second());
             let spot = &asked.certificate;
             let warn = |doubt| {
-                at(spot, Diagnostic::warning(spot.place, format!("the certificate in 'appliance.ssl.cert' {doubt}")))
+                at(spot, Diagnostic::warning(spot.place, format!("the certificate in '{}.cert' {doubt}", asked.path)))
             };
             doubts.into_iter().map(warn).collect()
         }
-        Err(Unfit::Key(why)) => vec![wrong(&asked.key, format!("the key in 'appliance.ssl.key' {why}"))],
+        Err(Unfit::Key(why)) => vec![wrong(&asked.key, format!("the key in '{}.key' {why}", asked.path))],
         Err(Unfit::Certificate(why)) => {
-            vec![wrong(&asked.certificate, format!("the certificate in 'appliance.ssl.cert' {why}"))]
+            vec![wrong(&asked.certificate, format!("the certificate in '{}.cert' {why}", asked.path))]
         }
     }
 }

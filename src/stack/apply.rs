@@ -76,7 +76,12 @@ pub(super) async fn compare(
             all.insert(new.name.clone(), new);
         }
     }
-    let present = Present { containers, networks, stopped: stopped::read(host)?, given_up: stopped::given_up(host)? };
+    let present = Present {
+        containers,
+        networks,
+        stopped: stopped::read(host, &stack.project)?,
+        given_up: stopped::given_up(host, &stack.project)?,
+    };
     let actions = actions(&wanted, &present, occasion);
     let stays_down = |container: &&Container| {
         present.stopped.contains(&container.id) && !actions.iter().any(|action| action.container() == container.name)

@@ -9,7 +9,7 @@ use super::model::{Service, Stack};
 use super::surroundings;
 use crate::host::Host;
 use crate::host::docker::{Container, Look, NewContainer};
-use crate::value::BRIDGE_ADDRESS;
+use crate::value::{BRIDGE_ADDRESS, bridge_of};
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
 
@@ -84,7 +84,8 @@ fn as_bridge(mut new: NewContainer) -> NewContainer {
     new.name = format!("{}{BRIDGE}", new.name);
     let bindings = new.body.host_config.as_mut().and_then(|config| config.port_bindings.as_mut());
     for binding in bindings.into_iter().flat_map(|bindings| bindings.values_mut()).flatten().flatten() {
-        binding.host_ip = Some(BRIDGE_ADDRESS.to_string());
+        let own = binding.host_ip.as_deref().and_then(|address| address.parse().ok());
+        binding.host_ip = Some(own.map_or(BRIDGE_ADDRESS, bridge_of).to_string());
     }
     let first = new.body.networking_config.as_mut().and_then(|config| config.endpoints_config.as_mut());
     let first = first.into_iter().flat_map(|endpoints| endpoints.values_mut());

@@ -11,7 +11,8 @@ const MAX_LINE: usize = 1 << 20;
 /// What is asked of the journal.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
-    pub project: String,
+    /// At least one.
+    pub projects: Vec<String>,
     /// None means all.
     pub services: Vec<String>,
     pub follow: bool,
@@ -28,10 +29,10 @@ impl Query {
     /// The arguments for journalctl. Docker's journald driver names labels in upper case, other characters as `_`.
     pub fn arguments(&self) -> Vec<String> {
         let mut args = vec!["--output=json".to_owned(), "--all".to_owned(), "--no-pager".to_owned()];
-        args.push(format!("COM_DOCKER_COMPOSE_PROJECT={}", self.project));
         // Anybody may write an entry with these fields; this one is journald's own word for who wrote it.
         args.push("_SYSTEMD_UNIT=docker.service".to_owned());
         // Matches of one field are alternatives.
+        args.extend(self.projects.iter().map(|project| format!("COM_DOCKER_COMPOSE_PROJECT={project}")));
         args.extend(self.services.iter().map(|service| format!("COM_DOCKER_COMPOSE_SERVICE={service}")));
         if self.follow {
             args.push("--follow".to_owned());
@@ -59,6 +60,8 @@ fn time(text: &str) -> String {
 /// One line of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
+    /// The app that it is of.
+    pub project: String,
     pub service: String,
     pub container: String,
     /// Which of the service's containers, from 1.
@@ -130,6 +133,7 @@ fn entry(line: &str) -> Option<Entry> {
         _ => return None,
     };
     Some(Entry {
+        project: text("COM_DOCKER_COMPOSE_PROJECT").unwrap_or_default().to_owned(),
         service: text("COM_DOCKER_COMPOSE_SERVICE")?.to_owned(),
         container: text("CONTAINER_NAME").unwrap_or_default().to_owned(),
         number: text("COM_DOCKER_COMPOSE_CONTAINER_NUMBER").and_then(|number| number.parse().ok()).unwrap_or(1),

@@ -30,9 +30,10 @@ pub use model::{Build, Condition, Dependency, NamedContext, Pull, Restart, Servi
 
 use crate::env::{Allow, Binds, BrokenFile, Env, FileKind, flat};
 use crate::host::Host;
-use crate::state::source_directory;
+use crate::state::{Ledger, source_directory};
 use crate::value::AppName;
 use anyhow::{Context, Result, bail};
+use std::net::Ipv4Addr;
 
 /// Where the app's checkout is.
 pub fn checkout(env: &Env) -> String {
@@ -96,10 +97,20 @@ fn load_with(env: &Env, rules: Rules, host: &Host) -> Result<Stack> {
         add_env_file(&own, &mut variables, host)?;
     }
     let mut stack = read(&env.app.name, &path, neighbours, rules, variables, host)?;
-    for warning in routes::bind_to_loopback(&mut stack)? {
+    for warning in routes::bind_to_loopback(&mut stack, loopback(env, host)?)? {
         tracing::warn!("{path}: {warning}");
     }
     Ok(stack)
+}
+
+/// Where the app's ports are published. One that had the host to itself keeps its address: its containers are not replaced for another.
+fn loopback(env: &Env, host: &Host) -> Result<Ipv4Addr> {
+    let kept = || {
+        let current = Ledger::read_for(host, &env.app.name)?.current;
+        let mut routes = current.iter().flat_map(|release| &release.routes);
+        anyhow::Ok(routes.any(|route| route.upstream.ip() == Ipv4Addr::LOCALHOST))
+    };
+    if env.tenant.is_alone() || kept()? { Ok(Ipv4Addr::LOCALHOST) } else { Ok(env.app.name.loopback()) }
 }
 
 /// Which files `env_file:` may name below the checkout.

@@ -49,11 +49,12 @@ pub fn routes(stack: &Stack) -> Result<Vec<Route>> {
 }
 
 /// Binds the ports behind the routes to this host's loopback, whatever the file says, and gives back what that changes, in words: nginx
-/// alone decides who gets to the app, and in whose name.
+/// alone decides who gets to the app, and in whose name. `own` is the address of the app's ports: 127.0.0.1, or another one where several
+/// apps may publish the same port.
 ///
 /// # Errors
 /// As for [`routes`]: which ports are to be bound is not known.
-pub fn bind_to_loopback(stack: &mut Stack) -> Result<Vec<String>> {
+pub fn bind_to_loopback(stack: &mut Stack, own: Ipv4Addr) -> Result<Vec<String>> {
     let routes = routes(stack)?;
     let mut said = Vec::new();
     for service in &mut stack.services {
@@ -63,13 +64,16 @@ pub fn bind_to_loopback(stack: &mut Stack) -> Result<Vec<String>> {
             };
             let is_open = port.address.is_none_or(|address| !address.is_loopback());
             if !is_open {
+                if own != Ipv4Addr::LOCALHOST && routes.iter().any(is_routed) {
+                    port.address = Some(IpAddr::V4(own));
+                }
                 continue;
             }
             let at = port.address.map_or_else(|| "every address".to_owned(), |address| address.to_string());
             if routes.iter().any(is_routed) {
-                port.address = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+                port.address = Some(IpAddr::V4(own));
                 said.push(format!(
-                    "the port {} of the service {} is published on {at}, and has a route; it is bound to 127.0.0.1, so that visitors \
+                    "the port {} of the service {} is published on {at}, and has a route; it is bound to {own}, so that visitors \
                      come by nginx",
                     port.target, service.name
                 ));
@@ -161,7 +165,7 @@ mod tests {
         let project: AppName = "shop".parse().expect("the name is valid");
         let (stack, _) = compose::of_text(text, &project, "/c.yml", &BTreeMap::new());
         let mut stack = stack.expect("the file is good");
-        let said = bind_to_loopback(&mut stack).expect("the routes are good");
+        let said = bind_to_loopback(&mut stack, Ipv4Addr::LOCALHOST).expect("the routes are good");
         assert!(
             said.len() == 3 && said[0].contains("bound to 127.0.0.1") && said[2].contains("past nginx"),
             "{said:?}"
@@ -171,7 +175,7 @@ mod tests {
         let expected = [Some("127.0.0.1"), Some("0.0.0.0"), Some("::1"), Some("10.0.0.1")];
         assert_eq!(addresses, expected.map(|address| address.map(str::to_owned)));
         assert_eq!(
-            bind_to_loopback(&mut stack).expect("the routes are good").len(),
+            bind_to_loopback(&mut stack, Ipv4Addr::LOCALHOST).expect("the routes are good").len(),
             1,
             "the second time only what stays open is told"
         );

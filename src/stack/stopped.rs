@@ -3,6 +3,7 @@
 
 use crate::host::{Dir, Host};
 use crate::state::RUN;
+use crate::value::AppName;
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 
@@ -13,35 +14,39 @@ const GIVEN_UP: &str = "given-up";
 const MAX_BYTES: u64 = 1 << 20;
 
 /// Ids of the containers that somebody stopped.
-pub fn read(host: &Host) -> Result<BTreeSet<String>> {
-    read_file(BY_HAND, host)
+pub fn read(host: &Host, app: &AppName) -> Result<BTreeSet<String>> {
+    read_file(BY_HAND, app, host)
 }
 
 /// Remembers these and no others.
-pub fn write(ids: &BTreeSet<String>, host: &Host) -> Result<()> {
-    write_file(BY_HAND, ids, host).context("could not remember what was stopped by hand")
+pub fn write(ids: &BTreeSet<String>, host: &Host, app: &AppName) -> Result<()> {
+    write_file(BY_HAND, ids, app, host).context("could not remember what was stopped by hand")
 }
 
 /// Ids of the containers that have used up their restarts.
-pub fn given_up(host: &Host) -> Result<BTreeSet<String>> {
-    read_file(GIVEN_UP, host)
+pub fn given_up(host: &Host, app: &AppName) -> Result<BTreeSet<String>> {
+    read_file(GIVEN_UP, app, host)
 }
 
 /// Remembers these and no others.
-pub fn give_up(ids: &BTreeSet<String>, host: &Host) -> Result<()> {
-    write_file(GIVEN_UP, ids, host).context("could not remember what has used up its restarts")
+pub fn give_up(ids: &BTreeSet<String>, host: &Host, app: &AppName) -> Result<()> {
+    write_file(GIVEN_UP, ids, app, host).context("could not remember what has used up its restarts")
 }
 
-fn read_file(name: &str, host: &Host) -> Result<BTreeSet<String>> {
-    let text = host.read_text(&format!("{RUN}/{name}"), MAX_BYTES)?.unwrap_or_default();
+fn path(name: &str, app: &AppName) -> String {
+    format!("{RUN}/{name}-{app}")
+}
+
+fn read_file(name: &str, app: &AppName, host: &Host) -> Result<BTreeSet<String>> {
+    let text = host.read_text(&path(name, app), MAX_BYTES)?.unwrap_or_default();
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-fn write_file(name: &str, ids: &BTreeSet<String>, host: &Host) -> Result<()> {
-    if *ids == read_file(name, host)? {
+fn write_file(name: &str, ids: &BTreeSet<String>, app: &AppName, host: &Host) -> Result<()> {
+    if *ids == read_file(name, app, host)? {
         return Ok(());
     }
     host.ensure_dir(RUN, &Dir::plain())?;
     let text: String = ids.iter().map(|id| format!("{id}\n")).collect();
-    host.put(&format!("{RUN}/{name}"), text.as_bytes(), 0o644)
+    host.put(&path(name, app), text.as_bytes(), 0o644)
 }

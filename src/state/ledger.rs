@@ -2,7 +2,7 @@
 
 use super::{DIRECTORY, app_directory};
 use crate::host::Host;
-use crate::value::{AppName, Commit, PinnedImage, Route, ServiceName, Stage};
+use crate::value::{AppName, Commit, PinnedImage, Route, ServiceName, Stage, Tenant};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -115,30 +115,24 @@ pub fn path(app: &AppName) -> String {
 }
 
 impl Ledger {
-    /// Reads the ledger of the app that this host has; a missing one is empty.
+    /// Whether an app may have this host to itself.
     ///
     /// # Errors
-    /// A broken one: it is not guessed at, since it decides over data. Or there are several.
-    pub fn read(host: &Host) -> Result<Ledger> {
-        match &apps(host)?[..] {
-            [] => Ok(Ledger::default()),
-            [app] => read_one(host, app),
-            several => bail!(
-                "this host has ledgers of several apps: {}",
-                several.iter().map(AppName::as_str).collect::<Vec<_>>().join(", ")
-            ),
+    /// There are data of another app.
+    pub fn refuse_others(host: &Host, tenant: &Tenant) -> Result<()> {
+        let Tenant::Alone(app) = tenant else { return Ok(()) };
+        if let Some(other) = apps(host)?.iter().find(|other| *other != app) {
+            let path = path(other);
+            bail!("{path} belongs to the app '{other}', not to '{app}'; stop that one, then move the file away")
         }
+        Ok(())
     }
 
     /// Reads the ledger of an app.
     ///
     /// # Errors
-    /// It is broken, or the host has another app.
+    /// It is broken.
     pub fn read_for(host: &Host, app: &AppName) -> Result<Ledger> {
-        if let Some(other) = apps(host)?.iter().find(|other| *other != app) {
-            let path = path(other);
-            bail!("{path} belongs to the app '{other}', not to '{app}'; stop that one, then move the file away")
-        }
         Ok(Ledger { app: Some(app.clone()), ..read_one(host, app)? })
     }
 
@@ -183,8 +177,8 @@ impl Ledger {
     }
 }
 
-/// The apps that have a ledger on this host.
-fn apps(host: &Host) -> Result<Vec<AppName>> {
+/// The apps that have a ledger on this host, whether or not the env names them.
+pub fn apps(host: &Host) -> Result<Vec<AppName>> {
     let names = host.names(&format!("{DIRECTORY}/apps"))?;
     let apps = names.iter().filter_map(|name| name.parse::<AppName>().ok());
     Ok(apps.filter(|app| host.exists(&path(app))).collect())
@@ -207,17 +201,18 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back_and_a_broken_one_is_refused() {
         let test = TestHost::new();
-        assert_eq!(Ledger::read(&test.host).expect("a missing ledger is empty"), Ledger::default());
+        assert!(Ledger::read_for(&test.host, &AppName::ecs()).expect("a missing ledger is empty").current.is_none());
         let commit: Commit = "a".repeat(40).parse().expect("40 digits are a commit");
         let mut ledger = Ledger { app: Some(AppName::ecs()), ..Ledger::default() };
         ledger.remember_failed(commit.clone());
         ledger.in_flight = Some(InFlight::at(Some(commit), Stage::Build, &test.host));
         ledger.write(&test.host, &AppName::ecs()).expect("the ledger can be written");
-        assert_eq!(Ledger::read(&test.host).expect("the ledger can be read"), ledger);
+        assert_eq!(Ledger::read_for(&test.host, &AppName::ecs()).expect("the ledger can be read"), ledger);
         assert!(test.host.exists("/app/etc/tags/last_failed_ecs"));
         let other: AppName = "shop".parse().expect("the name is valid");
-        assert!(Ledger::read_for(&test.host, &other).is_err());
+        assert!(Ledger::refuse_others(&test.host, &Tenant::Alone(other.clone())).is_err());
+        assert!(Ledger::refuse_others(&test.host, &Tenant::OneOfSeveral(other)).is_ok());
         test.host.put(&path(&AppName::ecs()), b"{\"current\": 1}", 0o644).expect("the file can be written");
-        assert!(Ledger::read(&test.host).is_err());
+        assert!(Ledger::read_for(&test.host, &AppName::ecs()).is_err());
     }
 }

@@ -4,6 +4,7 @@
 
 use super::RUN;
 use crate::host::{Dir, Host};
+use crate::value::AppName;
 use anyhow::{Context, Result, bail};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -22,12 +23,18 @@ pub struct Lock<K> {
 
 /// What a lock is for.
 pub trait Kind {
-    /// Its file.
+    /// Its file, or how that begins where each app has one.
     const NAME: &'static str;
 }
 
+/// A lock of which the host has one.
+pub trait OfHost: Kind {}
+
+/// A lock of which each app has one: what is done to one app keeps no other waiting.
+pub trait OfApp: Kind {}
+
 macro_rules! locks {
-    ($($(#[$doc:meta])* $alias:ident, $kind:ident, $name:literal;)+) => {
+    ($($(#[$doc:meta])* $alias:ident, $kind:ident, $of:ident, $name:literal;)+) => {
         $(
             #[doc(hidden)]
             #[derive(Debug)]
@@ -37,6 +44,8 @@ macro_rules! locks {
                 const NAME: &'static str = $name;
             }
 
+            impl $of for $kind {}
+
             $(#[$doc])*
             pub type $alias = Lock<$kind>;
         )+
@@ -44,70 +53,112 @@ macro_rules! locks {
 }
 
 locks! {
-    /// Of whoever changes the host or what runs.
-    StackLock, OfStack, "lock";
+    /// Of whoever changes an app, or what of it runs. Who needs the host's, too, takes this one first.
+    StackLock, Stack, OfApp, "stack";
+    /// Of whoever changes what all apps share: the host, nginx's configuration, who reaches PostgreSQL.
+    HostLock, Whole, OfHost, "lock";
     /// Of whoever makes a release, who holds the stack's beside it while what runs is touched: a build may take long, and must not keep the
-    /// supervisor from its work.
-    UpdateLock, OfUpdate, "update.lock";
+    /// supervisor from its work. One app after the other.
+    UpdateLock, Update, OfHost, "update.lock";
     /// Of whoever orders a certificate; that can take minutes and must not stop anything else.
-    OrderLock, OfOrder, "order.lock";
+    OrderLock, Order, OfHost, "order.lock";
     /// Of whoever changes the checkout, or git's repository: an update does so beside a supervisor that starts.
-    CheckoutLock, OfCheckout, "checkout.lock";
+    CheckoutLock, Checkout, OfApp, "checkout";
     /// Of whoever changes the CA for client certificates: revoking must not wait for an update.
-    AuthorityLock, OfAuthority, "authority.lock";
+    AuthorityLock, Authority, OfHost, "authority.lock";
 }
 
 /// How long a lock is looked at again after its file was closed, in pauses of milliseconds. The kernel tells of a close before it
 /// gives up the lock of that file, and it closes the files of a killed process in an order of its own.
 const AFTER_CLOSE_MS: [u64; 8] = [1, 5, 20, 50, 100, 200, 400, 800];
-/// The locks of those who change what runs: their files are closed when one is given up, however that came about.
-pub const LOCKS: [&str; 2] = [OfStack::NAME, OfUpdate::NAME];
+/// The locks of those who change what runs of an app: their files are closed when one is given up, however that came about.
+pub fn locks_of(app: &AppName) -> [String; 2] {
+    [of_app::<Stack>(app), Update::NAME.to_owned()]
+}
 
-impl<K: Kind> Lock<K> {
+fn of_app<K: OfApp>(app: &AppName) -> String {
+    format!("{}-{app}.lock", K::NAME)
+}
+
+impl<K: OfHost> Lock<K> {
     /// Takes the lock, or waits for it.
     ///
     /// # Errors
     /// Somebody else still holds it after `patience`; the message says who.
     pub async fn take(host: &Host, verb: &str, patience: Duration) -> Result<Self> {
+        Self::take_file(host, K::NAME, verb, patience).await
+    }
+
+    /// Takes the lock, whose file was just closed, unless somebody else has it by now.
+    pub async fn try_take_closed(host: &Host, verb: &str) -> Result<Option<Self>> {
+        Self::try_take_closed_file(host, K::NAME, verb).await
+    }
+
+    /// Takes the lock if it is free.
+    pub fn try_take(host: &Host, verb: &str) -> Result<Option<Self>> {
+        Self::try_take_file(host, K::NAME, verb)
+    }
+}
+
+impl<K: OfApp> Lock<K> {
+    /// Takes an app's lock, or waits for it.
+    ///
+    /// # Errors
+    /// Somebody else still holds it after `patience`; the message says who.
+    pub async fn take_of(host: &Host, app: &AppName, verb: &str, patience: Duration) -> Result<Self> {
+        Self::take_file(host, &of_app::<K>(app), verb, patience).await
+    }
+
+    /// Takes an app's lock, whose file was just closed, unless somebody else has it by now.
+    pub async fn try_take_closed_of(host: &Host, app: &AppName, verb: &str) -> Result<Option<Self>> {
+        Self::try_take_closed_file(host, &of_app::<K>(app), verb).await
+    }
+
+    /// Takes an app's lock if it is free.
+    pub fn try_take_of(host: &Host, app: &AppName, verb: &str) -> Result<Option<Self>> {
+        Self::try_take_file(host, &of_app::<K>(app), verb)
+    }
+}
+
+impl<K: Kind> Lock<K> {
+    async fn take_file(host: &Host, name: &str, verb: &str, patience: Duration) -> Result<Self> {
         let made = host.in_mode(crate::host::Mode::Apply).ensure_dir(RUN, &Dir::plain());
         made.context("could not make the directory of the lock")?;
         // Most find it free, and need not watch: the kernel takes its time to end that.
-        if let Some(lock) = Self::try_take(host, verb)? {
+        if let Some(lock) = Self::try_take_file(host, name, verb)? {
             return Ok(lock);
         }
         // Watched before it is tried again, so that its release in between is not missed.
-        let mut watch = host.watch(RUN, &[K::NAME])?;
+        let mut watch = host.watch(RUN, &[name])?;
         let wait = async {
             loop {
-                if let Some(lock) = Self::try_take(host, verb)? {
+                if let Some(lock) = Self::try_take_file(host, name, verb)? {
                     return anyhow::Ok(lock);
                 }
                 watch.changed().await?;
-                if let Some(lock) = Self::try_take_closed(host, verb).await? {
+                if let Some(lock) = Self::try_take_closed_file(host, name, verb).await? {
                     return Ok(lock);
                 }
             }
         };
         match tokio::time::timeout(patience, wait).await {
             Ok(lock) => lock,
-            Err(_) => bail!("{} holds the lock; try again when it is done", holder(host, K::NAME)),
+            Err(_) => bail!("{} holds the lock; try again when it is done", holder(host, name)),
         }
     }
 
-    /// Takes the lock, whose file was just closed, unless somebody else has it by now.
-    pub async fn try_take_closed(host: &Host, verb: &str) -> Result<Option<Self>> {
+    async fn try_take_closed_file(host: &Host, name: &str, verb: &str) -> Result<Option<Self>> {
         for pause in AFTER_CLOSE_MS {
-            if let Some(lock) = Self::try_take(host, verb)? {
+            if let Some(lock) = Self::try_take_file(host, name, verb)? {
                 return Ok(Some(lock));
             }
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
-        Self::try_take(host, verb)
+        Self::try_take_file(host, name, verb)
     }
 
-    /// Takes the lock if it is free.
-    pub fn try_take(host: &Host, verb: &str) -> Result<Option<Self>> {
-        let path = host.path(&format!("{RUN}/{}", K::NAME));
+    fn try_take_file(host: &Host, name: &str, verb: &str) -> Result<Option<Self>> {
+        let path = host.path(&format!("{RUN}/{name}"));
         if !path.exists() {
             // For root alone: whoever can open it can hold it.
             let make = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
@@ -146,12 +197,12 @@ mod tests {
     #[tokio::test]
     async fn the_second_waits_and_is_told_who_holds_it() {
         let test = TestHost::new();
-        let first = StackLock::take(&test.host, "update", Duration::from_secs(1)).await.expect("the lock is free");
+        let first = HostLock::take(&test.host, "update", Duration::from_secs(1)).await.expect("the lock is free");
         let refused =
-            StackLock::take(&test.host, "prepare", Duration::from_millis(20)).await.expect_err("the lock is held");
+            HostLock::take(&test.host, "prepare", Duration::from_millis(20)).await.expect_err("the lock is held");
         assert!(refused.to_string().starts_with("update (process "), "{refused}");
         let (second, ()) =
-            tokio::join!(StackLock::take(&test.host, "prepare", Duration::from_secs(10)), async { drop(first) });
+            tokio::join!(HostLock::take(&test.host, "prepare", Duration::from_secs(10)), async { drop(first) });
         assert!(second.is_ok());
     }
 

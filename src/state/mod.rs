@@ -9,7 +9,7 @@ pub mod pulled;
 pub mod status;
 
 pub use ledger::{Attempt, InFlight, Ledger, Release, Touched};
-pub use lock::{AuthorityLock, CheckoutLock, LOCKS, OrderLock, StackLock, UpdateLock};
+pub use lock::{AuthorityLock, CheckoutLock, HostLock, OrderLock, StackLock, UpdateLock, locks_of};
 pub use status::{ServiceStatus, Status, StepState, StepStatus};
 
 /// Where an app's own state lies: what root trusts about it, and nobody else can write.

@@ -1,12 +1,21 @@
 //! What `appliance status` shows: one JSON file, written by whoever drives the appliance. Holds no secret.
 
 use super::RUN;
-use crate::host::Host;
-use crate::value::{Phase, Step};
+use crate::host::{Dir, Host};
+use crate::value::{Phase, Step, Tenant};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-const NAME: &str = "status.json";
+/// The host's, which is that of an app that has it to itself.
+const PATH: &str = "/run/appliance/status.json";
+/// Where those of several apps lie.
+const DIRECTORY: &str = "/run/appliance/status";
+
+/// The file: the host's, or that of one of several apps.
+fn path(of: Option<&Tenant>) -> String {
+    of.map_or_else(|| PATH.to_owned(), |tenant| tenant.path(PATH, |name| format!("{DIRECTORY}/{name}.json")))
+}
+
 /// The largest status that is read, in bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
@@ -81,14 +90,19 @@ impl Status {
         }
     }
 
-    pub fn write(&self, host: &Host) -> Result<()> {
+    /// Writes it as the host's (`None`), or as an app's.
+    pub fn write(&self, host: &Host, of: Option<&Tenant>) -> Result<()> {
         let text = serde_json::to_string(self).context("could not render the status")?;
-        host.put_for_administrators(&format!("{RUN}/{NAME}"), text.as_bytes())
+        if of.is_some_and(|tenant| !tenant.is_alone()) {
+            host.ensure_dir(RUN, &Dir::plain())?;
+            host.ensure_dir(DIRECTORY, &Dir::plain())?;
+        }
+        host.put_for_administrators(&path(of), text.as_bytes())
     }
 
-    /// The last status that was written, if any.
-    pub fn read(host: &Host) -> Result<Option<Status>> {
-        let read = host.read(&format!("{RUN}/{NAME}"), MAX_BYTES);
+    /// The last status of the host (`None`) or of an app that was written, if any.
+    pub fn read(host: &Host, of: Option<&Tenant>) -> Result<Option<Status>> {
+        let read = host.read(&path(of), MAX_BYTES);
         match read.context("only root and the group adm can read the status")? {
             Some(bytes) => serde_json::from_slice(&bytes).map(Some).context("the status file is broken"),
             None => Ok(None),

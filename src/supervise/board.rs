@@ -5,11 +5,13 @@ use crate::report::page::{self, View};
 use crate::report::sentry;
 use crate::state::{ServiceStatus, Status, StepState};
 use crate::update::UpdateEvent;
-use crate::value::{Event, Phase, Step};
+use crate::value::{Event, Phase, Step, Tenant};
 use std::sync::{Mutex, MutexGuard};
 
 pub struct Board {
     host: Host,
+    /// Whose it is: the host's, which is that of an app that has it to itself, or one of several.
+    of: Option<Tenant>,
     inner: Mutex<Inner>,
 }
 
@@ -23,18 +25,31 @@ struct Inner {
 
 impl Board {
     pub fn new(host: &Host) -> Board {
-        let status = Status::new(Phase::Starting { what: "looking for env.yml".to_owned() }, host);
+        Board::with(host, None, "looking for env.yml")
+    }
+
+    /// For one of several apps.
+    pub fn of(host: &Host, tenant: &Tenant) -> Board {
+        Board::with(host, Some(tenant.clone()), "the app is being looked at")
+    }
+
+    fn with(host: &Host, of: Option<Tenant>, what: &str) -> Board {
+        let status = Status::new(Phase::Starting { what: what.to_owned() }, host);
         // The page waits until it is known whether an app is running behind it.
-        Board { host: host.clone(), inner: Mutex::new(Inner { status, with_page: false, reports: None }) }
+        Board { host: host.clone(), of, inner: Mutex::new(Inner { status, with_page: false, reports: None }) }
     }
 
     /// For a command beside the supervisor: with what that one last told, in the name of this process.
-    pub fn take_over(host: &Host) -> anyhow::Result<Board> {
+    pub fn take_over(host: &Host, tenant: &Tenant) -> anyhow::Result<Board> {
         let mut status = Status::new(Phase::Running { degraded: Vec::new() }, host);
-        if let Some(known) = Status::read(host)? {
+        if let Some(known) = Status::read(host, Some(tenant))? {
             status = Status { pid: status.pid, started: status.started, version: status.version, ..known };
         }
-        Ok(Board { host: host.clone(), inner: Mutex::new(Inner { status, with_page: false, reports: None }) })
+        Ok(Board {
+            host: host.clone(),
+            of: Some(tenant.clone()),
+            inner: Mutex::new(Inner { status, with_page: false, reports: None }),
+        })
     }
 
     /// Shows what happens in an update.
@@ -58,7 +73,10 @@ impl Board {
         let next = inner.status.phase.clone().next(event);
         if next != inner.status.phase {
             if next.name() != inner.status.phase.name() {
-                tracing::info!("{}", next.text());
+                match &self.of {
+                    Some(Tenant::OneOfSeveral(name)) => tracing::info!("{name}: {}", next.text()),
+                    _ => tracing::info!("{}", next.text()),
+                }
             }
             inner.status.since = self.host.now();
             inner.status.phase = next;
@@ -118,24 +136,27 @@ impl Board {
     /// From now on visitors reach the app.
     pub fn hide_page(&self) {
         self.lock().with_page = false;
-        if let Err(error) = page::clear(&self.host) {
+        if let Err(error) = page::clear(&self.host, self.of.as_ref()) {
             tracing::warn!("{error:#}");
         }
     }
 
     fn tell(&self, inner: &Inner) {
         let status = &inner.status;
-        notify::status(&status.phase.text());
+        match &self.of {
+            Some(Tenant::OneOfSeveral(name)) => notify::status(&format!("{name}: {}", status.phase.text())),
+            _ => notify::status(&status.phase.text()),
+        }
         // None of these may stop the work that they tell of.
-        if let Err(error) = status.write(&self.host) {
+        if let Err(error) = status.write(&self.host, self.of.as_ref()) {
             tracing::warn!("{error:#}");
         }
         let page = match &status.phase {
-            Phase::Running { .. } => page::clear(&self.host),
+            Phase::Running { .. } => page::clear(&self.host, self.of.as_ref()),
             // The page of a host without an env says more than a phase could; it is put up where that is known.
             Phase::Standby { .. } if status.source.is_none() => Ok(()),
-            Phase::Failed { .. } | Phase::Standby { .. } => page::show(&self.host, &View::of(status)),
-            _ if inner.with_page => page::show(&self.host, &View::of(status)),
+            Phase::Failed { .. } | Phase::Standby { .. } => page::show(&self.host, self.of.as_ref(), &View::of(status)),
+            _ if inner.with_page => page::show(&self.host, self.of.as_ref(), &View::of(status)),
             _ => Ok(()),
         };
         if let Err(error) = page {

@@ -31,7 +31,10 @@ type Events = BoxStream<'static, Result<DockerEvent>>;
 pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<()> {
     let project = running.stack.project.clone();
     let mut releases = Releases::watch(host, &running.env.app.name)?;
-    let mut judge = Judge::new(ManualStops::new(stopped::read(host)?), stopped::given_up(host)?);
+    let mut judge = Judge::new(
+        ManualStops::new(stopped::read(host, &running.env.app.name)?),
+        stopped::given_up(host, &running.env.app.name)?,
+    );
     // None: still to be asked for, before the next look.
     let mut events: Option<Events> = None;
     let mut watchdog = notify::watchdog_interval().map(|interval| {
@@ -49,7 +52,10 @@ pub async fn follow(host: &Host, board: &Board, mut running: Running) -> Result<
                 let _busy = notify::Busy::begin();
                 if releases::take_up(host, board, &mut running, change).await? {
                     // What its containers went through while they were replaced was no death of theirs.
-                    judge = Judge::new(ManualStops::new(stopped::read(host)?), stopped::given_up(host)?);
+                    judge = Judge::new(
+                        ManualStops::new(stopped::read(host, &running.env.app.name)?),
+                        stopped::given_up(host, &running.env.app.name)?,
+                    );
                 }
             }
             if releases::is_outdated(host, &running)? {
@@ -128,7 +134,7 @@ async fn recover_docker(
         wait_for_docker(host, board).await?;
         // What starts what is missing goes by the file. During an update, what stops is that one's doing.
         if !releases::is_outdated(host, running).unwrap_or(true)
-            && let Err(error) = stopped::write(&manual_stops.all(), host)
+            && let Err(error) = stopped::write(&manual_stops.all(), host, &running.env.app.name)
         {
             tracing::warn!("{error:#}");
         }
@@ -138,7 +144,7 @@ async fn recover_docker(
             if releases::is_outdated(host, running)? {
                 return Ok((false, host.docker().events(project).await?));
             }
-            let _lock = StackLock::take(host, "run", PATIENCE).await?;
+            let _lock = StackLock::take_of(host, &running.env.app.name, "run", PATIENCE).await?;
             let outdated = releases::is_outdated(host, running)?;
             if !outdated {
                 apply::up(&running.stack, &running.release.images, host, Occasion::Mend, &|_| ()).await?;
@@ -271,8 +277,8 @@ async fn look_and_act(
         return Ok(None);
     }
     let decision = judge.decide(stack, &containers, &networks, now);
-    stopped::write(&judge.manual_stops.all(), host)?;
-    stopped::give_up(&judge.given_up, host)?;
+    stopped::write(&judge.manual_stops.all(), host, &running.env.app.name)?;
+    stopped::give_up(&judge.given_up, host, &running.env.app.name)?;
     if let Some(fatal) = decision.looping.iter().find(|name| is_critical(running, name)) {
         let text = format!("the service {fatal} died more than 5 times in 5 minutes; see: appliance logs {fatal}");
         return Err(Halt::failed("The app keeps dying", text).into());
@@ -280,11 +286,11 @@ async fn look_and_act(
     let mut wake = decision.wake;
     if decision.mend.is_some() || !decision.restarts.is_empty() {
         // Whoever holds the lock is changing the stack; what is left to do is seen when it is done.
-        let Some(_lock) = StackLock::try_take(host, "run")? else {
+        let Some(_lock) = StackLock::try_take_of(host, &running.env.app.name, "run")? else {
             if releases::is_outdated(host, running)? {
                 return Ok(None);
             }
-            drop(StackLock::take(host, "run", PATIENCE).await?);
+            drop(StackLock::take_of(host, &running.env.app.name, "run", PATIENCE).await?);
             // What was seen is old by now.
             return Ok(Some(Some(Instant::now())));
         };

@@ -1,8 +1,9 @@
-//! Keeps the certificate good beside the loop that watches the containers. What is done about it is `certificate/`.
+//! Keeps an app's certificate good beside the loop that watches the containers. What is done about it is `certificate/`.
 
 use crate::certificate::{self, Looked};
 use crate::host::Host;
 use crate::source;
+use crate::value::AppName;
 use anyhow::Result;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -12,14 +13,11 @@ use std::time::Duration;
 const LONGEST_S: i64 = 12 * 3600;
 
 /// Runs until it is dropped. Failures are told and tried again, later each time.
-pub async fn keep(host: &Host) {
-    if let Err(error) = host.acme_tidy() {
-        tracing::warn!("{error:#}");
-    }
+pub async fn keep(host: &Host, app: &AppName) {
     let mut failures = 0_u32;
     loop {
         // A library that panics over a server's answer must not take the supervisor down.
-        let looked = match AssertUnwindSafe(look(host)).catch_unwind().await {
+        let looked = match AssertUnwindSafe(look(host, app)).catch_unwind().await {
             Ok(looked) => looked,
             Err(_) => Err(anyhow::anyhow!("the ACME client panicked; see the message before")),
         };
@@ -45,10 +43,10 @@ pub async fn keep(host: &Host) {
 }
 
 /// By the env that is active now: it may be another than the one that the supervisor started with.
-async fn look(host: &Host) -> Result<Option<Looked>> {
-    let found = source::active(host)?;
-    if !certificate::is_wanted(&found.env) {
+async fn look(host: &Host, app: &AppName) -> Result<Option<Looked>> {
+    let env = source::active_of(host, app)?;
+    if !certificate::is_wanted(&env) {
         return Ok(None);
     }
-    certificate::look(&found.env, host, false).await.map(Some)
+    certificate::look(&env, host, false).await.map(Some)
 }

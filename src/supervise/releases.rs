@@ -9,7 +9,7 @@ use crate::host::watch::Watch;
 use crate::host::{Host, notify};
 use crate::source;
 use crate::stack::{self, Stack};
-use crate::state::{LOCKS, Ledger, RUN, Release, StackLock, UpdateLock, app_directory, ledger};
+use crate::state::{Ledger, RUN, Release, StackLock, UpdateLock, app_directory, ledger, locks_of};
 use crate::update::{self, UpdateEvent};
 use crate::value::{AppName, Stage};
 use anyhow::{Context, Result};
@@ -42,7 +42,9 @@ pub struct Releases {
 
 impl Releases {
     pub fn watch(host: &Host, app: &AppName) -> Result<Releases> {
-        Ok(Releases { ledger: host.watch(&app_directory(app), &[ledger::NAME])?, lock: host.watch(RUN, &LOCKS)? })
+        let locks = locks_of(app);
+        let locks: Vec<&str> = locks.iter().map(String::as_str).collect();
+        Ok(Releases { ledger: host.watch(&app_directory(app), &[ledger::NAME])?, lock: host.watch(RUN, &locks)? })
     }
 
     /// Waits until something may have changed. Cancel-safe.
@@ -77,7 +79,7 @@ pub fn is_outdated(host: &Host, running: &Running) -> Result<bool> {
 /// # Errors
 /// [`Halt`] with failed: what was left half way can neither be finished nor undone.
 pub async fn take_up(host: &Host, board: &Board, running: &mut Running, change: Change) -> Result<bool> {
-    let env = source::active(host)?.env;
+    let env = source::active_of(host, &running.env.app.name)?;
     if change == Change::Closed
         && let Err(error) = host.sweep_again(&update::writes(&env.app.name))
     {
@@ -90,8 +92,8 @@ pub async fn take_up(host: &Host, board: &Board, running: &mut Running, change: 
         }
         // Whoever is at it holds it; it tells when it is done.
         let lock = match change {
-            Change::Written => StackLock::try_take(host, "run")?,
-            Change::Closed => StackLock::try_take_closed(host, "run").await?,
+            Change::Written => StackLock::try_take_of(host, &env.app.name, "run")?,
+            Change::Closed => StackLock::try_take_closed_of(host, &env.app.name, "run").await?,
         };
         let Some(lock) = lock else { return Ok(false) };
         recover(&env, host, board, &lock).await?;

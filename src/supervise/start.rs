@@ -1,4 +1,4 @@
-//! From nothing to a running app: flag, env, Docker, the host's steps, the release, its containers, the gate.
+//! From nothing to a running app: flag and env; then for each app Docker, the host's steps, the release, its containers, the gate.
 
 use super::board::Board;
 use super::find::{Chosen, find};
@@ -16,7 +16,8 @@ use crate::stack::actions::Occasion;
 use crate::stack::manner::Beside;
 use crate::stack::probe::{Gate, Rigour};
 use crate::stack::{self, Stack, stopped, surroundings};
-use crate::state::{InFlight, Ledger, Release, StackLock, Touched, flags, moved};
+use crate::state::flags::Flag;
+use crate::state::{HostLock, InFlight, Ledger, Release, StackLock, Status, Touched, moved};
 use crate::update;
 use crate::value::{Event, Stage, Step};
 use anyhow::Result;
@@ -47,15 +48,15 @@ impl std::fmt::Display for Stumble {
 
 impl std::error::Error for Stumble {}
 
-/// Brings everything up.
+/// Does something again after a stumble, a while later each time. `what` is told whether it is the last try.
 ///
 /// # Errors
-/// [`Halt`], or a broken env.
-pub async fn start(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<Running> {
+/// [`Halt`], or what another try would meet as well.
+async fn persistently<T>(what: impl AsyncFn(bool) -> Result<T>) -> Result<T> {
     let (begin, mut waits) = (Instant::now(), AGAIN_S.iter());
     loop {
         let wait = waits.next().filter(|_| begin.elapsed() < LONGEST);
-        let error = match try_start(host, env_yml, board, wait.is_none()).await {
+        let error = match what(wait.is_none()).await {
             Err(error) if !is_final(&error) => error,
             ended => return ended,
         };
@@ -75,43 +76,72 @@ fn is_final(error: &anyhow::Error) -> bool {
     error.is::<Halt>() || error.is::<BrokenFile>() || error.is::<Again>()
 }
 
-/// One try. In the last one, what already runs goes on although the host could not be prepared for it.
-async fn try_start(host: &Host, env_yml: Option<&str>, board: &Board, is_last: bool) -> Result<Running> {
-    if let Some(reason) = flags::failed(host)? {
+/// Finds the env that the host is to run by.
+///
+/// # Errors
+/// [`Halt`], also where the env or the failed flag says that nothing is to run; or a broken env.
+pub async fn choose(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<Box<Found>> {
+    persistently(async |_| try_to_choose(host, env_yml, board).await).await
+}
+
+async fn try_to_choose(host: &Host, env_yml: Option<&str>, board: &Board) -> Result<Box<Found>> {
+    if let Some(reason) = Flag::Host.failed(host)? {
         let text = format!("{reason}\nMend it, then run: appliance recover --start");
         return Err(Halt::failed("The appliance had failed before", text).into());
     }
-    let lock = StackLock::take(host, "run", PATIENCE).await?;
+    let _lock = HostLock::take(host, "run", PATIENCE).await?;
     moved::take_over(host)?;
     let Chosen { found, trouble } = find(host, env_yml).await?;
-    board.keep(sentry::start(&found.env));
+    let env = found.envs.host();
+    board.keep(sentry::start(env));
     if let Some(trouble) = &trouble {
         tracing::error!("{trouble}");
     }
     tell_of_put_back(host)?;
-    let env = &found.env;
     board.describe(|status| {
-        status.app = Some(env.app.name.as_str().to_owned());
-        status.url = Some(format!("https://{}/", env.appliance.domain));
+        if env.tenant.is_alone() {
+            describe(env, status);
+        }
         status.source = Some(found.origin.clone());
         status.warnings = trouble.into_iter().collect();
         status.warnings.extend(found.report.warnings().map(|warning| warning.render(&found.origin)));
     });
     if env.appliance.standby {
-        prepare::page::prepare(host).await?;
+        prepare::page::prepare(&env.tenant, host).await?;
         return Err(Halt::standby(
             "appliance.standby is set",
             "set it to false in env.yml, then run: systemctl restart appliance",
         )
         .into());
     }
+    Ok(found)
+}
+
+/// Says in a status whose it is.
+pub(super) fn describe(env: &Env, status: &mut Status) {
+    status.app = Some(env.app.name.as_str().to_owned());
+    status.url = Some(format!("https://{}/", env.appliance.domain));
+}
+
+/// Brings one app up, and what it needs of the host.
+///
+/// # Errors
+/// [`Halt`], a broken compose file, or [`Again`].
+pub async fn start(host: &Host, found: &Found, env: &Env, board: &Board) -> Result<Running> {
+    persistently(async |is_last| try_start(host, found, env, board, is_last).await).await
+}
+
+/// One try. In the last one, what already runs goes on although the host could not be prepared for it.
+async fn try_start(host: &Host, found: &Found, env: &Env, board: &Board, is_last: bool) -> Result<Running> {
+    let lock = StackLock::take_of(host, &env.app.name, "run", PATIENCE).await?;
+    let wanted = Wanted { env, text: &found.bytes };
     loop {
         // Watched before it is looked at, so that nothing that is mounted in between is missed.
         let (mut mounts, mut devices) = (host.watch_mounts()?, host.watch("/dev", &[])?);
-        let up = match before_docker(&found, host, board).await {
+        let up = match before_docker(wanted, host, board).await {
             Ok(()) => {
                 wait_for_docker(host, board).await?;
-                BringUp { found: &found, host, board, lock: &lock, is_last, is_prepared: true }.run().await
+                BringUp { wanted, host, board, lock: &lock, is_last, is_prepared: true }.run().await
             }
             Err(error) => Err(error),
         };
@@ -133,20 +163,20 @@ async fn try_start(host: &Host, env_yml: Option<&str>, board: &Board, is_last: b
             }
             Err(error) => return Err(error),
             Ok(Up { stack, release, is_prepared }) => {
-                return Ok(Running { env: found.env, stack, release, settled: None, is_prepared });
+                return Ok(Running { env: env.clone(), stack, release, settled: None, is_prepared });
             }
         }
     }
 }
 
 /// What Docker itself needs: its volume, and that nothing is left half-moved.
-async fn before_docker(found: &Found, host: &Host, board: &Board) -> Result<()> {
-    let env = &found.env;
+async fn before_docker(wanted: Wanted<'_>, host: &Host, board: &Board) -> Result<()> {
+    let env = wanted.env;
     let is_in_order = !prepare::is_moving(host) && !prepare::is_docker_homeless(host);
     if !is_in_order || prepare::missing_volumes(env, host).await?.is_some() {
         board.show_page();
-        prepare::page::prepare(host).await?;
-        let wanted = Wanted { env, text: &found.bytes };
+        let _lock = HostLock::take(host, "run", PATIENCE).await?;
+        prepare::page::prepare(&env.tenant, host).await?;
         let prepared = prepare(wanted, host, Some(Step::Storage), &mut |step| board.step(step)).await;
         board.steps_ended(prepared.is_ok());
         prepared.map_err(|error| stumble(error, "The host could not be prepared"))?;
@@ -181,7 +211,7 @@ fn tell_of_put_back(host: &Host) -> Result<()> {
 
 /// One try to bring a release up.
 struct BringUp<'a> {
-    found: &'a Found,
+    wanted: Wanted<'a>,
     host: &'a Host,
     board: &'a Board,
     lock: &'a StackLock,
@@ -199,7 +229,7 @@ struct Up {
 
 impl BringUp<'_> {
     async fn run(mut self) -> Result<Up> {
-        let (env, host, board) = (&self.found.env, self.host, self.board);
+        let (env, host, board) = (self.wanted.env, self.host, self.board);
         let occasion = self.prepare().await?;
         // What a killed update left is finished or undone before anything is started.
         releases::recover(env, host, board, self.lock)
@@ -226,14 +256,16 @@ impl BringUp<'_> {
             let admitted = prepare::admit_networks(env, host).await;
             self.go_on(occasion, admitted, "The packet filter could not be set up for the app")?;
         }
-        let served = prepare(self.wanted(), host, Some(Step::Nginx), &mut |_| ()).await;
+        let host_lock = HostLock::take(host, "run", PATIENCE).await?;
+        let served = prepare(self.wanted, host, Some(Step::Nginx), &mut |_| ()).await;
+        drop(host_lock);
         // Only now are the routes known to lead somewhere; the configuration that nginx has may serve them as well.
         let may_go_on = if first { Occasion::Start } else { Occasion::Mend };
         self.go_on(may_go_on, served, "nginx could not be set up for the app")?;
         match release.routes.is_empty() {
             // Nothing is served, so there is nothing to wait for.
-            true => page::clear(host)?,
-            false => wait_for_front(env.appliance.domain.as_str(), host).await?,
+            true => page::clear(host, Some(&env.tenant))?,
+            false => wait_for_front(env, host).await?,
         }
         board.event(Event::Up);
         update::settle_soon(env, host);
@@ -257,19 +289,15 @@ impl BringUp<'_> {
         }
     }
 
-    fn wanted(&self) -> Wanted<'_> {
-        Wanted { env: &self.found.env, text: &self.found.bytes }
-    }
-
     fn progress(&self, what: &str) {
         self.board.event(Event::StartBegins(what.to_owned()));
     }
 
     /// Prepares the host. Gives back whether everything is to be started, or the app runs already.
     async fn prepare(&mut self) -> Result<Occasion> {
-        let (env, host, board) = (&self.found.env, self.host, self.board);
-        let ledger =
-            Ledger::read_for(host, &env.app.name).map_err(|error| with_halt(error, "The ledger cannot be used"))?;
+        let (env, host, board) = (self.wanted.env, self.host, self.board);
+        let ledger = Ledger::refuse_others(host, &env.tenant).and_then(|()| Ledger::read_for(host, &env.app.name));
+        let ledger = ledger.map_err(|error| with_halt(error, "The ledger cannot be used"))?;
         // A supervisor that was replaced finds its app running: visitors must not notice.
         let up_already = match &ledger.current {
             // The files are those of a release on its way.
@@ -279,10 +307,12 @@ impl BringUp<'_> {
         };
         if !up_already {
             board.show_page();
-            stopped::write(&Default::default(), host)?;
-            stopped::give_up(&Default::default(), host)?;
+            stopped::write(&Default::default(), host, &env.app.name)?;
+            stopped::give_up(&Default::default(), host, &env.app.name)?;
         }
-        let prepared = prepare(self.wanted(), host, None, &mut |step| board.step(step)).await;
+        let host_lock = HostLock::take(host, "run", PATIENCE).await?;
+        let prepared = prepare(self.wanted, host, None, &mut |step| board.step(step)).await;
+        drop(host_lock);
         board.steps_ended(prepared.is_ok());
         let occasion = if up_already { Occasion::Mend } else { Occasion::Start };
         self.go_on(occasion, prepared, "The host could not be prepared")?;
@@ -296,7 +326,7 @@ impl BringUp<'_> {
         occasion: Occasion,
     ) -> Result<(Stack, Release)> {
         const TITLE: &str = "The release cannot be brought up";
-        let (env, host, board) = (&self.found.env, self.host, self.board);
+        let (env, host, board) = (self.wanted.env, self.host, self.board);
         let restored = update::restore_checkout(env, &release, host).await;
         self.go_on(occasion, restored, TITLE)?;
         let stack = stack::load(env, host).map_err(|error| stumble(error, TITLE))?;
@@ -312,7 +342,7 @@ impl BringUp<'_> {
     }
 
     async fn first(&self, ledger: &mut Ledger) -> Result<(Stack, Release)> {
-        let (env, host, lock) = (&self.found.env, self.host, self.lock);
+        let (env, host, lock) = (self.wanted.env, self.host, self.lock);
         let progress = |what: &str| self.progress(what);
         let mut built = update::first(env, ledger, host, lock, &progress).await?;
         surroundings::ensure(&built.stack, host).await?;
@@ -336,14 +366,14 @@ impl BringUp<'_> {
         occasion: Occasion,
         first: bool,
     ) -> Result<()> {
-        let (env, host) = (&self.found.env, self.host);
+        let (env, host) = (self.wanted.env, self.host);
         let gate = Gate {
             stack,
             routes: &release.routes,
             domain: env.appliance.domain.as_str(),
             vital: &release.vital(&env.app.critical),
             rigour: if first { Rigour::New } else { Rigour::Known },
-            stopped: &stopped::read(host)?,
+            stopped: &stopped::read(host, &env.app.name)?,
             beside: &Beside::default(),
         };
         let good = async {

@@ -46,8 +46,9 @@ pub(super) async fn bring_up_good(
 const FRONT: Duration = Duration::from_secs(15);
 
 /// Running means that a visitor gets the app: a reload returns before nginx's new workers serve, so they are asked.
-pub(super) async fn wait_for_front(domain: &str, host: &Host) -> Result<()> {
-    page::clear(host)?;
+pub(super) async fn wait_for_front(env: &Env, host: &Host) -> Result<()> {
+    let domain = env.appliance.domain.as_str();
+    page::clear(host, Some(&env.tenant))?;
     let end = tokio::time::Instant::now() + FRONT;
     loop {
         let last = match host.probe_front(domain, FRONT).await {

@@ -4,7 +4,7 @@
 use super::Board;
 use super::follow::follow;
 use super::releases::Running;
-use super::start::start;
+use super::start::{choose, start};
 use crate::env::Env;
 use crate::error::{Halt, Severity};
 use crate::host::Host;
@@ -55,12 +55,19 @@ impl Walk {
     }
 }
 
+/// What the supervisor does to bring its one app up.
+async fn begin_start(host: &Host) -> anyhow::Result<Running> {
+    let board = Board::new(host);
+    let found = choose(host, None, &board).await?;
+    start(host, &found, found.envs.host(), &board).await
+}
+
 async fn walk(walk: Walk, from: &TestHost, env: &Env, chosen: Option<(usize, Fault)>) -> Vec<String> {
     let test = from.copy();
     let_migrate(&test, true);
     test.faults.choose(chosen);
     let host = test.another();
-    let done = test.faults.run(start(&host, None, &Board::new(&host))).await.map(|done| done.map(drop));
+    let done = test.faults.run(begin_start(&host)).await.map(|done| done.map(drop));
     let effects = test.faults.effects();
     let context = match chosen {
         Some((at, fault)) => {
@@ -79,7 +86,7 @@ async fn walk(walk: Walk, from: &TestHost, env: &Env, chosen: Option<(usize, Fau
     let next = test.another();
     if !matches!(done, Some(Ok(()))) {
         // What systemd does with one that died; an operator with one that failed.
-        let again = start(&next, None, &Board::new(&next)).await.map(drop);
+        let again = begin_start(&next).await.map(drop);
         again.unwrap_or_else(|error| panic!("{context}: the next start: {error:?}"));
     }
     if walk == Walk::Replaced {
@@ -148,7 +155,7 @@ async fn an_app_that_runs_is_not_taken_down_since_the_host_cannot_be_prepared() 
         test.docker.log.lock().expect("no test panics here").clear();
         test.faults.deny(denied);
         let host = test.another();
-        let started = start(&host, None, &Board::new(&host)).await.map(drop);
+        let started = begin_start(&host).await.map(drop);
         let effects = test.faults.effects();
         assert!(effects.iter().any(|effect| effect.starts_with(denied)), "{denied} is what a start does");
         let log = test.docker.log.lock().expect("no test panics here").clone();
@@ -171,7 +178,7 @@ async fn an_app_that_runs_is_not_taken_down_since_the_host_cannot_be_prepared() 
 async fn running(from: &TestHost) -> TestHost {
     let test = from.copy();
     let host = test.another();
-    start(&host, None, &Board::new(&host)).await.expect("the app comes up");
+    begin_start(&host).await.expect("the app comes up");
     test
 }
 
@@ -228,7 +235,7 @@ async fn supervise(
 async fn supervised(from: &TestHost, env: &Env, trouble: Trouble, chosen: Option<(usize, Fault)>) -> Vec<String> {
     let test = from.copy();
     let host = test.another();
-    let running = start(&host, None, &Board::new(&host)).await.expect("the app comes up");
+    let running = begin_start(&host).await.expect("the app comes up");
     test.faults.choose(chosen);
     let done = test.faults.run(supervise(&test, &host, running, trouble, chosen.map(|(_, fault)| fault))).await;
     let effects = test.faults.effects();
@@ -237,7 +244,7 @@ async fn supervised(from: &TestHost, env: &Env, trouble: Trouble, chosen: Option
     test.faults.choose(None);
     if done.is_none() {
         let next = test.another();
-        let running = start(&next, None, &Board::new(&next)).await;
+        let running = begin_start(&next).await;
         let running = running.unwrap_or_else(|error| panic!("{context}: the next start: {error:?}"));
         let board = Board::new(&next);
         tokio::select! {
@@ -268,7 +275,7 @@ async fn a_docker_that_refuses_for_an_hour_is_asked_now_and_then_and_nothing_fai
     let (from, env) = Walk::Known.begin().await;
     let test = from.copy();
     let host = test.another();
-    let running = start(&host, None, &Board::new(&host)).await.expect("the app comes up");
+    let running = begin_start(&host).await.expect("the app comes up");
     test.docker.die("shop_worker_1");
     test.faults.choose(None);
     test.faults.deny("docker list shop");

@@ -31,7 +31,7 @@ const MAX_TOLD: usize = 2000;
 /// # Errors
 /// It is not: what was asked, and what came of it.
 pub async fn pass(env: &Env, stack: &Stack, routes: &[Route], beside: &Beside, host: &Host) -> Result<()> {
-    let stopped = stopped::read(host)?;
+    let stopped = stopped::read(host, &stack.project)?;
     let domain = env.appliance.domain.as_str();
     let gate = Gate { stack, routes, domain, vital: &[], rigour: Rigour::New, stopped: &stopped, beside };
     wait_until_good(&gate, host).await?;

@@ -6,7 +6,7 @@ use crate::env::Env;
 use crate::host::Host;
 use crate::prepare::postgres::{Cluster, Id, census, change, record, upgrade as cluster_upgrade};
 use crate::prepare::{self, postgres};
-use crate::state::{Ledger, StackLock, UpdateLock};
+use crate::state::{HostLock, Ledger, StackLock, UpdateLock};
 use crate::value::Stage;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -114,9 +114,9 @@ pub async fn upgrade(env: &Env, agreed: &Id, host: &Host, reporter: Reporter<'_>
     if to != *agreed {
         bail!("{to} is the newest now, not {agreed}; nothing was done");
     }
-    let _lock = StackLock::take(host, "postgres upgrade", PATIENCE).await?;
+    let _lock = StackLock::take_of(host, &env.app.name, "postgres upgrade", PATIENCE).await?;
     let mut ledger = undo::stop_app(env, host, reporter).await?;
-    if let Err(error) = copy(env, &from, &to, host, reporter).await {
+    if let Err(error) = copy(env, &ledger, (&from, &to), host, reporter).await {
         return Err(match undo::come_up(env, &mut ledger, host, reporter).await {
             Ok(()) => error,
             Err(worse) => error.context(format!("the app does not come up again: {worse:#}")),
@@ -134,13 +134,19 @@ pub async fn upgrade(env: &Env, agreed: &Id, host: &Host, reporter: Reporter<'_>
     )))
 }
 
-async fn copy(env: &Env, from: &Cluster, to: &Id, host: &Host, reporter: Reporter<'_>) -> Result<()> {
+async fn copy(
+    env: &Env,
+    ledger: &Ledger,
+    (from, to): (&Cluster, &Id),
+    host: &Host,
+    reporter: Reporter<'_>,
+) -> Result<()> {
     // Debian makes an empty one with every new version.
     if postgres::clusters(host)?.iter().any(|known| known.id == *to) {
         change::drop(to, host).await?;
     }
     match make_copy(env, from, to, host, reporter).await {
-        Ok(()) => change::try_out(from, to, host),
+        Ok(()) => change::try_out(from, to, ledger, host),
         Err(error) => {
             let error = error.context(format!("could not copy {} into {to}", from.id));
             Err(change::undo_copy(error, host).await)
@@ -176,7 +182,7 @@ pub async fn back(env: &Env, agreed: &Id, host: &Host, reporter: Reporter<'_>) -
     if record::read(host)?.kept.as_ref() != Some(agreed) {
         bail!("{agreed} is not kept any more; nothing was done");
     }
-    let _lock = StackLock::take(host, "postgres back", PATIENCE).await?;
+    let _lock = StackLock::take_of(host, &env.app.name, "postgres back", PATIENCE).await?;
     let mut ledger = undo::stop_app_again(env, host, reporter).await?;
     reporter.doing(&format!("going to {agreed}"));
     let swapped = change::swap(host).await;
@@ -187,7 +193,7 @@ pub async fn back(env: &Env, agreed: &Id, host: &Host, reporter: Reporter<'_>) -
 /// Removes the cluster that is kept.
 pub async fn forget(agreed: &Id, host: &Host) -> Result<()> {
     let _alone = UpdateLock::take(host, "postgres forget", PATIENCE).await?;
-    let _lock = StackLock::take(host, "postgres forget", PATIENCE).await?;
+    let _lock = HostLock::take(host, "postgres forget", PATIENCE).await?;
     if kept(host)?.as_ref() != Some(agreed) {
         bail!("{agreed} is not kept any more; nothing was done");
     }

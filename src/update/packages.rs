@@ -3,9 +3,9 @@
 
 use super::Reporter;
 use super::undo;
-use crate::env::Env;
+use crate::env::Envs;
 use crate::host::{Cmd, Host, Own, UnitState, What, apt};
-use crate::state::{StackLock, UpdateLock};
+use crate::state::{Ledger, StackLock, UpdateLock};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::time::Duration;
@@ -91,15 +91,17 @@ fn unused_kernels(simulated: &str) -> Vec<&str> {
 ///
 /// # Errors
 /// apt failed; the app runs again all the same. Or the appliance's own new version did not come up, and the one before is back.
-pub async fn upgrade_all(env: &Env, host: &Host, reporter: Reporter<'_>) -> Result<Upgraded> {
+pub async fn upgrade_all(envs: &Envs, host: &Host, reporter: Reporter<'_>) -> Result<Upgraded> {
     let alone = UpdateLock::take(host, "update", PATIENCE).await?;
-    undo::recover_first(env, host, &alone, reporter).await?;
+    for env in envs.iter() {
+        undo::recover_first(env, host, &alone, reporter).await?;
+    }
     let packages = waiting(host).await?;
     if !packages.is_empty() {
         let names: Vec<&str> = packages.iter().map(|upgrade| upgrade.package.as_str()).collect();
         reporter.doing(&format!("upgrading {}", names.join(", ")));
         match packages.iter().any(Upgrade::stops_the_app) {
-            true => beside_a_stopped_app(env, host, reporter).await?,
+            true => beside_stopped_apps(envs, host, reporter).await?,
             false => run(host).await?,
         }
     } else {
@@ -111,7 +113,7 @@ pub async fn upgrade_all(env: &Env, host: &Host, reporter: Reporter<'_>) -> Resu
     if let Some(own) = packages.iter().find(|upgrade| upgrade.package == OWN) {
         wait_for_own(own, host, reporter).await?;
     }
-    let reboots = host.exists(REBOOT) && env.appliance.update.reboot;
+    let reboots = host.exists(REBOOT) && envs.host().appliance.update.reboot;
     if reboots {
         let text = "The appliance reboots for its updates.";
         let cmd = Cmd::new("shutdown", ["-r", "+1", text]);
@@ -173,12 +175,32 @@ async fn run(host: &Host) -> Result<()> {
     Ok(())
 }
 
-async fn beside_a_stopped_app(env: &Env, host: &Host, reporter: Reporter<'_>) -> Result<()> {
-    let _lock = StackLock::take(host, "update", PATIENCE).await?;
-    let mut ledger = undo::stop_app(env, host, reporter).await?;
-    let upgraded = run(host).await;
-    undo::come_up_after_packages(env, &mut ledger, host, reporter).await?;
-    upgraded
+async fn beside_stopped_apps(envs: &Envs, host: &Host, reporter: Reporter<'_>) -> Result<()> {
+    let mut stopped = Vec::new();
+    let mut ended = Ok(());
+    for env in envs.iter() {
+        let app = &env.app.name;
+        let lock = StackLock::take_of(host, app, "update", PATIENCE).await?;
+        // One that never came up has nothing that could stop.
+        if Ledger::read_for(host, app)?.current.is_none() {
+            continue;
+        }
+        match undo::stop_app(env, host, reporter).await {
+            Ok(ledger) => stopped.push((env, lock, ledger)),
+            Err(error) => {
+                ended = Err(error);
+                break;
+            }
+        }
+    }
+    if ended.is_ok() {
+        ended = run(host).await;
+    }
+    for (env, _lock, mut ledger) in stopped {
+        let up = undo::come_up_after_packages(env, &mut ledger, host, reporter).await;
+        ended = ended.and(up.with_context(|| format!("the app {} did not come up again", env.app.name)));
+    }
+    ended
 }
 
 #[cfg(test)]

@@ -62,7 +62,8 @@ pub async fn make_ready(env: &Env, dump: &str, host: &Host) -> Result<()> {
     }
     let fresh = databases.create_fresh().await?;
     let extensions = extensions(&databases.cluster, env.app.database.as_str(), host).await?;
-    let schemas = create_extensions(&databases.cluster, &fresh, &extensions, host).await?;
+    let schemas =
+        create_extensions(&databases.cluster, &fresh, &extensions, &prepare::app_role(env, host)?, host).await?;
     let list = list(env, dump, host).await?;
     let restored = fill(&databases.cluster, env, &fresh, dump, &chosen(&list, &schemas).0, &[], host).await;
     restored.with_context(|| format!("could not restore {dump}; the database {} is as it was", databases.name))?;
@@ -89,7 +90,8 @@ pub async fn reset(env: &Env, from: &ResetFrom, host: &Host) -> Result<()> {
             extensions.push(Extension { name, schema: "public".to_owned() });
         }
     }
-    let schemas = create_extensions(&databases.cluster, &fresh, &extensions, host).await?;
+    let schemas =
+        create_extensions(&databases.cluster, &fresh, &extensions, &prepare::app_role(env, host)?, host).await?;
     if let ResetFrom::Archive(archive) = from {
         fill_from(&databases.cluster, env, &fresh, archive, &schemas, host).await?;
     }
@@ -158,6 +160,7 @@ pub(super) async fn create_extensions(
     cluster: &Cluster,
     fresh: &str,
     extensions: &[Extension],
+    owner: &str,
     host: &Host,
 ) -> Result<Vec<String>> {
     let inside = cluster.superuser(fresh);
@@ -171,7 +174,7 @@ pub(super) async fn create_extensions(
         let schema = quote_identifier(&extension.schema);
         let mut create = String::new();
         if !is_fixed && extension.schema != "public" && !schemas.contains(&extension.schema) {
-            create = format!("CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {}; ", quote_identifier(OWNER));
+            create = format!("CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {}; ", quote_identifier(owner));
             schemas.push(extension.schema.clone());
         }
         if is_fixed && extension.schema != "public" && !schemas.contains(&extension.schema) {
@@ -186,9 +189,6 @@ pub(super) async fn create_extensions(
     }
     Ok(schemas)
 }
-
-/// The role that owns the app's database.
-const OWNER: &str = "app";
 
 /// How libpq is told a database's name, whatever is in it.
 pub(super) fn connection(database: &str) -> String {

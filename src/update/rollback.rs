@@ -58,7 +58,7 @@ pub async fn rollback(env: &Env, agreed: &Back, host: &Host, reporter: Reporter<
         return run::update_alone(env, wish, host, &alone, reporter).await.map(drop);
     }
     room::check(env, None, 1, host).await?;
-    let _lock = StackLock::take(host, "rollback", PATIENCE).await?;
+    let _lock = StackLock::take_of(host, &env.app.name, "rollback", PATIENCE).await?;
     let dump = dump::path(&env.app.name);
     if !restore::has_way_back(env, &dump, host).await? {
         bail!("{dump} is missing, and without it the database cannot go back with the app");

@@ -62,7 +62,7 @@ impl Run<'_> {
 
     /// Metrics that cannot be written keep no update from its way.
     fn measure(&self) {
-        if let Err(error) = metrics::write(&self.env.app.name, &self.ledger, self.host) {
+        if let Err(error) = metrics::write(&self.env.tenant, &self.ledger, self.host) {
             tracing::warn!("{error:#}");
         }
     }
@@ -182,7 +182,7 @@ pub async fn update_alone(
     // Asked for once: what fails is not tried again and again for it.
     host.discard(&flag(env))?;
     let (mut built, migrates) = build(&mut run, &fetched, &current, &wish).await?;
-    let lock = StackLock::take(host, "update", PATIENCE).await?;
+    let lock = StackLock::take_of(host, &env.app.name, "update", PATIENCE).await?;
     // Somebody who held the lock in between may have put the old files back, under the builder's hands.
     if !git::is_at(&env.app, &stack::checkout(env), &built.release.commit, host).await? {
         leftover::discard(&env.app.name, &built.release.commit, host).await?;

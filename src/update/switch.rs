@@ -14,7 +14,7 @@ use crate::stack::probe::{Gate, Rigour, wait_until_good};
 use crate::stack::stop::{self, is_alive};
 use crate::stack::{Service, Stack, apply, stopped};
 use crate::state::{Release, Touched};
-use crate::value::Route;
+use crate::value::{Route, Tenant};
 use anyhow::Result;
 use futures_util::future::try_join_all;
 use std::time::Duration;
@@ -23,16 +23,17 @@ use std::time::Duration;
 pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// Sends these routes to the bridges.
-fn to_bridges(routes: &[Route], host: &Host) -> Result<()> {
-    host.ensure_dir(nginx::SLOTS, &Dir::plain().mode(0o755))?;
-    routes.iter().try_for_each(|route| host.put(&nginx::slot(route), b"", 0o644))
+fn to_bridges(tenant: &Tenant, routes: &[Route], host: &Host) -> Result<()> {
+    host.ensure_dir(&nginx::slots(tenant), &Dir::plain().mode(0o755))?;
+    routes.iter().try_for_each(|route| host.put(&nginx::slot(tenant, route), b"", 0o644))
 }
 
-/// Sends every route to the service's own containers; gives back whether any was elsewhere.
-pub fn to_own(host: &Host) -> Result<bool> {
-    let slots = host.names(nginx::SLOTS)?;
+/// Sends every route of an app to the service's own containers; gives back whether any was elsewhere.
+pub fn to_own(tenant: &Tenant, host: &Host) -> Result<bool> {
+    let directory = nginx::slots(tenant);
+    let slots = host.names(&directory)?;
     for slot in &slots {
-        host.discard(&format!("{}/{slot}", nginx::SLOTS))?;
+        host.discard(&format!("{directory}/{slot}"))?;
     }
     Ok(!slots.is_empty())
 }
@@ -57,7 +58,7 @@ pub async fn forward(
     let bridged: Vec<Route> = release.routes.iter().filter(|route| bridges.contains(&route.service)).cloned().collect();
     if !bridged.is_empty() {
         // Before nginx is told of routes that are new with this release.
-        to_bridges(&bridged, host)?;
+        to_bridges(&env.tenant, &bridged, host)?;
         show_routes(env, host).await;
         reporter.doing("the new version serves; the old one ends what it has begun");
         tokio::time::sleep(DRAIN).await;
@@ -65,7 +66,7 @@ pub async fn forward(
     beside::take_places(stack, host).await?;
     let progress = |what: &str| reporter.doing(&format!("putting {what} in place"));
     apply::up(stack, &release.images, host, Occasion::Mend, &progress).await?;
-    let stopped = stopped::read(host)?;
+    let stopped = stopped::read(host, &stack.project)?;
     let gate = Gate {
         stack,
         routes: &release.routes,
@@ -83,7 +84,7 @@ pub async fn forward(
         tracing::error!("the new version is in place, but not well: {error:#}");
     }
     show_routes(env, host).await;
-    if to_own(host)? && !bridged.is_empty() {
+    if to_own(&env.tenant, host)? && !bridged.is_empty() {
         reporter.doing("the last of its helpers ends what it has begun");
         tokio::time::sleep(DRAIN).await;
     }

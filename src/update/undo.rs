@@ -45,7 +45,7 @@ pub async fn recover(env: &Env, host: &Host, _alone: &UpdateLock, reporter: Repo
     if !is_wanted(host).await {
         return Ok(Recovered::Waiting(flight.stage));
     }
-    let lock = StackLock::take(host, "recover", PATIENCE).await?;
+    let lock = StackLock::take_of(host, &env.app.name, "recover", PATIENCE).await?;
     recover_locked(env, host, &lock, reporter).await?;
     Ok(Recovered::Done)
 }
@@ -181,14 +181,28 @@ fn env_of(release: &Release, env: &Env, host: &Host) -> Option<Env> {
     if digest == env.digest {
         return None;
     }
-    match history::by_digest(host, digest) {
-        Ok(Some(text)) => Env::parse(&text).env,
-        Ok(None) => None,
-        Err(error) => {
-            tracing::warn!("{error:#}; going back with the env that is active now");
-            None
+    kept_env(digest, env, host).unwrap_or_else(|error| {
+        tracing::warn!("{error:#}; going back with the env that is active now");
+        None
+    })
+}
+
+/// The newest env of the history that says to this app what has this digest.
+fn kept_env(digest: &str, env: &Env, host: &Host) -> Result<Option<Env>> {
+    let seen = |text: &[u8]| Env::parse(text).envs.and_then(|envs| envs.of(&env.app.name).cloned());
+    // That of an app that has, or had, the host to itself is the file's own.
+    if let Some(text) = history::by_digest(host, digest)? {
+        return Ok(seen(&text));
+    }
+    if env.tenant.is_alone() {
+        return Ok(None);
+    }
+    for kept in history::list(host)?.iter().rev() {
+        if let Some(then) = seen(&history::read(host, kept)?).filter(|then| then.digest == digest) {
+            return Ok(Some(then));
         }
     }
+    Ok(None)
 }
 
 /// Brings back the current release of the ledger, database included if it was touched. Run again, it goes on. With a reason, the
@@ -212,7 +226,7 @@ pub async fn undo(
     reporter.stage(stage);
     let progress = |what: &str| reporter.doing(what);
 
-    switch::to_own(host)?;
+    switch::to_own(&env.tenant, host)?;
     release::restore_checkout(env_then, &current, host).await?;
     let stack = stack::load(env_then, host)?;
     beside::drop_all(&stack, host).await?;

@@ -13,6 +13,7 @@ mod secret;
 mod ssh_key;
 mod stage;
 mod step;
+mod tenant;
 
 pub use authority::{ClientAuthority, blocks as pem_blocks, check_chain};
 pub use device::{Device, FileSystemRef, PartName, Position, Size, VolumeName};
@@ -23,8 +24,9 @@ pub use names::{
     PackageName, ServiceName, WebUrl,
 };
 pub use phase::{Event, Phase};
-pub use route::{BRIDGE_ADDRESS, Route};
+pub use route::{BRIDGE_ADDRESS, Route, bridge_of};
 pub use secret::Secret;
 pub use ssh_key::{KnownHost, SigningKey, SshKey};
 pub use stage::Stage;
 pub use step::Step;
+pub use tenant::Tenant;

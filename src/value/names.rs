@@ -214,6 +214,15 @@ impl AppName {
         self.0.to_ascii_uppercase().replace('-', "_")
     }
 
+    /// The address on this host at which the ports of one of several apps are published: two of them may publish the same port. All of
+    /// 127.0.0.0/8 is loopback; even, since the next one is that of the containers that hold the place of others ([`super::Route::bridge`]).
+    pub fn loopback(&self) -> std::net::Ipv4Addr {
+        use sha2::{Digest, Sha256};
+        let digest = Sha256::digest(self.0.as_bytes());
+        // Not in 127.0.0.0/16, where others have their addresses (systemd-resolved), nor in that of an app that has the host to itself.
+        std::net::Ipv4Addr::new(127, 128 | digest[0], digest[1], digest[2] & 0xfe)
+    }
+
     /// The name of the old ECS-Appliance's app (`ecs:` is `app:` with this name).
     pub fn ecs() -> Self {
         AppName("ecs".to_owned())

@@ -47,10 +47,23 @@ impl TryFrom<Unchecked> for Route {
 /// loopback.
 pub const BRIDGE_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 2);
 
+/// The same, for ports that are published at an address: one of several apps has an address of its own, and its container that holds a
+/// place the one after it.
+pub fn bridge_of(own: Ipv4Addr) -> Ipv4Addr {
+    match own.octets() {
+        [127, b, c, d] if b >= 128 => Ipv4Addr::new(127, b, c, d | 1),
+        _ => BRIDGE_ADDRESS,
+    }
+}
+
 impl Route {
     /// Where the container answers that holds the service's place while its own is replaced.
     pub fn bridge(&self) -> SocketAddr {
-        SocketAddr::new(IpAddr::V4(BRIDGE_ADDRESS), self.upstream.port())
+        let address = match self.upstream.ip() {
+            IpAddr::V4(own) => bridge_of(own),
+            IpAddr::V6(_) => BRIDGE_ADDRESS,
+        };
+        SocketAddr::new(IpAddr::V4(address), self.upstream.port())
     }
 
     /// Whether a text can be a route's path.

@@ -105,7 +105,7 @@ fn an_edited_env_is_planned_and_applied() {
     machine.ok("appliance apply");
     // A stop counts as one by hand once the supervisor that has just been started listens.
     wait_for("the supervisor to see a stop by hand", Duration::from_secs(30), || {
-        let kept = machine.sh("docker stop g_a_1 >/dev/null; cat /run/appliance/stopped-by-hand 2>/dev/null").stdout;
+        let kept = machine.sh("docker stop g_a_1 >/dev/null; cat /run/appliance/stopped-by-hand-g 2>/dev/null").stdout;
         if kept.trim().is_empty() { Err("nothing is kept".to_owned()) } else { Ok(()) }
     });
     nothing_is_left(&machine);

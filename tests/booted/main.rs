@@ -44,6 +44,7 @@ mod releases;
 mod relocation;
 mod same_containers;
 mod secrets;
+mod several;
 mod sources;
 mod stumbles;
 mod supervision;

@@ -1,10 +1,10 @@
 //! `appliance cert ca …`: the CA for client certificates.
 
+use super::super::choice::AppArgument;
 use super::super::{JsonArgument, absolute, print, render};
 use crate::authority::{self, Entry, Packed, State};
 use crate::env::Env;
 use crate::host::{Host, Mode};
-use crate::source;
 use crate::value::{Email, Secret};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -69,20 +69,20 @@ pub struct IssueArguments {
     legacy: bool,
 }
 
-pub async fn ca(command: CaCommand) -> Result<u8> {
+pub async fn ca(command: CaCommand, app: &AppArgument) -> Result<u8> {
     let host = Host::system(Mode::Apply);
-    let env = source::active(&host)?.env;
+    let env = app.active(&host)?;
     match command {
         CaCommand::Init(arguments) => init(&host, &env, arguments).await,
         CaCommand::Issue(arguments) => issue(&host, &env, arguments).await,
         CaCommand::Revoke { which } => {
-            let entry = authority::revoke(&host, &env.app.name, &which).await?;
+            let entry = authority::revoke(&host, &env.tenant, &which).await?;
             print(&format!("{} of {} is revoked\n", entry.serial, entry.name))?;
             Ok(0)
         }
         CaCommand::List(json) => list(&host, &env, json.json),
         CaCommand::Refresh => {
-            for worry in authority::refresh(&host, &env.app.name).await? {
+            for worry in authority::refresh(&host, &env.tenant).await? {
                 tracing::warn!("{worry}; see /data/{}-ca", env.app.name);
             }
             Ok(0)
@@ -91,7 +91,7 @@ pub async fn ca(command: CaCommand) -> Result<u8> {
 }
 
 async fn init(host: &Host, env: &Env, arguments: InitArguments) -> Result<u8> {
-    let (app, domain) = (&env.app.name, env.appliance.domain.as_str());
+    let (app, domain) = (&env.tenant, env.appliance.domain.as_str());
     match (arguments.request, arguments.signed, arguments.parent_crl) {
         (Some(file), _, _) => {
             let request = authority::request(host, app, domain).await?;
@@ -132,7 +132,7 @@ async fn issue(host: &Host, env: &Env, arguments: IssueArguments) -> Result<u8> 
     };
     let path = absolute(&out)?;
     let packed = Packed { path: &path, password: &password, legacy: arguments.legacy };
-    let entry = authority::issue(host, &env.app.name, name, arguments.email.as_ref(), arguments.days, packed).await?;
+    let entry = authority::issue(host, &env.tenant, name, arguments.email.as_ref(), arguments.days, packed).await?;
     let expires = entry.expires.strftime("%F");
     print(&format!("file      {out}\nserial    {}\nexpires   {expires}\n", entry.serial))?;
     if made {
@@ -143,7 +143,7 @@ async fn issue(host: &Host, env: &Env, arguments: IssueArguments) -> Result<u8> 
 }
 
 fn list(host: &Host, env: &Env, json: bool) -> Result<u8> {
-    let Some(entries) = authority::list(host, &env.app.name)? else {
+    let Some(entries) = authority::list(host, &env.tenant)? else {
         bail!("the CA in /data/{}-ca is not the appliance's own; whoever made it knows what it issued", env.app.name);
     };
     let now = host.now();

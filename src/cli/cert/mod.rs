@@ -2,6 +2,7 @@
 
 mod ca;
 
+use super::choice::AppArgument;
 use super::{JsonArgument, print};
 
 use crate::certificate;
@@ -35,17 +36,23 @@ pub struct ShowArguments {
     json: JsonArgument,
 }
 
-pub async fn cert(command: CertCommand) -> Result<u8> {
+pub async fn cert(command: CertCommand, app: &AppArgument) -> Result<u8> {
     match command {
-        CertCommand::Show(arguments) => show(&arguments),
-        CertCommand::Renew => renew().await,
-        CertCommand::Revoke => revoke().await,
-        CertCommand::Ca(command) => ca::ca(command).await,
+        CertCommand::Show(arguments) => show(&arguments, app),
+        CertCommand::Renew => renew(app).await,
+        CertCommand::Revoke => revoke(app).await,
+        CertCommand::Ca(command) => ca::ca(command, app).await,
     }
 }
 
-fn show(arguments: &ShowArguments) -> Result<u8> {
-    let Some(pair) = tls::current(&Host::system(Mode::Check)) else {
+fn show(arguments: &ShowArguments, app: &AppArgument) -> Result<u8> {
+    let host = Host::system(Mode::Check);
+    // Who has never started it has the certificate of a host all the same.
+    let place = match source::active(&host) {
+        Ok(found) => tls::Place::of(&app.one(&found.envs)?.tenant),
+        Err(_) => tls::Place::of_host(),
+    };
+    let Some(pair) = tls::current(&host, &place) else {
         bail!("there is no certificate yet; the step tls makes one: appliance prepare --step tls");
     };
     let facts = pair.facts();
@@ -69,24 +76,24 @@ fn show(arguments: &ShowArguments) -> Result<u8> {
 }
 
 /// The active env, if it asks for a certificate by ACME.
-fn env_with_acme(host: &Host) -> Result<Env> {
-    let found = source::active(host)?;
-    if !certificate::is_wanted(&found.env) {
+fn env_with_acme(host: &Host, app: &AppArgument) -> Result<Env> {
+    let env = app.active(host)?;
+    if !certificate::is_wanted(&env) {
         bail!("the env asks for no certificate by ACME; see 'appliance.ssl' in it");
     }
-    Ok(found.env)
+    Ok(env)
 }
 
-async fn revoke() -> Result<u8> {
+async fn revoke(app: &AppArgument) -> Result<u8> {
     let host = Host::system(Mode::Apply);
-    certificate::revoke(&env_with_acme(&host)?, &host).await?;
+    certificate::revoke(&env_with_acme(&host, app)?, &host).await?;
     print("a new certificate is in place, and the one before it is revoked\n")?;
     Ok(0)
 }
 
-async fn renew() -> Result<u8> {
+async fn renew(app: &AppArgument) -> Result<u8> {
     let host = Host::system(Mode::Apply);
-    let env = env_with_acme(&host)?;
+    let env = env_with_acme(&host, app)?;
     let looked = certificate::look(&env, &host, true).await?;
     for why in &looked.left_out {
         eprintln!("left out: {why}");

@@ -36,7 +36,7 @@ pub async fn diff(arguments: DiffArguments) -> Result<u8> {
         Some(new) => pick(&host, new).await?,
         None => find(&host).await?,
     };
-    let (changes, more) = env_diff::diff(&old.env, &new.env);
+    let (changes, more) = env_diff::diff(old.envs.host(), new.envs.host());
     if arguments.json.json {
         let told = json!({ "old": old.origin, "new": new.origin, "changes": changes, "left_out": more });
         print(&format!("{}\n", serde_json::to_string_pretty(&told)?))?;
@@ -62,13 +62,14 @@ pub async fn history(arguments: HistoryArguments) -> Result<u8> {
     let active = source::judged(&host, history::ACTIVE).ok().flatten();
     let all = history::list(&host)?;
     // The same text may have been active more than once; the last time is the one that counts.
-    let is_active = |kept: &Kept| active.as_ref().is_some_and(|found| found.env.digest.starts_with(&kept.digest));
+    let is_active =
+        |kept: &Kept| active.as_ref().is_some_and(|found| found.envs.host().file_digest.starts_with(&kept.digest));
     let current = all.iter().rev().find(|kept| is_active(kept)).map(|kept| kept.number);
     let mut rows = Vec::new();
     for kept in all.iter().rev() {
         // An older program may have kept what this one does not take.
         let domain = source::judged(&host, &kept.path()).ok().flatten();
-        let domain = domain.map_or("?".to_owned(), |found| found.env.appliance.domain.to_string());
+        let domain = domain.map_or("?".to_owned(), |found| found.envs.host().host_domain.to_string());
         rows.push((kept, domain, current == Some(kept.number)));
     }
     if arguments.json.json {

@@ -3,6 +3,7 @@
 mod history;
 mod make;
 
+use super::choice::AppArgument;
 use super::{absolute, env_yml, print};
 use crate::env::{Report, flat, schema};
 use crate::host::{Host, Mode};
@@ -59,6 +60,8 @@ pub struct ShowArguments {
     trees: Option<String>,
     #[arg(long, value_enum, default_value_t = Format::Env)]
     format: Format,
+    #[command(flatten)]
+    app: AppArgument,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -136,12 +139,12 @@ async fn show(arguments: &ShowArguments) -> Result<u8> {
     let variables = match &arguments.trees {
         Some(trees) => {
             let trees: Vec<&str> = trees.split(',').map(str::trim).collect();
-            if let Some(missing) = trees.iter().find(|tree| found.env.root.get(tree).is_none()) {
+            if let Some(missing) = trees.iter().find(|tree| found.envs.host().root.get(tree).is_none()) {
                 bail!("{} has no top-level key '{}'", found.origin, crate::env::document::shown(missing));
             }
-            flat::variables(&found.env, &trees)?
+            flat::variables(found.envs.host(), &trees)?
         }
-        None => flat::for_stack(&found.env)?,
+        None => flat::for_stack(arguments.app.one(&found.envs)?)?,
     };
     print(&match arguments.format {
         Format::Export => flat::as_export(&variables),
@@ -155,7 +158,7 @@ async fn show(arguments: &ShowArguments) -> Result<u8> {
 async fn activate() -> Result<u8> {
     let host = Host::system(Mode::Apply);
     let found = find(&host).await?;
-    state::history::activate(&host, &found.bytes, &found.env.digest)?;
+    state::history::activate(&host, &found.bytes, &found.envs.host().file_digest)?;
     let what = if host.journal().is_empty() { "was active already" } else { "is active now" };
     print(&format!("{} {what}\n", found.origin))?;
     Ok(0)

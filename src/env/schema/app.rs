@@ -22,6 +22,25 @@ pub struct Ecs {
 }
 
 #[derive(JsonSchema)]
+pub struct OneOfSeveral {
+    /// Names project, database and directory.
+    name: Name,
+    /// Needed unless the app is like another one.
+    git: Option<AppGit>,
+    /// The app's name: certificate, nginx (default: the appliance's domain, for the first app alone).
+    domain: Option<DomainName>,
+    /// Names that nginx answers for with this app: separated by spaces, or a list (default: the domain).
+    allowed_hosts: Option<Words>,
+    ssl: Option<super::Ssl>,
+    /// Another app of the list, from which every key is taken that is not set here, but the names, the database and the certificate.
+    like: Option<Name>,
+    /// false: it is stopped and everything of it kept (default true).
+    enabled: Option<Boolean>,
+    #[schemars(flatten)]
+    common: Common,
+}
+
+#[derive(JsonSchema)]
 struct Common {
     /// Services whose crash loop fails the stack, beside those with a route.
     critical: Option<Vec<String>>,

@@ -5,7 +5,7 @@
 mod app;
 mod words;
 
-use app::{App, Ecs};
+use app::{App, Ecs, OneOfSeveral};
 use schemars::JsonSchema;
 use words::*;
 
@@ -19,7 +19,7 @@ pub fn text() -> serde_json::Result<String> {
 
 /// One file that says what a host is to be. Other keys at the top level are cloud-init's.
 #[derive(JsonSchema)]
-#[schemars(title = "env.yml", extend("oneOf" = [{"required": ["app"]}, {"required": ["ecs"]}]))]
+#[schemars(title = "env.yml", extend("oneOf" = [{"required": ["app"]}, {"required": ["ecs"]}, {"required": ["apps"]}]))]
 struct EnvYml {
     /// Public keys that may log in as root and app.
     ssh_authorized_keys: Option<Vec<String>>,
@@ -33,6 +33,9 @@ struct EnvYml {
     app: Option<App>,
     /// The same as app, named ecs, with ECS's own defaults.
     ecs: Option<Ecs>,
+    /// Several apps, in the place of app or ecs.
+    #[schemars(length(min = 1, max = 50))]
+    apps: Option<Vec<OneOfSeveral>>,
 }
 
 #[derive(JsonSchema)]
@@ -58,7 +61,7 @@ struct Appliance {
 
 /// Certificates.
 #[derive(JsonSchema)]
-struct Ssl {
+pub(super) struct Ssl {
     letsencrypt: Option<LetsEncrypt>,
     acme: Option<Acme>,
     /// Only clients with a certificate get in (default false).
@@ -238,6 +241,7 @@ mod tests {
         let probes = "{gate: [{http: {}}, {tcp: {}}, {command: {}}, {sql: {}}]}";
         let mut read = asked_for(&format!("{text}app: {probes}\n"));
         read.extend(asked_for(&format!("{text}ecs: {probes}\n")));
+        read.extend(asked_for(&format!("{text}apps: [{probes}]\n")));
         assert_eq!(described.difference(&read).collect::<Vec<_>>(), Vec::<&String>::new(), "described, but not read");
         assert_eq!(read.difference(&described).collect::<Vec<_>>(), Vec::<&String>::new(), "read, but not described");
     }
@@ -250,21 +254,25 @@ mod tests {
         for good in [
             format!("appliance: {{domain: a.de, standby: No, allowed_hosts: a.de b.de}}\n{app}"),
             format!("appliance: {{domain: a.de, allowed_hosts: [a.de], metric: ~}}\nusers: [x]\n{app}"),
+            "appliance: {domain: a.de}\napps: [{name: a, git: {source: /srv/x}}, {name: b, like: a, domain: b.de}]\n"
+                .to_owned(),
             "appliance: {domain: a.de, own: 1}\necs: {userswitcher: {enabled: 'off'}}\n".to_owned(),
         ] {
             assert!(judge.is_valid(&value(&good)), "{good}");
-            assert!(crate::env::Env::parse(good.as_bytes()).env.is_some(), "{good}");
+            assert!(crate::env::Env::parse(good.as_bytes()).envs.is_some(), "{good}");
         }
         for bad in [
             format!("appliance: {{standby: no}}\n{app}"),
             "appliance: {domain: a.de}\n".to_owned(),
+            format!("appliance: {{domain: a.de}}\napps: [{{name: b, git: {{source: /srv/x}}}}]\n{app}"),
+            "appliance: {domain: a.de}\napps: []\n".to_owned(),
             format!("appliance: {{domain: a.de}}\necs: {{}}\n{app}"),
             format!("appliance: {{domain: a.de, standby: maybe}}\n{app}"),
             format!("appliance: {{domain: a.de, extra: {{files: [{{path: x, contents: y}}]}}}}\n{app}"),
             "appliance: {domain: a.de}\napp: {name: Shop, git: {source: /srv/x}}\n".to_owned(),
         ] {
             assert!(!judge.is_valid(&value(&bad)), "{bad}");
-            assert!(crate::env::Env::parse(bad.as_bytes()).env.is_none(), "{bad}");
+            assert!(crate::env::Env::parse(bad.as_bytes()).envs.is_none(), "{bad}");
         }
     }
 }

@@ -6,7 +6,7 @@ use super::record::{self, Change, Record};
 use super::tools::{WORKER, put_in_place, wipe, worker};
 use super::upgrade;
 use crate::host::{Cmd, Host, UnitState, What};
-use crate::state::Ledger;
+use crate::state::{InFlight, Ledger, ledger};
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
 
@@ -126,14 +126,19 @@ pub async fn undo_copy(error: anyhow::Error, host: &Host) -> anyhow::Error {
 
 /// Whether the app is still being tried: whether what the ledger has in flight is this very trial, and not something that was begun later.
 fn is_on_trial(since: Option<jiff::Timestamp>, host: &Host) -> Result<bool> {
-    let flight = Ledger::read(host)?.in_flight;
     // One without a time is of a version of the appliance that did not write it down.
-    Ok(flight.is_some_and(|flight| since.is_none_or(|since| since == flight.since)))
+    let is_it = |flight: &InFlight| since.is_none_or(|since| since == flight.since);
+    for app in ledger::apps(host)? {
+        if Ledger::read_for(host, &app)?.in_flight.as_ref().is_some_and(is_it) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The copy is good: the app is tried on it, in the ledger's entry that is in flight.
-pub fn try_out(from: &Cluster, to: &Id, host: &Host) -> Result<()> {
-    let since = Ledger::read(host)?.in_flight.map(|flight| flight.since);
+pub fn try_out(from: &Cluster, to: &Id, ledger: &Ledger, host: &Host) -> Result<()> {
+    let since = ledger.in_flight.as_ref().map(|flight| flight.since);
     let change = Change::Trial { from: from.id.clone(), port: from.port, since };
     record::write(&Record { in_use: Some(to.clone()), kept: Some(from.id.clone()), change: Some(change) }, host)
 }

@@ -46,14 +46,17 @@ const CONTAINERS: u32 = 1000;
 const CONTAINERD: &str = "/var/lib/containerd/io.containerd.metadata.v1.bolt";
 
 /// Links below `/app` into the two volumes, and the directories inside `/app/etc`.
-fn links(app: &str) -> Vec<(String, String)> {
+fn links(app: &str, is_alone: bool) -> Vec<(String, String)> {
     let data = ["ca", "gpg", "storage-vault"].map(|name| (format!("/app/{app}-{name}"), format!("/data/{app}-{name}")));
     let mut all = vec![("/app/etc".to_owned(), "/data/etc".to_owned())];
     // A compose file in /app/etc/<name> reaches the checkout by the app's name, as it always did.
     all.push((format!("/data/etc/{app}/{app}"), format!("/app/{app}")));
     all.extend(data);
-    // What clients' certificates are checked against, where it always was.
-    all.extend(["ca.cert.pem", "crl.pem"].map(|name| (format!("/data/etc/{name}"), format!("/data/{app}-ca/{name}"))));
+    if is_alone {
+        // What clients' certificates are checked against, where it always was.
+        let there = |name| (format!("/data/etc/{name}"), format!("/data/{app}-ca/{name}"));
+        all.extend(["ca.cert.pem", "crl.pem"].map(there));
+    }
     all.push((format!("/app/{app}-cache"), format!("/volatile/{app}-cache")));
     all
 }
@@ -91,7 +94,7 @@ pub async fn make(env: &Env, host: &Host) -> Result<()> {
     if host.exists(CONTAINERD) {
         host.ensure_dir(CONTAINERD, &Dir::plain().mode(0o700))?;
     }
-    for (path, to) in links(app) {
+    for (path, to) in links(app, env.tenant.is_alone()) {
         host.ensure_link(&path, &to)?;
     }
     Ok(())

@@ -66,7 +66,7 @@ pub struct Fetched<'a> {
 /// # Errors
 /// git's own words, without the password.
 pub async fn fetch<'a>(app: &'a App, directory: &str, to: Option<&Commit>, host: &'a Host) -> Result<Fetched<'a>> {
-    let _alone = CheckoutLock::take(host, "fetch", PATIENCE).await?;
+    let _alone = CheckoutLock::take_of(host, &app.name, "fetch", PATIENCE).await?;
     let git = open(app, directory, host).await?;
     transfer(&git).await?;
     let ledger = Ledger::read_for(host, &app.name)?;
@@ -106,7 +106,7 @@ impl Fetched<'_> {
     /// Puts the target's files in place; what somebody changed there is kept in a branch first. Gives back the commit that the
     /// files are of: another one than the target where local commits are merged into it.
     pub async fn check_out(&self) -> Result<Commit> {
-        let _alone = CheckoutLock::take(self.git.host, "check out", PATIENCE).await?;
+        let _alone = CheckoutLock::take_of(self.git.host, &self.git.app.name, "check out", PATIENCE).await?;
         let local = local::keep(&self.git).await?;
         checkout::put(&self.git, &self.target).await?;
         let commit = match local.filter(|_| self.git.app.git.local == GitLocal::Merge) {
@@ -207,7 +207,7 @@ pub async fn ensure_at(app: &App, directory: &str, commit: &Commit, host: &Host)
     if is_at(app, directory, commit, host).await? {
         return checkout::tidy(app, host);
     }
-    let _alone = CheckoutLock::take(host, "check out", PATIENCE).await?;
+    let _alone = CheckoutLock::take_of(host, &app.name, "check out", PATIENCE).await?;
     let git = open(app, directory, host).await?;
     // Only the checkout has it where the repository was begun anew: after an upgrade of a host of before.
     if !has(&git, commit).await? {

@@ -36,7 +36,7 @@ pub fn commit(version: u8) -> Commit {
 }
 
 pub fn env() -> Env {
-    Env::parse(ENV.as_bytes()).env.expect("the env is valid")
+    Env::of_text(ENV)
 }
 
 /// Puts a version on the server; the even ones have a migration.
@@ -94,7 +94,7 @@ pub async fn machine(runs: bool) -> (TestHost, Env) {
 
 async fn bring_up(test: &TestHost, env: &Env) {
     let host = &test.host;
-    let alone = StackLock::take(host, "test", Duration::from_secs(1)).await.expect("it is free");
+    let alone = StackLock::take_of(host, &env.app.name, "test", Duration::from_secs(1)).await.expect("it is free");
     let mut ledger = Ledger::default();
     let built = super::first(env, &mut ledger, host, &alone, &|_| ()).await.expect("version 1 is built");
     surroundings::ensure(&built.stack, host).await.expect("networks can be made");
@@ -118,7 +118,7 @@ pub fn let_migrate(test: &TestHost, succeeds: bool) {
 pub fn visit(test: &TestHost) -> impl Fn() -> Option<String> + Send + 'static {
     let (docker, root) = (test.docker.clone(), test.host.path("/"));
     move || {
-        let bridged = root.join(format!("{}/web-8000", nginx::SLOTS.trim_start_matches('/'))).exists();
+        let bridged = root.join("run/appliance/bridged/web-8000").exists();
         let own: SocketAddr = ADDRESS.parse().expect("it is an address");
         let bridge = SocketAddr::new(crate::value::BRIDGE_ADDRESS.into(), own.port());
         match docker.answer(if bridged { bridge } else { own }) {
@@ -147,7 +147,7 @@ pub async fn check(test: &TestHost, env: &Env, context: &str) -> Ledger {
     let pending = apply::pending(&stack, &current.images, &host, Occasion::Mend).await.expect("it can be compared");
     assert_eq!(pending.actions, [], "{context}");
     assert_eq!(test.git.head().as_deref(), Some(current.commit.as_str()), "{context}");
-    assert_eq!(host.names(nginx::SLOTS).expect("it can be listed"), Vec::<String>::new(), "{context}");
+    assert_eq!(host.names(&nginx::slots(&env.tenant)).expect("it can be listed"), Vec::<String>::new(), "{context}");
     assert_eq!(visit(test)(), None, "{context}");
     for left in super::writes(&env.app.name).iter().flat_map(|directory| host.names(directory).unwrap_or_default()) {
         let is_left = left.starts_with(".appliance-") || left.ends_with(".part") || left.ends_with(".new");

@@ -9,9 +9,7 @@ fn layout(setup: &str) -> Layout {
     let text = format!(
         "appliance: {{domain: a.example.test, storage: {{setup: {{{setup}}}}}}}\napp: {{name: shop, git: {{source: /srv/x}}}}\n"
     );
-    let parsed = Env::parse(text.as_bytes());
-    let env = parsed.env.unwrap_or_else(|| panic!("{:?}", parsed.report));
-    env.appliance.storage.setup.expect("a layout")
+    Env::of_text(&text).appliance.storage.setup.expect("a layout")
 }
 
 fn device(path: &str) -> Device {
