@@ -4,9 +4,9 @@ use super::choice::prefix;
 use super::env::find;
 use super::host::{journal, plan_stack, prepare_all};
 use super::{env_yml, print, update};
-use crate::env::{Env, Envs};
+use crate::env::Env;
 use crate::host::{Entry, Host, Mode};
-use crate::source::{self, Found};
+use crate::source::Found;
 use crate::state::{Ledger, Status, history};
 use crate::update::NotFetched;
 use crate::value::{Phase, Tenant};
@@ -29,16 +29,9 @@ pub async fn apply(json: bool) -> Result<u8> {
     }
     // Another app's data are there: told before anything is done.
     Ledger::refuse_others(&host, &found.envs.host().tenant)?;
-    let before = source::active(&host).ok().map(|found| found.envs);
     let mut work = Work { found: &found, host: &host, json, done: Vec::new(), has_begun: false };
     match update::is_up(&host).await? {
-        true => {
-            work.prepare().await?;
-            // The supervisor knows of the apps that it started with.
-            if before.is_some_and(|before| apps(&before) != apps(&found.envs)) {
-                work.start().await?;
-            }
-        }
+        true => work.prepare().await?,
         // A start prepares the host, too, and takes this env.
         false => work.start().await?,
     }
@@ -66,6 +59,10 @@ pub async fn apply(json: bool) -> Result<u8> {
         }
     }
     ended?;
+    // The supervisor knows of the apps that it was started with. Those that go on have what they are to be by now.
+    if status(&host, None)?.supervises != found.envs.to_run() {
+        work.start().await?;
+    }
     let status = status(&host, None)?;
     if json {
         print(&format!("{}\n", serde_json::json!({ "done": work.done, "phase": status.phase })))?;
@@ -78,11 +75,6 @@ pub async fn apply(json: bool) -> Result<u8> {
     let codes = of_apps.map(|status| anyhow::Ok(status?.map_or(0, |status| status.exit_code())));
     let codes = codes.collect::<Result<Vec<u8>>>()?;
     Ok(codes.into_iter().chain([status.exit_code()]).max().unwrap_or(0))
-}
-
-/// What the supervisor knows its apps by.
-fn apps(envs: &Envs) -> Vec<(&Tenant, bool)> {
-    envs.iter().map(|env| (&env.tenant, env.app.is_enabled)).collect()
 }
 
 fn status(host: &Host, of: Option<&Tenant>) -> Result<Status> {

@@ -11,7 +11,7 @@ use clap::Args;
 #[derive(Debug, Clone, Default, Args)]
 pub struct AppArgument {
     /// The app, where the host has several
-    #[arg(long = "app", value_name = "NAME", env = "APPLIANCE_APP", hide_env_values = true)]
+    #[arg(long = "app", value_name = "NAME", env = "APPLIANCE_APP", hide_env_values = true, global = true)]
     app: Option<AppName>,
 }
 

@@ -148,6 +148,8 @@ pub async fn recover(arguments: RecoverArguments) -> Result<u8> {
     }
     if arguments.start {
         host.start_unit(super::update::SERVICE).await?;
+    } else if had_failed && is_up(&host).await? {
+        print("it is started again; see: appliance status\n")?;
     } else {
         print("start it with: systemctl start appliance\n")?;
     }

@@ -1,5 +1,6 @@
 //! The command line: what can be said, and who answers it. One file per group of commands.
 
+mod app;
 mod apply;
 mod cert;
 mod choice;
@@ -88,6 +89,9 @@ enum Command {
     /// Go to a newer major version of PostgreSQL, and back
     #[command(subcommand)]
     Postgres(postgres::PostgresCommand),
+    /// List, add, stop, start and remove apps, where the host has several
+    #[command(subcommand)]
+    App(app::AppCommand),
     /// Leave the failed state, after saying what failed
     #[command(after_help = "Example:\n  appliance recover --start")]
     Recover(host::RecoverArguments),
@@ -184,6 +188,7 @@ pub async fn execute(arguments: Arguments) -> u8 {
         Command::Rollback(arguments) => update::rollback(arguments).await,
         Command::Releases(of) => update::releases(&of.app, of.json.json),
         Command::Database(command) => database::database(command).await,
+        Command::App(command) => app::app(command).await,
         Command::Postgres(command) => postgres::postgres(command).await,
         Command::Recover(recover) => host::recover(recover).await,
         Command::Env(command) => env::env(command).await,

@@ -8,8 +8,39 @@ use clap_mangen::Man;
 pub fn completions(shell: clap_complete::Shell) -> Result<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "appliance", &mut script);
-    print(&String::from_utf8(script).context("the completion script is not text")?)?;
+    let script = String::from_utf8(script).context("the completion script is not text")?;
+    print(&with_names(shell, &script))?;
     Ok(0)
+}
+
+/// The script, asking the host for its apps where `--app` wants one: what is generated knows of files alone.
+fn with_names(shell: clap_complete::Shell, script: &str) -> String {
+    use clap_complete::Shell;
+    const NAMES: &str = "$(appliance app list --names 2>/dev/null)";
+    match shell {
+        Shell::Bash => {
+            let files = "--app)\n                    COMPREPLY=($(compgen -f \"${cur}\"))";
+            let names = format!("--app)\n                    COMPREPLY=($(compgen -W \"{NAMES}\" -- \"${{cur}}\"))");
+            script.replace(files, &names)
+        }
+        Shell::Zsh => {
+            let is_app = |line: &&str| line.contains("'--app=[");
+            let named = |line: &str| match is_app(&line) {
+                // In quotes of the other kind, so that the shell asks when it completes.
+                true => line.replace(":NAME:_default'", ":NAME:{compadd $(appliance app list --names 2>/dev/null)}'"),
+                false => line.to_owned(),
+            };
+            script.split_inclusive('\n').map(named).collect()
+        }
+        Shell::Fish => {
+            let named = |line: &str| match line.contains(" -l app -d ") && line.trim_end().ends_with(" -r") {
+                true => format!("{} -f -a '(appliance app list --names 2>/dev/null)'\n", line.trim_end()),
+                false => line.to_owned(),
+            };
+            script.split_inclusive('\n').map(named).collect()
+        }
+        _ => script.to_owned(),
+    }
 }
 
 /// One page with all commands, each in a section of its own: `appliance env check` has no page but this.
@@ -50,4 +81,22 @@ fn sections(command: &clap::Command, above: &str, page: &mut Vec<u8>) -> std::io
         page.extend_from_slice(String::from_utf8_lossy(&inner).replace(".SH ", ".SS ").as_bytes());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap_complete::Shell;
+
+    #[test]
+    fn every_script_asks_for_the_apps_names_wherever_one_is_wanted() {
+        for (shell, wanted) in [(Shell::Bash, "--app)"), (Shell::Zsh, "'--app=["), (Shell::Fish, " -l app -d ")] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "appliance", &mut script);
+            let script = with_names(shell, &String::from_utf8(script).expect("it is text"));
+            let (options, asked) =
+                (script.matches(wanted).count(), script.matches("appliance app list --names").count());
+            assert!(options > 10 && options == asked, "{shell}: {options} options, {asked} of them ask");
+        }
+    }
 }

@@ -119,7 +119,7 @@ fn percent(part: u64, whole: u64) -> f64 {
 }
 
 /// `12.3 MiB`.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut size = bytes as f64;
     let mut unit = 0;

@@ -98,6 +98,12 @@ impl Envs {
         self.0.iter().find(|env| env.app.name == *app)
     }
 
+    /// The names of those that are to run.
+    pub fn to_run(&self) -> Vec<String> {
+        let enabled = self.0.iter().filter(|env| env.app.is_enabled);
+        enabled.map(|env| env.app.name.as_str().to_owned()).collect()
+    }
+
     /// Whether there is one app, which has the host to itself.
     pub fn is_alone(&self) -> bool {
         self.host().tenant.is_alone()

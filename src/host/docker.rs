@@ -326,6 +326,8 @@ pub trait Docker: Send + Sync {
     fn volumes<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<VolumeState>>>;
     /// The volume of this name, whoever made it.
     fn volume<'a>(&'a self, name: &'a str) -> Pending<'a, Result<Option<VolumeState>>>;
+    /// Removes a volume, with what is in it; a missing one is fine.
+    fn remove_volume<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>>;
     fn create_volume<'a>(&'a self, volume: VolumeCreateRequest) -> Pending<'a, Result<()>>;
     /// The version of the engine's API.
     fn api_version<'a>(&'a self) -> Pending<'a, Result<(u32, u32)>>;

@@ -1,7 +1,7 @@
 //! Step database: role, database, extension, password and who may reach it. Nothing is ever dropped or emptied here.
 
 use super::filter::{self, admitted};
-use super::postgres::{Cluster, cluster, find, tell};
+use super::postgres::{Cluster, cluster, find, tell, tuning};
 use crate::env::Env;
 use crate::host::{File, Host, Login, Owed, quote_identifier, quote_literal, replace_block, scram_verifier};
 use crate::value::{AppName, DatabaseName, Owner, Secret};
@@ -72,6 +72,7 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     host.ensure_file(&format!("{directory}/service_urls.env"), &File::secret(services).mode(0o640).owner(&app))?;
     if host.applies() || host.can_log_in(&cluster.superuser("postgres")).await? {
         ensure_role(&cluster, &role, &password, host).await?;
+        limit_connections(&cluster, &role, env.apps.len(), host).await?;
         ensure_database(&cluster, &role, database, host).await?;
     } else {
         // A plan for a host that was never prepared: nobody is let in yet, so nothing can be there.
@@ -139,6 +140,24 @@ async fn ensure_role(cluster: &Cluster, role: &str, password: &Secret, host: &Ho
         host.execute(&superuser, role, "set the password of role", sql).await?;
     }
     Ok(())
+}
+
+/// Each of several apps has its share of the connections.
+async fn limit_connections(cluster: &Cluster, role: &str, apps: usize, host: &Host) -> Result<()> {
+    if apps == 1 {
+        // What an operator has set is theirs.
+        return Ok(());
+    }
+    let superuser = cluster.superuser("postgres");
+    let sql = "SELECT rolconnlimit::text, current_setting('max_connections') FROM pg_roles WHERE rolname = $1";
+    let known: Vec<String> = host.query(&superuser, sql, &[role]).await?.into_iter().flatten().flatten().collect();
+    let [limit, max] = &known[..] else { return Ok(()) };
+    let wanted = tuning::connection_limit(max.parse().context("a setting is a number")?, apps);
+    let Some(wanted) = wanted.map(|wanted| wanted.to_string()).filter(|wanted| wanted != limit) else {
+        return Ok(());
+    };
+    let sql = format!("ALTER ROLE {} CONNECTION LIMIT {wanted}", quote_identifier(role));
+    host.execute(&superuser, role, &format!("set the connection limit {wanted} of role"), sql).await
 }
 
 async fn ensure_database(cluster: &Cluster, role: &str, database: &DatabaseName, host: &Host) -> Result<()> {

@@ -6,6 +6,7 @@ mod allow;
 pub mod apply;
 pub mod beside;
 pub mod compose;
+pub mod conflicts;
 mod create;
 mod env_file;
 mod grants;

@@ -33,6 +33,11 @@ pub fn give_up(ids: &BTreeSet<String>, host: &Host, app: &AppName) -> Result<()>
     write_file(GIVEN_UP, ids, app, host).context("could not remember what has used up its restarts")
 }
 
+/// Forgets both of an app that is no more.
+pub fn forget(host: &Host, app: &AppName) -> Result<()> {
+    [BY_HAND, GIVEN_UP].iter().try_for_each(|name| host.discard(&path(name, app)))
+}
+
 fn path(name: &str, app: &AppName) -> String {
     format!("{RUN}/{name}-{app}")
 }

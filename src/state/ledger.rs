@@ -162,6 +162,13 @@ impl Ledger {
         Ok(())
     }
 
+    /// Takes the tags away that [`Ledger::write`] and updates have put beside the ledger.
+    pub fn discard_tags(host: &Host, app: &AppName) -> Result<()> {
+        let mut names = ["running", "build", "migration", "failed"].map(|what| format!("last_{what}_{app}")).to_vec();
+        names.extend([format!("last_running_{app}_image"), format!("{app}_version"), format!("{app}_last_update")]);
+        names.iter().try_for_each(|name| host.discard(&format!("/app/etc/tags/{name}")))
+    }
+
     /// The commits of every release that may still be needed.
     pub fn commits(&self) -> impl Iterator<Item = &Commit> {
         let releases = self.current.iter().chain(&self.previous).map(|release| &release.commit);

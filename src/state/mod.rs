@@ -1,6 +1,7 @@
 //! What the appliance remembers: the failed flag, the lock, the envs that were active, the ledger, its status. Each is one small file.
 
 pub mod flags;
+pub mod halted;
 pub mod history;
 pub mod ledger;
 pub mod lock;

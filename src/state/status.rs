@@ -60,6 +60,9 @@ pub struct Status {
     /// When the phase began.
     pub since: jiff::Timestamp,
     pub app: Option<String>,
+    /// In the host's status: the apps that are to run, as the supervisor knows them.
+    #[serde(default)]
+    pub supervises: Vec<String>,
     pub url: Option<String>,
     /// Where the env came from.
     pub source: Option<String>,
@@ -81,6 +84,7 @@ impl Status {
             phase,
             since: host.now(),
             app: None,
+            supervises: Vec::new(),
             url: None,
             source: None,
             steps: Step::ALL.map(|step| StepStatus { step, state: StepState::Waiting }).to_vec(),
@@ -107,6 +111,11 @@ impl Status {
             Some(bytes) => serde_json::from_slice(&bytes).map(Some).context("the status file is broken"),
             None => Ok(None),
         }
+    }
+
+    /// Forgets the status of an app that is no more.
+    pub fn discard(host: &Host, of: &Tenant) -> Result<()> {
+        host.discard(&path(Some(of)))
     }
 
     /// Whether its writer is gone, so that it may no longer be true. A final phase stays true without a writer.

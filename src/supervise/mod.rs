@@ -122,6 +122,7 @@ async fn live_with(host: &Host, found: &Found, env: &Env, board: &Board, up: imp
         // It ends with the other.
         () = keeper::keep(host, &env.app.name) => Ok(()),
         () = client_ca::watch(host, &env.app.name) => Ok(()),
+        () = several::until_halted(host, env) => Ok(()),
     }
 }
 

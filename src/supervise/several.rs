@@ -10,7 +10,7 @@ use crate::host::{Changed, Dir, Host, notify};
 use crate::prepare::nginx;
 use crate::source::Found;
 use crate::state::flags::{self, Flag};
-use crate::state::{HostLock, RUN};
+use crate::state::{HostLock, RUN, app_directory, halted};
 use crate::value::{AppName, Event};
 use anyhow::Result;
 use futures_util::StreamExt;
@@ -28,6 +28,8 @@ const BETWEEN_BEATS: Duration = Duration::from_secs(3600);
 /// How each app stands, for the host's own status.
 struct Standings<'a> {
     board: &'a Board,
+    /// What the status warns of beside them.
+    warnings: Vec<String>,
     /// Whether each that has been brought up, or cannot be, serves.
     known: Mutex<BTreeMap<AppName, bool>>,
     /// All that are to be known before systemd is told that the start is done.
@@ -40,10 +42,12 @@ impl Standings<'_> {
         // The guarded code only inserts.
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(app.clone(), serves);
-        let down: BTreeSet<String> =
-            known.iter().filter(|(_, serves)| !**serves).map(|(app, _)| app.as_str().to_owned()).collect();
+        let down = known.iter().filter(|(_, serves)| !**serves).map(|(app, _)| app);
+        let down = down.map(|app| format!("the app {app} does not serve; see: appliance status --app {app}"));
+        let warnings = self.warnings.iter().cloned().chain(down).collect();
+        self.board.describe(|status| status.warnings = warnings);
         if known.len() == self.all.len() {
-            self.board.event(if down.is_empty() { Event::Up } else { Event::Degraded(down.into_iter().collect()) });
+            self.board.event(Event::Up);
             notify::ready();
         }
     }
@@ -57,7 +61,9 @@ pub(super) async fn live(host: &Host, found: &Found, board: &Board) -> Result<()
     host.ensure_dir(RUN, &Dir::plain())?;
     host.ensure_dir(flags::DIRECTORY, &Dir::plain())?;
     let all = found.envs.iter().map(|env| env.app.name.clone()).collect();
-    let standings = Standings { board, known: Mutex::default(), all };
+    let mut warnings = Vec::new();
+    board.describe(|status| warnings.clone_from(&status.warnings));
+    let standings = Standings { board, warnings, known: Mutex::default(), all };
     let mut apps: FuturesUnordered<_> = found.envs.iter().map(|env| keep_up(host, found, env, &standings)).collect();
     let strangers = async {
         // Their data stay; `appliance status` says that something is left of them.
@@ -82,29 +88,27 @@ pub(super) async fn live(host: &Host, found: &Found, board: &Board) -> Result<()
     }
 }
 
-/// Keeps one app up, for ever: one that failed waits until somebody takes its flag away.
+/// Keeps one app up, for ever: one that failed waits until somebody takes its flag away, one that was stopped until it is started.
 ///
 /// # Errors
 /// [`Again`]; or its flag cannot be watched.
 async fn keep_up(host: &Host, found: &Found, env: &Env, standings: &Standings<'_>) -> Result<()> {
     let app = &env.app.name;
-    let board = Board::of(host, &env.tenant);
-    board.describe(|status| {
-        start::describe(env, status);
-        status.source = Some(found.origin.clone());
-    });
     // Watched before it is looked at, so that no change falls in between.
     let mut flag = host.watch(flags::DIRECTORY, &[app.as_str()])?;
     loop {
-        let ended = match Flag::from(&env.tenant).failed(host)? {
-            Some(reason) => Err(had_failed(app, &reason).into()),
-            None if !env.app.is_enabled => Err(Halt::standby(
-                "the app is not enabled",
-                "set 'enabled: true' in env.yml, then run: appliance apply",
-            )
-            .into()),
-            None => live_with(host, found, env, &board, || standings.settle(app, true)).await,
+        // A new one for each try: what failed stays so on a board.
+        let board = Board::of(host, &env.tenant);
+        board.describe(|status| {
+            start::describe(env, status);
+            status.source = Some(found.origin.clone());
+        });
+        let ended = match (Flag::from(&env.tenant).failed(host)?, why_not(env, host)) {
+            (Some(reason), _) => Err(had_failed(app, &reason).into()),
+            (None, Some(halt)) => Err(halt.into()),
+            (None, None) => live_with(host, found, env, &board, || standings.settle(app, true)).await,
         };
+        // It was stopped meanwhile; why is found at the next look.
         let Err(error) = ended else { continue };
         if error.is::<Again>() {
             return Err(error);
@@ -112,16 +116,48 @@ async fn keep_up(host: &Host, found: &Found, env: &Env, standings: &Standings<'_
         match halt_of(error, &board) {
             Ok(halt) => {
                 end(&halt, host, Some(env), &board).await;
-                if !env.app.is_enabled
-                    && let Err(error) = take_down(env, host).await
-                {
+                let stays_down = why_not(env, host).is_some();
+                if stays_down && let Err(error) = take_down(env, host).await {
                     tracing::warn!("{app}: {error:#}");
                 }
             }
             Err(broken) => tracing::error!("{app}: {broken}"),
         }
-        standings.settle(app, !env.app.is_enabled);
-        wait_for_another_try(env, host, &mut flag).await?;
+        let is_halted = why_not(env, host).is_some();
+        standings.settle(app, is_halted);
+        tokio::select! {
+            changed = another_try(env, host, &mut flag) => changed?,
+            () = until_told(host, app, is_halted) => {}
+        }
+    }
+}
+
+/// Why an app is not to run, if it is not.
+fn why_not(env: &Env, host: &Host) -> Option<Halt> {
+    if !env.app.is_enabled {
+        return Some(Halt::standby(
+            "the app is not enabled",
+            "set 'enabled: true' in env.yml, then run: appliance apply",
+        ));
+    }
+    let name = &env.app.name;
+    let text = || format!("start it with: appliance app start {name}");
+    halted::is_halted(host, name).then(|| Halt::standby("the app was stopped", text()))
+}
+
+/// Until somebody stops one of several apps for longer. An app that has the host to itself is stopped with the appliance.
+pub(super) async fn until_halted(host: &Host, env: &Env) {
+    let app = &env.app.name;
+    let watched = async {
+        let mut changes = host.watch(&app_directory(app), &[halted::NAME])?;
+        while env.tenant.is_alone() || !halted::is_halted(host, app) {
+            changes.changed().await?;
+        }
+        anyhow::Ok(())
+    };
+    if let Err(error) = watched.await {
+        tracing::error!("{app}: it can only be stopped with the appliance: {error:#}");
+        std::future::pending::<()>().await;
     }
 }
 
@@ -139,8 +175,17 @@ async fn take_down(env: &Env, host: &Host) -> Result<()> {
     nginx::prepare(env, host, Changed::No).await
 }
 
-/// Until the flag of one that failed is gone; an app without one waits for the next start of the supervisor.
-async fn wait_for_another_try(env: &Env, host: &Host, flag: &mut Watch) -> Result<()> {
+/// Until somebody stops or starts an app that does not run. On a host whose volumes are away nobody can.
+async fn until_told(host: &Host, app: &AppName, is_halted: bool) {
+    let Ok(mut changes) = host.watch(&app_directory(app), &[halted::NAME]) else { return std::future::pending().await };
+    // What was told before the watch began.
+    if halted::is_halted(host, app) == is_halted && changes.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Until the flag of one that failed is gone; one without waits for somebody to start it.
+async fn another_try(env: &Env, host: &Host, flag: &mut Watch) -> Result<()> {
     let had_failed = Flag::from(&env.tenant).failed(host)?.is_some();
     loop {
         flag.changed().await?;

@@ -13,6 +13,7 @@ use crate::prepare::{self, VolumeMissing, Wanted, prepare};
 use crate::report::{page, sentry};
 use crate::source::Found;
 use crate::stack::actions::Occasion;
+use crate::stack::conflicts::Conflicts;
 use crate::stack::manner::Beside;
 use crate::stack::probe::{Gate, Rigour};
 use crate::stack::{self, Stack, stopped, surroundings};
@@ -20,7 +21,7 @@ use crate::state::flags::Flag;
 use crate::state::{HostLock, InFlight, Ledger, Release, StackLock, Status, Touched, moved};
 use crate::update;
 use crate::value::{Event, Stage, Step};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -102,6 +103,7 @@ async fn try_to_choose(host: &Host, env_yml: Option<&str>, board: &Board) -> Res
         if env.tenant.is_alone() {
             describe(env, status);
         }
+        status.supervises = found.envs.to_run();
         status.source = Some(found.origin.clone());
         status.warnings = trouble.into_iter().collect();
         status.warnings.extend(found.report.warnings().map(|warning| warning.render(&found.origin)));
@@ -141,7 +143,7 @@ async fn try_start(host: &Host, found: &Found, env: &Env, board: &Board, is_last
         let up = match before_docker(wanted, host, board).await {
             Ok(()) => {
                 wait_for_docker(host, board).await?;
-                BringUp { wanted, host, board, lock: &lock, is_last, is_prepared: true }.run().await
+                BringUp { found, wanted, host, board, lock: &lock, is_last, is_prepared: true }.run().await
             }
             Err(error) => Err(error),
         };
@@ -211,6 +213,7 @@ fn tell_of_put_back(host: &Host) -> Result<()> {
 
 /// One try to bring a release up.
 struct BringUp<'a> {
+    found: &'a Found,
     wanted: Wanted<'a>,
     host: &'a Host,
     board: &'a Board,
@@ -330,6 +333,8 @@ impl BringUp<'_> {
         let restored = update::restore_checkout(env, &release, host).await;
         self.go_on(occasion, restored, TITLE)?;
         let stack = stack::load(env, host).map_err(|error| stumble(error, TITLE))?;
+        let is_free = self.refuse_conflicts(&stack);
+        self.go_on(occasion, is_free, TITLE)?;
         let progress = |what: &str| board.event(Event::StartBegins(what.to_owned()));
         let there = update::ensure_images(&stack, &mut release, ledger, host, &progress).await;
         self.go_on(occasion, there, TITLE)?;
@@ -341,10 +346,28 @@ impl BringUp<'_> {
         Ok((stack, release))
     }
 
+    /// # Errors
+    /// The stack cannot run beside that of an app that stands before it in the env.
+    fn refuse_conflicts(&self, stack: &Stack) -> Result<()> {
+        let (env, host) = (self.wanted.env, self.host);
+        for other in self.found.envs.iter().take_while(|other| other.app.name != env.app.name) {
+            // One that cannot be read is not started either.
+            let Ok(theirs) = stack::load_to_stop(other, host) else { continue };
+            let Conflicts { errors, warnings } = Conflicts::between(stack, &theirs);
+            warnings.iter().for_each(|warning| tracing::warn!("{}: {warning}", env.app.name));
+            if !errors.is_empty() {
+                bail!("{}", errors.join("; "));
+            }
+        }
+        Ok(())
+    }
+
     async fn first(&self, ledger: &mut Ledger) -> Result<(Stack, Release)> {
         let (env, host, lock) = (self.wanted.env, self.host, self.lock);
         let progress = |what: &str| self.progress(what);
         let mut built = update::first(env, ledger, host, lock, &progress).await?;
+        self.refuse_conflicts(&built.stack)
+            .map_err(|error| with_halt(error, "The app is in the way of another one"))?;
         surroundings::ensure(&built.stack, host).await?;
         prepare::admit_networks(env, host).await?;
         // It has one try, too.

@@ -34,10 +34,20 @@ pub fn domain(app: &str) -> String {
 pub fn install(machine: &Machine) {
     machine.put_directory(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mirror"), "/srv/several");
     machine.put("/srv/several/compose.yml", COMPOSE, 0o644);
+    machine.put("/srv/several/Dockerfile", "FROM notes/base:1\nCOPY mirror.py migrate.py /srv/\n", 0o644);
+    machine.put("/srv/several/migrate.py", "import sys\nsys.exit(0)\n", 0o644);
     machine.ok(
         "set -e; cd /srv/several; git init -q -b live .; git config user.name M; git config user.email m@example.test
          git add -A; git commit -q -m v1; chown -R app:app /srv/several",
     );
+}
+
+/// Makes one more commit on a branch of its own, from what a script changes in the repository.
+pub fn push(machine: &Machine, branch: &str, script: &str) {
+    machine.ok(&format!(
+        "set -e; cd /srv/several; chown -R root:root .; git checkout -q -B {branch}; {script}\ngit add -A; git commit -q -m '{branch}'; \
+         git checkout -q live; chown -R app:app /srv/several"
+    ));
 }
 
 /// An env.yml with these entries beside the first app, and more lines under `appliance:` (two spaces in).
@@ -61,6 +71,37 @@ pub fn start(machine: &Machine) {
     machine.put("/app/env.yml", env_yml("", &entries), 0o600);
     machine.ok("systemctl start appliance");
     APPS.iter().for_each(|app| wait_for_app(machine, app, "running"));
+}
+
+/// Many visitors of one app, until they are asked what they got.
+pub struct Visitors {
+    app: String,
+    wrk: std::process::Child,
+}
+
+impl Visitors {
+    pub fn of(machine: &Machine, app: &str, seconds: u32) -> Visitors {
+        let wrk = std::process::Command::new("wrk")
+            .args(["--threads", "1", "--connections", "8", "--timeout", "20s", "--duration", &format!("{seconds}s")])
+            .args(["--header", &format!("Host: {}", domain(app)), &format!("https://{}/", machine.address())])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("wrk can be run (make installs it)");
+        Visitors { app: app.to_owned(), wrk }
+    }
+
+    /// Waits for their end; every one of them has got what they came for. A connection that nginx closes under a reload is begun anew.
+    pub fn all_served(self) {
+        let out = self.wrk.wait_with_output().expect("wrk ends");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let errors = text.lines().find_map(|line| line.trim().strip_prefix("Socket errors: ")).unwrap_or("");
+        let is_served = !text.contains("Non-2xx")
+            && (errors.is_empty() || errors.starts_with("connect 0,") && errors.ends_with("timeout 0"));
+        let requests =
+            text.lines().find(|line| line.contains("requests in")).unwrap_or("no requests").trim().to_owned();
+        println!("{}: {requests}; {errors}", self.app);
+        assert!(out.status.success() && is_served && !requests.starts_with("0 requests"), "{}: {text}", self.app);
+    }
 }
 
 /// What an app's name answers: status code and body.
@@ -90,4 +131,10 @@ pub fn wait_for_app(machine: &Machine, app: &str, wanted: &str) {
 /// When each container was started, and what it is called.
 pub fn containers(machine: &Machine) -> String {
     machine.ok("docker inspect -f '{{.Name}} {{.State.StartedAt}} {{.Id}}' $(docker ps -q) | sort")
+}
+
+/// The same of some apps.
+pub fn containers_of(machine: &Machine, apps: &[&str]) -> Vec<String> {
+    let is_of = |line: &&str| apps.iter().any(|app| line.starts_with(&format!("/{app}_")));
+    containers(machine).lines().filter(is_of).map(str::to_owned).collect()
 }

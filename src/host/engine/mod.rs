@@ -259,6 +259,16 @@ impl Docker for Engine {
         })
     }
 
+    fn remove_volume<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>> {
+        Box::pin(async move {
+            let options = None::<bollard::query_parameters::RemoveVolumeOptions>;
+            match self.call("remove the volume", QUICK, |api| api.remove_volume(name, options)).await {
+                Err(error) if is_missing(&error) => Ok(()),
+                other => other.with_context(|| format!("could not remove the volume {name}")),
+            }
+        })
+    }
+
     fn volumes<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<VolumeState>>> {
         Box::pin(self.list_volumes(project))
     }

@@ -406,6 +406,14 @@ impl Docker for FakeDocker {
             Ok(())
         })
     }
+    fn remove_volume<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>> {
+        Box::pin(async move {
+            self.before("remove volume", name).await?;
+            self.did("remove volume", name);
+            locked(&self.volumes).retain(|volume| volume.name != name);
+            Ok(())
+        })
+    }
     fn volumes<'a>(&'a self, _: &'a str) -> Pending<'a, Result<Vec<VolumeState>>> {
         Box::pin(async move {
             self.before("list", "volumes").await?;

@@ -9,7 +9,7 @@ pub mod change;
 mod cluster;
 pub mod record;
 mod tools;
-mod tuning;
+pub mod tuning;
 pub mod upgrade;
 
 pub use cluster::{Cluster, Id, MAIN, clusters, installed};
@@ -107,7 +107,7 @@ pub async fn bring_up(env: &Env, host: &Host) -> Result<()> {
 
     let unit = cluster.unit();
     let path = cluster.config("conf.d/appliance.conf");
-    let tuned = tuning::tuning(mem_mb, tuning::cores(&cpuinfo), bridge);
+    let tuned = tuning::tuning(mem_mb, tuning::cores(&cpuinfo), env.apps.len(), bridge);
     let before = host.read_text(&path, MAX_CONFIG)?.unwrap_or_default();
     let owes = if tuning::needs_restart(&before, &tuned) { Owed::Restart } else { Owed::Reload };
     let included = ensure_included(&cluster, host).await?;

@@ -2,10 +2,29 @@
 
 use std::net::Ipv4Addr;
 
+/// How many connections more there are than for one app. In wide steps: a change needs a restart, and one more app must not disturb the
+/// others.
+fn for_more_apps(apps: usize) -> u64 {
+    match apps {
+        0 | 1 => 0,
+        2..=10 => 200,
+        11..=25 => 400,
+        _ => 800,
+    }
+}
+
+/// How many connections each of several apps may have, so that none takes another one's: some stay for the appliance and operators.
+/// `None`: an app that has the cluster to itself may have all.
+pub fn connection_limit(max_connections: u64, apps: usize) -> Option<u64> {
+    const OF_OTHERS: u64 = 13;
+    let apps = u64::try_from(apps).ok().filter(|apps| *apps > 1)?;
+    Some((max_connections.saturating_sub(OF_OTHERS) / apps).max(5))
+}
+
 /// The drop-in, by the formula of docs/postgresql.md; integer division throughout.
-pub fn tuning(mem_mb: u64, cores: u64, bridge: Ipv4Addr) -> String {
+pub fn tuning(mem_mb: u64, cores: u64, apps: usize, bridge: Ipv4Addr) -> String {
     let pg_mb = mem_mb.saturating_sub(2560 + 256 * cores).max(512);
-    let max_connections = 36 + 8 * cores;
+    let max_connections = 36 + 8 * cores + for_more_apps(apps);
     let shared_mb = pg_mb / 4;
     let work_kb = ((pg_mb - shared_mb) * 1024 / 96 / cores).clamp(4096, 65536);
     let cache_mb = (3 * pg_mb / 4).max(2048);
@@ -55,7 +74,7 @@ mod tests {
         let mut table = format!("{:>8} {:>5}  connections shared work_mem effective_cache\n", "MiB", "cores");
         for mem in [512, 1024, 2048, 4096, 8192, 16_384, 65_536, 131_072, 1_048_576] {
             for cores in [1, 2, 4, 16, 128] {
-                let text = tuning(mem, cores, BRIDGE);
+                let text = tuning(mem, cores, 1, BRIDGE);
                 let value = |name: &str| {
                     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} = ")));
                     line.expect("the setting is there").to_owned()
@@ -70,7 +89,7 @@ mod tests {
     #[test]
     fn the_formula_by_hand() {
         // 8192 − 2560 − 256·4 = 4608; /4 = 1152; (4608 − 1152)·1024/96/4 = 9216; 3·4608/4 = 3456.
-        let text = tuning(8192, 4, BRIDGE);
+        let text = tuning(8192, 4, 1, BRIDGE);
         for line in
             ["max_connections = 68", "shared_buffers = 1152MB", "work_mem = 9216kB", "effective_cache_size = 3456MB"]
         {
@@ -79,13 +98,30 @@ mod tests {
     }
 
     #[test]
+    fn apps_share_the_connections_and_one_more_seldom_needs_a_restart() {
+        let max = |apps| {
+            let text = tuning(4096, 2, apps, BRIDGE);
+            let line = text.lines().find_map(|line| line.strip_prefix("max_connections = "));
+            line.and_then(|number| number.parse::<u64>().ok()).expect("the setting is there")
+        };
+        let limits: Vec<_> = [1, 2, 10, 11, 50].iter().map(|apps| connection_limit(max(*apps), *apps)).collect();
+        assert_eq!(limits, [None, Some(119), Some(23), Some(39), Some(16)]);
+        for apps in 2..=50 {
+            let limit = connection_limit(max(apps), apps).expect("there are several");
+            assert!(limit * apps as u64 + 13 <= max(apps), "{apps}: all together leave room");
+        }
+        let restarts = (2..50).filter(|apps| max(*apps) != max(apps + 1)).count();
+        assert_eq!(restarts, 2);
+    }
+
+    #[test]
     fn only_what_must_be_is_restarted_for() {
-        let now = tuning(8192, 4, BRIDGE);
+        let now = tuning(8192, 4, 1, BRIDGE);
         assert!(!needs_restart(&now, &now));
         assert!(!needs_restart(&now, &now.replace("work_mem = 9216kB", "work_mem = 4096kB")));
         assert!(!needs_restart(&now, &format!("# another remark\n{now}")));
         assert!(needs_restart(&now, &now.replace("1152MB", "1153MB")));
-        assert!(needs_restart(&now, &tuning(8192, 4, Ipv4Addr::new(10, 0, 0, 1))));
+        assert!(needs_restart(&now, &tuning(8192, 4, 1, Ipv4Addr::new(10, 0, 0, 1))));
         assert!(needs_restart("", &now));
     }
 

@@ -125,6 +125,6 @@ mod tests {
     fn the_apps_name_is_in_its_directories() {
         let paths: Vec<String> = directories("shop").into_iter().map(|wanted| wanted.path).collect();
         assert!(paths.contains(&"/data/shop-storage-vault".to_owned()));
-        assert!(links("shop").contains(&("/app/shop-cache".into(), "/volatile/shop-cache".into())));
+        assert!(links("shop", true).contains(&("/app/shop-cache".into(), "/volatile/shop-cache".into())));
     }
 }
