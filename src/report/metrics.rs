@@ -27,7 +27,16 @@ pub fn write(tenant: &Tenant, ledger: &Ledger, host: &Host) -> Result<()> {
     }
     host.put(&of_host, render(app, last_call, None, None).as_bytes(), 0o644)?;
     let own = render(app, None, last_update, commit);
-    host.put(&format!("{DIRECTORY}/appliance-{app}.prom"), own.as_bytes(), 0o644)
+    host.put(&of_app(app), own.as_bytes(), 0o644)
+}
+
+fn of_app(app: &AppName) -> String {
+    format!("{DIRECTORY}/appliance-{app}.prom")
+}
+
+/// Takes the file of one of several apps away.
+pub fn discard(app: &AppName, host: &Host) -> Result<()> {
+    if host.exists(&of_app(app)) { host.discard(&of_app(app)) } else { Ok(()) }
 }
 
 fn render(app: &AppName, last_call: Option<i64>, last_update: Option<i64>, commit: Option<&str>) -> String {

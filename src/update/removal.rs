@@ -5,7 +5,7 @@ use super::dump;
 use crate::env::Env;
 use crate::host::{Dir, Host, Login, What, quote_identifier, quote_literal};
 use crate::prepare::{self, postgres};
-use crate::report::page;
+use crate::report::{metrics, page};
 use crate::stack::{stop, stopped};
 use crate::state::flags::Flag;
 use crate::state::{Ledger, StackLock, Status, UpdateLock, app_directory, pulled};
@@ -47,6 +47,7 @@ pub async fn remove(app: &AppName, last: Option<&Env>, extent: Extent, host: &Ho
     Flag::App(app.clone()).clear(host)?;
     Status::discard(host, &tenant)?;
     stopped::forget(host, app)?;
+    metrics::discard(app, host)?;
     if extent == Extent::All {
         remove_data(app, last, host).await?;
     }

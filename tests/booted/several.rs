@@ -363,3 +363,111 @@ fn a_host_with_one_app_becomes_one_with_several_and_no_container_restarts() {
     }
     assert_eq!(machine.ok("psql -U postgres one -Atqc 'SELECT n FROM kept'"), "7\n");
 }
+
+/// What a host has of its apps: names of files, of what Docker, PostgreSQL and nginx know, and what is in the files that all share.
+fn traces(machine: &Machine) -> String {
+    machine.ok(
+        "find /app /data /volatile /var/www /etc/nginx /etc/systemd/system /var/lib/prometheus /run/appliance -xdev \\( -path /data/postgresql -o -path /volatile/docker \
+           -o -path '*/env-history' -o -path /data/removed-apps -o -path '/data/appliance/apps/one/*' -o -path '/data/appliance/apps/two/*' -o -path '*.git/*' \
+           -o -path '/data/*git/one/*' -o -path '/data/*git/two/*' -o -path '/app/env.yml.*' -o -name '*.lock' \\) -prune -o -print | sort
+         docker ps -a --format '{{.Names}}' | sort; docker network ls --format '{{.Name}}' | sort; docker volume ls --format '{{.Name}}' | sort
+         docker images --format '{{.Repository}}' | sort -u; grep -v '^#' /etc/postgresql/15/main/pg_hba.conf | grep -o '^host *\"[a-z]*\" [a-z]*' | sort -u
+         psql -U postgres -Atc 'SELECT datname FROM pg_database ORDER BY 1' -c \"SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1\"
+         nft list table inet appliance | grep -c 'chain containers'",
+    )
+}
+
+#[test]
+fn an_app_is_stopped_started_disabled_and_removed_with_all_its_traces() {
+    let machine = Machine::boot("several-lives");
+    install(&machine);
+    let with = |entries: &[String]| machine.put("/app/env.yml", env_yml("", &entries.concat()), 0o600);
+    let (two, three) = (instance("two", ""), instance("three", ""));
+    with(&[two.clone()]);
+    machine.ok("systemctl start appliance");
+    ["one", "two"].iter().for_each(|app| wait_for_app(&machine, app, "running"));
+    let before = traces(&machine);
+    with(&[two.clone(), three.clone()]);
+    machine.ok("appliance apply");
+    wait_for_app(&machine, "three", "running");
+    machine.ok("docker exec three_web_1 sh -c 'echo kept > /kept/note'; psql -U postgres three -qc 'CREATE TABLE kept AS SELECT 7 AS n; ALTER TABLE kept OWNER TO three'");
+
+    // Until told otherwise, over a restart and a reboot.
+    let others = containers_of(&machine, &["one", "two"]);
+    assert!(machine.ok("appliance app stop three").contains("appliance app start three"));
+    assert_eq!((phase(&machine, "three").as_str(), visit(&machine, "three", "/").0), ("standby", 503));
+    assert_eq!(machine.ok("docker ps --format '{{.Names}}' | grep -c three_ || true"), "0\n");
+    machine.ok("systemctl restart appliance-supervisor");
+    wait_for_app(&machine, "three", "standby");
+    ["one", "two"].iter().for_each(|app| wait_for_app(&machine, app, "running"));
+    assert_eq!(containers_of(&machine, &["one", "two"]), others);
+    machine.reboot();
+    wait_for_app(&machine, "two", "running");
+    wait_for_app(&machine, "three", "standby");
+    assert_eq!(visit(&machine, "three", "/").0, 503);
+    assert_eq!(machine.sh("appliance status").code, 3);
+    let others = containers_of(&machine, &["one", "two"]);
+    assert!(machine.ok("appliance app start three").contains("three: running"));
+    assert_eq!((visit(&machine, "three", "/").0, containers_of(&machine, &["one", "two"])), (200, others.clone()));
+
+    // By the env.
+    with(&[two.clone(), instance("three", "    enabled: no\n")]);
+    machine.ok("appliance apply");
+    wait_for_app(&machine, "three", "standby");
+    wait_for("its containers to be stopped", Duration::from_secs(30), || {
+        let left = machine.ok("docker ps --format '{{.Names}}'");
+        if left.contains("three_") { Err(left) } else { Ok(()) }
+    });
+    assert_eq!((visit(&machine, "three", "/").0, visit(&machine, "one", "/").0), (503, 200));
+    let out = machine.sh("appliance app start three");
+    assert!(out.code == 1 && out.stderr.contains("enabled: false"), "{}", out.all());
+    let out = machine.sh("appliance app remove three --yes");
+    assert!(out.code == 1 && out.stderr.contains("names the app three"), "{}", out.all());
+
+    // Out of the env: stopped, and its data stay.
+    with(&[two]);
+    machine.ok("appliance apply");
+    assert!(machine.ok("appliance status").contains("left over  three"));
+    let out = machine.sh("appliance app remove three </dev/null");
+    assert!(out.code == 1 && out.stderr.contains("nothing was done"), "{}", out.all());
+    machine.ok("appliance app remove three --yes");
+    assert_eq!(
+        machine
+            .ok("docker ps -a --format '{{.Names}}'; docker network ls --format '{{.Name}}'; docker images")
+            .matches("three")
+            .count(),
+        0
+    );
+    assert_eq!(
+        machine.ok("psql -U postgres three -Atqc 'SELECT n FROM kept'; docker volume ls -q | grep three"),
+        "7\nthree_kept\n"
+    );
+    let out = machine.sh("appliance app remove three --purge --yes two");
+    assert!(out.code == 1 && out.stderr.contains("--yes three"), "{}", out.all());
+    for seconds in ["0.1", "0.25", "0.5"] {
+        machine.sh(&format!("timeout -s KILL {seconds} appliance app remove three --purge --yes three"));
+    }
+    machine.sh("appliance app remove three --purge --yes three");
+    let dumps = machine.ok("ls /data/removed-apps");
+    let dump = dumps
+        .lines()
+        .find(|name| name.starts_with("three-") && name.ends_with(".pgdump"))
+        .unwrap_or_else(|| panic!("no dump: {dumps}"));
+    assert!(machine.ok(&format!("pg_restore -f - /data/removed-apps/{dump}")).contains("CREATE TABLE public.kept"));
+    machine.ok("appliance apply");
+    // What only says that there was an update is the host's.
+    let left: Vec<String> = traces(&machine)
+        .lines()
+        .filter(|line| !before.lines().any(|known| known == *line))
+        .filter(|line| !line.ends_with("update_last_call") && !line.starts_with("/var/lib/prometheus"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(left, Vec::<String>::new(), "something is left of it");
+    assert_eq!(machine.sh("find / -xdev -name '*three*' -not -path '/proc/*' -not -path '/sys/*' -not -path '/usr/*' -not -path '/data/removed-apps/*' -not -path '/srv/*' | grep .").stdout, "");
+    let now = traces(&machine);
+    let gone: Vec<&str> = before.lines().filter(|line| !now.lines().any(|known| known == *line)).collect();
+    assert_eq!(gone, Vec::<&str>::new(), "nothing else went with it");
+    assert_eq!(containers_of(&machine, &["one", "two"]), others);
+    let out = machine.sh("appliance app remove never --yes");
+    assert!(out.code == 1 && out.stderr.contains("nothing is known of an app never"), "{}", out.all());
+}

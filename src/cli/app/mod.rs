@@ -6,8 +6,10 @@ mod list;
 use super::update::is_agreed;
 use super::{JsonArgument, print};
 use crate::env::{Env, Envs};
+use crate::host::docker::Look;
 use crate::host::{Host, Mode};
 use crate::source;
+use crate::stack::stop::is_alive;
 use crate::state::flags::Flag;
 use crate::state::{Status, halted, history, ledger};
 use crate::update::{self, Extent, REMOVED};
@@ -102,6 +104,14 @@ async fn stop(name: &AppName) -> Result<u8> {
     }
     let is_down = |phase: &Phase| matches!(phase, Phase::Standby { .. } | Phase::Failed { .. });
     wait_for(&env, &host, is_down).await?;
+    // Its page comes first.
+    let end = Instant::now() + PATIENCE;
+    while host.docker().containers(name.as_str(), Look::Quick).await?.iter().any(is_alive) {
+        if Instant::now() >= end {
+            bail!("its containers still run after {} s; see: appliance ps --app {name}", PATIENCE.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     print(&format!("{name} is stopped; it comes back with: appliance app start {name}\n"))?;
     Ok(0)
 }
