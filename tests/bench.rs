@@ -1,5 +1,5 @@
 //! `make bench`: measured figures on a booted host, as a table. Speeds are given beside a peer's in the same run where
-//! there is one; nothing here passes or fails. With the word `restarts`, `reloads`, `scale`, `updates`, `migrations`,
+//! there is one; nothing here passes or fails. With the word `restarts`, `reloads`, `scale`, `instances`, `updates`, `migrations`,
 //! `storage` or `boot`, that part alone.
 #![allow(clippy::disallowed_methods)] // Drives the machine from outside.
 
@@ -17,6 +17,9 @@ fn main() {
     }
     if std::env::args().nth(1).as_deref() == Some("scale") {
         return table(&scale());
+    }
+    if std::env::args().nth(1).as_deref() == Some("instances") {
+        return table(&instances());
     }
     if std::env::args().nth(1).as_deref() == Some("updates") {
         return table(&updates());
@@ -87,6 +90,7 @@ fn main() {
     drop(machine);
     rows.extend(reloads());
     rows.extend(scale());
+    rows.extend(instances());
     rows.extend(updates());
     rows.extend(migrations());
     rows.extend(storage());
@@ -123,6 +127,49 @@ fn boot() -> Vec<(&'static str, String, &'static str)> {
     let told = |(began, up): (f64, f64)| format!("{:.2} s, from {began:.2} to {up:.2}", up - began);
     rows.extend(units.into_iter().map(|(unit, times)| (unit, told(times), "to be up")));
     rows
+}
+
+/// Twenty instances of one app on one host.
+fn instances() -> Vec<(&'static str, String, &'static str)> {
+    const COUNT: usize = 20;
+    let machine = Machine::boot("bench-instances");
+    host::several::install(&machine);
+    let names: Vec<String> = (2..=COUNT).map(|number| format!("app{number}")).collect();
+    let entries: String = names.iter().map(|name| host::several::instance(name, "")).collect();
+    machine.put("/app/env.yml", host::several::env_yml("", &entries), 0o600);
+    let up = milliseconds(&machine, "systemctl start appliance");
+    for name in names.iter().map(String::as_str).chain(["one"]) {
+        host::several::wait_for_app(&machine, name, "running");
+    }
+    let apply = sorted((0..10).map(|_| milliseconds(&machine, "appliance apply")).collect());
+    let images = machine.ok("docker images --format '{{.ID}}' --filter reference='*-web' | sort -u | wc -l");
+    let pid = machine.ok("systemctl show -p MainPID --value appliance-supervisor").trim().to_owned();
+    std::thread::sleep(Duration::from_secs(10));
+    let rss = machine.ok(&format!("grep -E 'VmRSS|VmHWM|RssAnon' /proc/{pid}/status | tr -s '\\t\\n ' ' '"));
+    let before = ticks(&machine, &pid);
+    let calls = machine.sh_for(90, &format!("timeout 60 strace -f -tt -p {pid} -o /root/trace; grep -vc -e '+++' -e '---' /root/trace; grep -c WATCHDOG /root/trace"));
+    let counts: Vec<&str> = calls.stdout.split_whitespace().collect();
+    let rest = format!(
+        "{} ticks, {} system calls, {} of them for the watchdog",
+        ticks(&machine, &pid) - before,
+        counts.first().unwrap_or(&"?"),
+        counts.get(1).unwrap_or(&"?")
+    );
+    host::several::push(&machine, "next", "sed -i 's/VERSION: \"v1\"/VERSION: \"v2\"/' compose.yml");
+    machine.ok("cd /srv/several; runuser -u app -- git reset -q --hard next");
+    let update = milliseconds(&machine, "appliance update >/dev/null");
+    vec![
+        ("20 instances: first start", format!("{:.1} s", up / 1000.0), "one build, of which the others are made"),
+        ("20 instances: no-op apply, 10 runs", spread(&apply), "aim: at most 500 ms"),
+        ("20 instances: images of their own", images.trim().to_owned(), "aim: 1"),
+        ("20 instances: supervisor's memory", rss.trim().to_owned(), "aim: RSS at most 40 MB"),
+        ("20 instances: 60 s at rest", rest, "aim: the watchdog's only"),
+        (
+            "20 instances: update of all",
+            format!("{:.1} s", update / 1000.0),
+            "one after the other, 20 s of each for its last requests",
+        ),
+    ]
 }
 
 /// What ten reloads of nginx cost visitors: busy ones, and those on connections that are idle at that moment.

@@ -22,6 +22,32 @@ pub fn our_key(tenant: &Tenant) -> String {
     format!("{}/key.pem", home(tenant))
 }
 
+/// The files of a CA of our own, the key last: once it is there, nothing is left to be taken over.
+const OURS: [&str; 3] = ["book.json", "parent-crl.pem", "key.pem"];
+/// The largest of them that is read, in bytes.
+const MAX_OURS: u64 = 32 << 20;
+
+/// Takes over the CA that was made for an app while it had the host to itself.
+pub fn take_over(host: &Host, tenant: &Tenant) -> Result<()> {
+    let of_host = home(&Tenant::Alone(tenant.name().clone()));
+    let old_key = format!("{of_host}/key.pem");
+    if tenant.is_alone() || host.exists(&our_key(tenant)) || !host.exists(&old_key) {
+        return Ok(());
+    }
+    let Some(certificate) = read_file(host, tenant.name(), CERTIFICATE)? else { return Ok(()) };
+    let is_its =
+        host.read_text(&old_key, MAX_PEM)?.is_some_and(|key| certificate::is_of_key(&certificate, &Secret::new(key)));
+    if !is_its {
+        return Ok(());
+    }
+    for name in OURS {
+        if let Some(bytes) = host.read(&format!("{of_host}/{name}"), MAX_OURS)? {
+            host.put(&format!("{}/{name}", home(tenant)), &bytes, 0o600)?;
+        }
+    }
+    Ok(())
+}
+
 pub const CERTIFICATE: &str = "ca.cert.pem";
 pub const LIST: &str = "crl.pem";
 /// Where nginx reads both: root's alone.

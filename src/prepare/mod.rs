@@ -85,7 +85,10 @@ pub async fn prepare(
             Step::Packages => packages(env, host).await,
             Step::Postgres => while_postgres_is_lost(host, async || postgres::prepare(env, host).await).await,
             Step::Database => while_postgres_is_lost(host, async || database::prepare(env, host).await).await,
-            Step::Tls => tls::prepare(env, host).await.map(|changed| certificate = changed),
+            Step::Tls => {
+                client_ca::take_over(host, &env.tenant)?;
+                tls::prepare(env, host).await.map(|changed| certificate = changed)
+            }
             Step::Timer => timer::prepare(env, host).await,
             Step::Nginx => nginx::prepare(env, host, certificate).await,
         };

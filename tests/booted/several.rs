@@ -339,6 +339,7 @@ fn a_host_with_one_app_becomes_one_with_several_and_no_container_restarts() {
     let url = machine.ok("cat /app/etc/one/database_url.env");
     assert!(url.contains("postgres://app:"), "{url}");
     let certificate_before = certificate(&machine, "one");
+    machine.ok("appliance cert ca init && cd /root && appliance cert ca issue Eva");
 
     let visitors = Visitors::of(&machine, "one", 25);
     machine.put("/app/env.yml", env_yml("", &instance("two", "")), 0o600);
@@ -355,7 +356,13 @@ fn a_host_with_one_app_becomes_one_with_several_and_no_container_restarts() {
         "its role stays, since all in its database is that role's"
     );
     assert_eq!(certificate(&machine, "one"), certificate_before);
-    assert_eq!(machine.ok("appliance plan"), "nothing to do\n");
+    assert!(machine.ok("appliance cert ca list --app one").contains("Eva"));
+    assert!(machine.ok("appliance cert ca revoke Eva --app one").contains("is revoked"));
+    // nginx loads the new list by itself.
+    wait_for("nothing to be left to do", Duration::from_secs(30), || {
+        let planned = machine.sh("appliance plan").stdout;
+        if planned == "nothing to do\n" { Ok(()) } else { Err(planned) }
+    });
     machine.reboot();
     for app in ["one", "two"] {
         wait_for_app(&machine, app, "running");
@@ -383,7 +390,7 @@ fn an_app_is_stopped_started_disabled_and_removed_with_all_its_traces() {
     install(&machine);
     let with = |entries: &[String]| machine.put("/app/env.yml", env_yml("", &entries.concat()), 0o600);
     let (two, three) = (instance("two", ""), instance("three", ""));
-    with(&[two.clone()]);
+    with(std::slice::from_ref(&two));
     machine.ok("systemctl start appliance");
     ["one", "two"].iter().for_each(|app| wait_for_app(&machine, app, "running"));
     let before = traces(&machine);
