@@ -29,9 +29,14 @@ pub async fn apply(json: bool) -> Result<u8> {
     }
     // Another app's data are there: told before anything is done.
     Ledger::refuse_others(&host, &found.envs.host().tenant)?;
+    let mut ended = Ok(());
     let mut work = Work { found: &found, host: &host, json, done: Vec::new(), has_begun: false };
     match update::is_up(&host).await? {
-        true => work.prepare().await?,
+        true => match work.prepare().await {
+            Err(error) if found.envs.is_alone() => return Err(error),
+            // What went wrong with one app keeps no other from what it is to be.
+            prepared => ended = prepared,
+        },
         // A start prepares the host, too, and takes this env.
         false => work.start().await?,
     }
@@ -40,11 +45,11 @@ pub async fn apply(json: bool) -> Result<u8> {
     } else if matches!(status(&host, None)?.phase, Phase::Standby { .. }) {
         work.start().await?;
     }
-    let mut ended = Ok(());
     for env in found.envs.iter() {
         let is_running =
             Status::read(&host, Some(&env.tenant))?.is_some_and(|status| matches!(status.phase, Phase::Running { .. }));
-        if is_running && let Err(error) = work.app(env).await {
+        let goes_on = is_running && crate::update::is_to_run(env, &host);
+        if goes_on && let Err(error) = work.app(env).await {
             // One app's trouble keeps no other from what it is to be.
             match ended {
                 Ok(()) => {
@@ -60,7 +65,7 @@ pub async fn apply(json: bool) -> Result<u8> {
     }
     ended?;
     // The supervisor knows of the apps that it was started with. Those that go on have what they are to be by now.
-    if status(&host, None)?.supervises != found.envs.to_run() {
+    if status(&host, None)?.supervises != found.envs.roster() {
         work.start().await?;
     }
     let status = status(&host, None)?;

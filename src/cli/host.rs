@@ -50,31 +50,41 @@ pub async fn prepare(step: Option<Step>) -> Result<u8> {
 }
 
 /// All steps or one, of the host and of all its apps, with their locks.
+///
+/// # Errors
+/// The host could not be prepared, or one of several apps: the others were.
 pub(super) async fn prepare_all(found: &Found, host: &Host, step: Option<Step>, verb: &str) -> Result<()> {
     let mut locks = Vec::new();
     // In one order, so that two commands do not wait for each other.
     let names: BTreeSet<&AppName> = found.envs.iter().map(|env| &env.app.name).collect();
     for name in names {
-        locks.push(StackLock::take_of(host, name, verb, PATIENCE).await?);
+        match StackLock::take_of(host, name, verb, PATIENCE).await {
+            Ok(lock) => locks.push((name, lock)),
+            Err(error) if found.envs.is_alone() => return Err(error),
+            Err(error) => tracing::warn!("{name}: {error:#}; what is its own is left as it is"),
+        }
     }
     let _lock = HostLock::take(host, verb, PATIENCE).await?;
-    run_steps(found, host, step).await
+    let free = found.envs.iter().filter(|env| locks.iter().any(|(name, _)| *name == &env.app.name));
+    run_steps(found, &free.collect::<Vec<_>>(), host, step).await
 }
 
-async fn run_steps(found: &Found, host: &Host, step: Option<Step>) -> Result<()> {
-    for (index, env) in found.envs.iter().enumerate() {
+async fn run_steps(found: &Found, envs: &[&Env], host: &Host, step: Option<Step>) -> Result<()> {
+    let mut ended = Ok(());
+    for (index, env) in envs.iter().enumerate() {
         let wanted = Wanted { env, text: &found.bytes };
         let done = match index {
             0 => prepare::prepare(wanted, host, step, &mut |_| ()).await,
             // What is the host's is done.
             _ => prepare::prepare_further(wanted, host, step).await,
         };
-        match found.envs.is_alone() {
-            true => done?,
-            false => done.with_context(|| format!("preparing the host for the app {} failed", env.app.name))?,
+        if found.envs.is_alone() {
+            return done;
         }
+        // Another app's trouble is not this one's.
+        ended = ended.and(done.with_context(|| format!("preparing the host for the app {} failed", env.app.name)));
     }
-    Ok(())
+    ended
 }
 
 pub async fn plan(app: &AppArgument, step: Option<Step>, stack_alone: bool, json: bool) -> Result<u8> {
@@ -82,7 +92,7 @@ pub async fn plan(app: &AppArgument, step: Option<Step>, stack_alone: bool, json
     let found = find(&host).await?;
     let chosen = app.some(&found.envs)?;
     if !stack_alone && !app.is_named() {
-        run_steps(&found, &host, step).await?;
+        run_steps(&found, &found.envs.iter().collect::<Vec<_>>(), &host, step).await?;
     } else if !stack_alone {
         for env in &chosen {
             prepare::prepare(Wanted { env, text: &found.bytes }, &host, step, &mut |_| ()).await?;

@@ -174,7 +174,11 @@ pub async fn update(arguments: UpdateArguments) -> Result<u8> {
     let _reports = sentry::start(envs.host());
     let wish = Wish { force: arguments.force, migrate: arguments.migrate, to: arguments.to, ..Wish::default() };
     let mut outcomes = Vec::new();
-    for env in chosen.into_iter().filter(|env| env.app.is_enabled) {
+    for env in chosen {
+        if !arguments.app.is_named() && !update::is_to_run(env, &host) {
+            eprintln!("warning: {}it is not to run now, and is not updated; see: appliance status", prefix(env));
+            continue;
+        }
         let updated = update_one(env, wish.clone(), &host, json).await;
         let is_interrupted = updated.as_ref().is_err_and(|error| error.is::<Interrupted>());
         outcomes.push((env, updated));

@@ -168,6 +168,14 @@ fn read_entry(
     Some(Entry { app, appliance, own: node.clone(), place: node.place })
 }
 
+/// Names that are PostgreSQL's own, or directories in `/app/etc`.
+const OF_OTHERS: [&str; 8] = ["public", "none", "all", "tls", "tags", "flags", "hooks", "dehydrated"];
+
+/// Whether a name is another one with a dash and more behind it: `/data/shop-ca` is a directory of the app shop.
+fn is_part(name: &AppName, longer: &AppName) -> bool {
+    longer.as_str().strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('-'))
+}
+
 /// What two apps cannot both have.
 fn together(reading: &Reading, entries: &[Entry]) {
     let said = |place: Place, other: Place, what: String| {
@@ -184,12 +192,19 @@ fn together(reading: &Reading, entries: &[Entry]) {
             said(place("name"), other, format!("the name '{name}'"));
             continue;
         }
-        // A role of the same name is what the app connects as.
-        if ["public", "none"].contains(&name.as_str()) {
+        // A role of the same name is what the app connects as; and `/app/etc` has directories of the appliance's.
+        if OF_OTHERS.contains(&name.as_str()) {
             reading.error(
                 place("name"),
-                format!("no app of several can be called '{name}': PostgreSQL has that name itself"),
+                format!("no app of several can be called '{name}': PostgreSQL or the appliance has that name itself"),
             );
+        }
+        if let Some(other) = entries.iter().find(|other| is_part(&other.app.name, name)) {
+            let text = format!(
+                "the name '{name}' begins with that of the app at line {} and a dash, as the names of that one's directories do; choose another",
+                other.place.line
+            );
+            reading.error(place("name"), text);
         }
         let database = entry.app.database.as_str();
         if let Some(other) = databases.insert(database, place("database")) {
@@ -274,6 +289,8 @@ mod tests {
             ("  - {name: two, git: {source: /srv/y}, domain: b.de, database: one}\n", "the database 'one' belongs"),
             ("  - {name: two, git: {source: /srv/y}}\n", "'apps[1].domain' is missing"),
             ("  - {name: public, git: {source: /srv/y}, domain: b.de}\n", "no app of several can be called"),
+            ("  - {name: tags, git: {source: /srv/y}, domain: b.de}\n", "no app of several can be called"),
+            ("  - {name: one-ca, git: {source: /srv/y}, domain: b.de}\n", "begins with that of the app at line 3"),
             ("  - {name: two, like: three, domain: b.de}\n", "there is no app 'three' to be like; there are: one, two"),
             (
                 "  - {name: two, like: two, domain: b.de}\n",

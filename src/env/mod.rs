@@ -98,10 +98,13 @@ impl Envs {
         self.0.iter().find(|env| env.app.name == *app)
     }
 
-    /// The names of those that are to run.
-    pub fn to_run(&self) -> Vec<String> {
-        let enabled = self.0.iter().filter(|env| env.app.is_enabled);
-        enabled.map(|env| env.app.name.as_str().to_owned()).collect()
+    /// What a supervisor is to look after: the names of all, and which of them are not enabled.
+    pub fn roster(&self) -> Vec<String> {
+        let line = |env: &Env| match env.app.is_enabled {
+            true => env.app.name.as_str().to_owned(),
+            false => format!("{} (not enabled)", env.app.name),
+        };
+        self.0.iter().map(line).collect()
     }
 
     /// Whether there is one app, which has the host to itself.

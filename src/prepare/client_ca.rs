@@ -27,25 +27,27 @@ const OURS: [&str; 3] = ["book.json", "parent-crl.pem", "key.pem"];
 /// The largest of them that is read, in bytes.
 const MAX_OURS: u64 = 32 << 20;
 
-/// Takes over the CA that was made for an app while it had the host to itself.
+/// Takes over the CA that was made for an app while it had the host to itself, or while it was one of several. It is in one place only: a
+/// book that was left behind would let in who was revoked since.
 pub fn take_over(host: &Host, tenant: &Tenant) -> Result<()> {
-    let of_host = home(&Tenant::Alone(tenant.name().clone()));
-    let old_key = format!("{of_host}/key.pem");
-    if tenant.is_alone() || host.exists(&our_key(tenant)) || !host.exists(&old_key) {
-        return Ok(());
-    }
+    let name = tenant.name().clone();
+    let other = if tenant.is_alone() { Tenant::OneOfSeveral(name) } else { Tenant::Alone(name) };
+    let Some(key) = host.read_text(&our_key(&other), MAX_PEM)?.map(Secret::new) else { return Ok(()) };
     let Some(certificate) = read_file(host, tenant.name(), CERTIFICATE)? else { return Ok(()) };
-    let is_its =
-        host.read_text(&old_key, MAX_PEM)?.is_some_and(|key| certificate::is_of_key(&certificate, &Secret::new(key)));
-    if !is_its {
+    if !certificate::is_of_key(&certificate, &key) {
         return Ok(());
     }
-    for name in OURS {
-        if let Some(bytes) = host.read(&format!("{of_host}/{name}"), MAX_OURS)? {
+    let is_copied = host.read_text(&our_key(tenant), MAX_PEM)?.is_some_and(|own| own == key.expose());
+    if !is_copied && host.exists(&our_key(tenant)) {
+        // Of another CA than the one that lies there.
+        return Ok(());
+    }
+    for name in OURS.iter().filter(|_| !is_copied) {
+        if let Some(bytes) = host.read(&format!("{}/{name}", home(&other)), MAX_OURS)? {
             host.put(&format!("{}/{name}", home(tenant)), &bytes, 0o600)?;
         }
     }
-    Ok(())
+    OURS.iter().rev().try_for_each(|name| host.discard(&format!("{}/{name}", home(&other))))
 }
 
 pub const CERTIFICATE: &str = "ca.cert.pem";

@@ -50,7 +50,11 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     let url_file = url_file(&env.app.name);
     let role = own_role(env, host)?;
     let bridge = host.docker().bridge().await?;
-    let password = match password(env, host)? {
+    let known = password(env, host)?;
+    if known.is_none() && !env.tenant.is_alone() && host.applies() {
+        refuse_foreign(&cluster, &role, host).await?;
+    }
+    let password = match known {
         Some(password) => password,
         None => host.new_password()?,
     };
@@ -72,8 +76,11 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     host.ensure_file(&format!("{directory}/service_urls.env"), &File::secret(services).mode(0o640).owner(&app))?;
     if host.applies() || host.can_log_in(&cluster.superuser("postgres")).await? {
         ensure_role(&cluster, &role, &password, host).await?;
-        limit_connections(&cluster, &role, env.apps.len(), host).await?;
+        limit_connections(&cluster, &role, env, host).await?;
         ensure_database(&cluster, &role, database, host).await?;
+        if !env.tenant.is_alone() {
+            keep_others_out(&cluster, database, host).await?;
+        }
     } else {
         // A plan for a host that was never prepared: nobody is let in yet, so nothing can be there.
         host.execute(&cluster.superuser("postgres"), &role, "create role", String::new()).await?;
@@ -142,9 +149,33 @@ async fn ensure_role(cluster: &Cluster, role: &str, password: &Secret, host: &Ho
     Ok(())
 }
 
+/// Nobody may connect to the database of one of several apps but its role, whoever made it, and when.
+async fn keep_others_out(cluster: &Cluster, database: &DatabaseName, host: &Host) -> Result<()> {
+    let superuser = cluster.superuser("postgres");
+    let sql =
+        "SELECT datname::text FROM pg_database WHERE datname = $1 AND has_database_privilege('public', oid, 'CONNECT')";
+    if host.query(&superuser, sql, &[database.as_str()]).await?.is_empty() {
+        return Ok(());
+    }
+    let sql = format!("REVOKE CONNECT ON DATABASE {} FROM PUBLIC", quote_identifier(database.as_str()));
+    host.execute(&superuser, database.as_str(), "let nobody but its role into database", sql).await
+}
+
+/// # Errors
+/// There is a role of that name which the appliance has not made: its password would be an app's.
+async fn refuse_foreign(cluster: &Cluster, role: &str, host: &Host) -> Result<()> {
+    let superuser = cluster.superuser("postgres");
+    if !host.query(&superuser, "SELECT rolname::text FROM pg_roles WHERE rolname = $1", &[role]).await?.is_empty() {
+        bail!(
+            "PostgreSQL has a role {role} that the appliance has not made; rename or drop it, or give the app another name"
+        );
+    }
+    Ok(())
+}
+
 /// Each of several apps has its share of the connections.
-async fn limit_connections(cluster: &Cluster, role: &str, apps: usize, host: &Host) -> Result<()> {
-    if apps == 1 {
+async fn limit_connections(cluster: &Cluster, role: &str, env: &Env, host: &Host) -> Result<()> {
+    if env.tenant.is_alone() {
         // What an operator has set is theirs.
         return Ok(());
     }
@@ -152,10 +183,11 @@ async fn limit_connections(cluster: &Cluster, role: &str, apps: usize, host: &Ho
     let sql = "SELECT rolconnlimit::text, current_setting('max_connections') FROM pg_roles WHERE rolname = $1";
     let known: Vec<String> = host.query(&superuser, sql, &[role]).await?.into_iter().flatten().flatten().collect();
     let [limit, max] = &known[..] else { return Ok(()) };
-    let wanted = tuning::connection_limit(max.parse().context("a setting is a number")?, apps);
-    let Some(wanted) = wanted.map(|wanted| wanted.to_string()).filter(|wanted| wanted != limit) else {
+    let wanted = tuning::connection_limit(max.parse().context("a setting is a number")?, env.apps.len());
+    let wanted = wanted.map_or("-1".to_owned(), |wanted| wanted.to_string());
+    if *limit == wanted {
         return Ok(());
-    };
+    }
     let sql = format!("ALTER ROLE {} CONNECTION LIMIT {wanted}", quote_identifier(role));
     host.execute(&superuser, role, &format!("set the connection limit {wanted} of role"), sql).await
 }
@@ -229,8 +261,8 @@ pub async fn admit_networks(env: &Env, host: &Host) -> Result<()> {
 
 fn hba_block(database: &DatabaseName, role: &str, subnets: &[String]) -> String {
     let database = quote_identifier(database.as_str());
-    // Names with other characters than these, as several apps may have, are quoted as in SQL.
-    let role = if role.contains('-') { quote_identifier(role) } else { role.to_owned() };
+    // In quotes a word like 'all' is a name and nothing else.
+    let role = if role == ALONE { role.to_owned() } else { quote_identifier(role) };
     subnets.iter().map(|subnet| format!("host {database} {role} {subnet} scram-sha-256\n")).collect()
 }
 

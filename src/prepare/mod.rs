@@ -20,7 +20,7 @@ pub use storage::{VolumeMissing, can_be_mounted, is_docker_homeless, is_moving, 
 use crate::env::Env;
 use crate::host::{Changed, Host, is_lost};
 use crate::state::{HostLock, history};
-use crate::value::{Step, Tenant};
+use crate::value::{AppName, Step, Tenant};
 use anyhow::{Context, Result};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -188,6 +188,11 @@ pub fn app_login_at(cluster: &postgres::Cluster, env: &Env, host: &Host) -> Resu
 /// The role that the app connects as, and that owns what is in its database.
 pub fn app_role(env: &Env, host: &Host) -> Result<String> {
     database::role_of(host, &env.app.name, env.tenant.is_alone())
+}
+
+/// The role that an app connects as, whether or not the env names it.
+pub fn role_of(host: &Host, app: &AppName) -> Result<String> {
+    database::role_of(host, app, false)
 }
 
 /// The password that the app reaches the database with, once there is one.

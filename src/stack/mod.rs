@@ -98,7 +98,10 @@ fn load_with(env: &Env, rules: Rules, host: &Host) -> Result<Stack> {
         add_env_file(&own, &mut variables, host)?;
     }
     let mut stack = read(&env.app.name, &path, neighbours, rules, variables, host)?;
-    for warning in routes::bind_to_loopback(&mut stack, loopback(env, host)?)? {
+    let address = loopback(env, host)?;
+    // One that had the host to itself keeps the names of its images, too.
+    stack.shares_host = address != Ipv4Addr::LOCALHOST;
+    for warning in routes::bind_to_loopback(&mut stack, address)? {
         tracing::warn!("{path}: {warning}");
     }
     Ok(stack)

@@ -60,7 +60,7 @@ pub struct Status {
     /// When the phase began.
     pub since: jiff::Timestamp,
     pub app: Option<String>,
-    /// In the host's status: the apps that are to run, as the supervisor knows them.
+    /// In the host's status: the apps that the supervisor looks after, and which of them are not enabled.
     #[serde(default)]
     pub supervises: Vec<String>,
     pub url: Option<String>,

@@ -5,8 +5,7 @@ use super::waiting::Again;
 use super::{end, halt_of, live_with, start, stop};
 use crate::env::Env;
 use crate::error::Halt;
-use crate::host::watch::Watch;
-use crate::host::{Changed, Dir, Host, notify};
+use crate::host::{Changed, Cmd, Dir, Host, What, notify};
 use crate::prepare::nginx;
 use crate::source::Found;
 use crate::state::flags::{self, Flag};
@@ -60,6 +59,7 @@ impl Standings<'_> {
 pub(super) async fn live(host: &Host, found: &Found, board: &Board) -> Result<()> {
     host.ensure_dir(RUN, &Dir::plain())?;
     host.ensure_dir(flags::DIRECTORY, &Dir::plain())?;
+    raise_watches(host).await;
     let all = found.envs.iter().map(|env| env.app.name.clone()).collect();
     let mut warnings = Vec::new();
     board.describe(|status| warnings.clone_from(&status.warnings));
@@ -88,14 +88,29 @@ pub(super) async fn live(host: &Host, found: &Found, board: &Board) -> Result<()
     }
 }
 
+/// How many watches root's programs may have: each app takes some, and the kernel's 128 are gone with two dozen apps.
+const WATCHES: u32 = 1024;
+
+/// Makes room for the watches of many apps. A host that does not allow it, as a container may not, runs as many as there is room for.
+async fn raise_watches(host: &Host) {
+    const SETTING: &str = "/proc/sys/fs/inotify/max_user_instances";
+    let known = host.read_text(SETTING, 64).ok().flatten().and_then(|text| text.trim().parse::<u32>().ok());
+    if known.is_none_or(|known| known >= WATCHES) {
+        return;
+    }
+    let set = Cmd::new("sysctl", ["-q", "-w", &format!("fs.inotify.max_user_instances={WATCHES}")]);
+    if let Err(error) = host.act(What::Setting, "fs.inotify.max_user_instances", "raise", set).await {
+        tracing::warn!("{error:#}");
+    }
+}
+
 /// Keeps one app up, for ever: one that failed waits until somebody takes its flag away, one that was stopped until it is started.
 ///
 /// # Errors
-/// [`Again`]; or its flag cannot be watched.
+/// [`Again`].
 async fn keep_up(host: &Host, found: &Found, env: &Env, standings: &Standings<'_>) -> Result<()> {
     let app = &env.app.name;
     // Watched before it is looked at, so that no change falls in between.
-    let mut flag = host.watch(flags::DIRECTORY, &[app.as_str()])?;
     loop {
         // A new one for each try: what failed stays so on a board.
         let board = Board::of(host, &env.tenant);
@@ -103,6 +118,7 @@ async fn keep_up(host: &Host, found: &Found, env: &Env, standings: &Standings<'_
             start::describe(env, status);
             status.source = Some(found.origin.clone());
         });
+        let was_halted = halted::is_halted(host, app);
         let ended = match (Flag::from(&env.tenant).failed(host)?, why_not(env, host)) {
             (Some(reason), _) => Err(had_failed(app, &reason).into()),
             (None, Some(halt)) => Err(halt.into()),
@@ -123,11 +139,10 @@ async fn keep_up(host: &Host, found: &Found, env: &Env, standings: &Standings<'_
             }
             Err(broken) => tracing::error!("{app}: {broken}"),
         }
-        let is_halted = why_not(env, host).is_some();
-        standings.settle(app, is_halted);
+        standings.settle(app, why_not(env, host).is_some());
         tokio::select! {
-            changed = another_try(env, host, &mut flag) => changed?,
-            () = until_told(host, app, is_halted) => {}
+            () = another_try(env, host) => {}
+            () = until_told(host, app, was_halted) => {}
         }
     }
 }
@@ -176,21 +191,30 @@ async fn take_down(env: &Env, host: &Host) -> Result<()> {
 }
 
 /// Until somebody stops or starts an app that does not run. On a host whose volumes are away nobody can.
-async fn until_told(host: &Host, app: &AppName, is_halted: bool) {
+async fn until_told(host: &Host, app: &AppName, was_halted: bool) {
     let Ok(mut changes) = host.watch(&app_directory(app), &[halted::NAME]) else { return std::future::pending().await };
     // What was told before the watch began.
-    if halted::is_halted(host, app) == is_halted && changes.changed().await.is_err() {
+    if halted::is_halted(host, app) == was_halted && changes.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
 /// Until the flag of one that failed is gone; one without waits for somebody to start it.
-async fn another_try(env: &Env, host: &Host, flag: &mut Watch) -> Result<()> {
-    let had_failed = Flag::from(&env.tenant).failed(host)?.is_some();
-    loop {
-        flag.changed().await?;
-        if had_failed && Flag::from(&env.tenant).failed(host)?.is_none() {
-            return Ok(());
+async fn another_try(env: &Env, host: &Host) {
+    let watched = async {
+        let mut changes = host.watch(flags::DIRECTORY, &[env.app.name.as_str()])?;
+        let flag = Flag::from(&env.tenant);
+        // Not there although it failed: the disk would not take it.
+        if flag.failed(host)?.is_none() {
+            std::future::pending::<()>().await;
         }
+        while flag.failed(host)?.is_some() {
+            changes.changed().await?;
+        }
+        anyhow::Ok(())
+    };
+    if let Err(error) = watched.await {
+        tracing::error!("{}: it waits for a restart of the supervisor: {error:#}", env.app.name);
+        std::future::pending::<()>().await;
     }
 }

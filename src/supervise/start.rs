@@ -103,7 +103,7 @@ async fn try_to_choose(host: &Host, env_yml: Option<&str>, board: &Board) -> Res
         if env.tenant.is_alone() {
             describe(env, status);
         }
-        status.supervises = found.envs.to_run();
+        status.supervises = found.envs.roster();
         status.source = Some(found.origin.clone());
         status.warnings = trouble.into_iter().collect();
         status.warnings.extend(found.report.warnings().map(|warning| warning.render(&found.origin)));
@@ -347,10 +347,17 @@ impl BringUp<'_> {
     }
 
     /// # Errors
-    /// The stack cannot run beside that of an app that stands before it in the env.
+    /// The stack cannot run beside that of an app that has run before it, or of two of them stands first in the env.
     fn refuse_conflicts(&self, stack: &Stack) -> Result<()> {
         let (env, host) = (self.wanted.env, self.host);
-        for other in self.found.envs.iter().take_while(|other| other.app.name != env.app.name) {
+        let has_run = |env: &Env| Ledger::read_for(host, &env.app.name).is_ok_and(|ledger| ledger.current.is_some());
+        let mut is_earlier = true;
+        for other in self.found.envs.iter() {
+            is_earlier &= other.app.name != env.app.name;
+            let comes_first = (has_run(other), is_earlier) > (has_run(env), !is_earlier);
+            if other.app.name == env.app.name || !update::is_to_run(other, host) || !comes_first {
+                continue;
+            }
             // One that cannot be read is not started either.
             let Ok(theirs) = stack::load_to_stop(other, host) else { continue };
             let Conflicts { errors, warnings } = Conflicts::between(stack, &theirs);

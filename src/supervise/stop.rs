@@ -77,10 +77,10 @@ fn budget(stack: Option<&Stack>) -> Duration {
 pub fn announce(host: &Host) -> Result<()> {
     let active = source::judged(host, history::ACTIVE).ok().flatten();
     let tenants = active.iter().flat_map(|found| found.envs.iter()).map(|env| &env.tenant);
-    for tenant in tenants.filter(|tenant| !tenant.is_alone()) {
-        announce_of(Some(tenant), host)?;
-    }
-    announce_of(None, host)
+    let of_apps = tenants.filter(|tenant| !tenant.is_alone()).map(|tenant| announce_of(Some(tenant), host));
+    // Whoever can be told is told.
+    let told: Vec<Result<()>> = of_apps.chain([announce_of(None, host)]).collect();
+    told.into_iter().collect()
 }
 
 fn announce_of(of: Option<&Tenant>, host: &Host) -> Result<()> {

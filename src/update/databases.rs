@@ -109,6 +109,11 @@ impl<'a> Databases<'a> {
         Ok(self.record()?.databases.contains(&name) && self.exists(&name).await?)
     }
 
+    /// The names of all that the appliance has made beside the app's own, there or not.
+    pub fn made(&self) -> Result<BTreeSet<String>> {
+        Ok(self.record()?.databases)
+    }
+
     /// Makes sure that no database of somebody else's has one of the names.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ pub enum Purpose<'a> {
 pub fn references(stack: &Stack, commit: &Commit) -> Result<Images> {
     let built = built(stack, commit)?;
     let reference = |service: &Service| match (&service.build, &service.image) {
-        (Some(_), _) => Ok(tag_of(&name_of(stack, service), commit)),
+        (Some(_), _) => Ok(tag_of(stack, &name_of(stack, service), commit)),
         // What a service builds under a name, another may use by that name.
         (None, Some(image)) => Ok(built.get(image).cloned().unwrap_or_else(|| image.clone())),
         (None, None) => bail!("the service {} has neither image nor build", service.name),
@@ -67,7 +67,7 @@ pub async fn make(
     }
     for (service, build) in in_order(stack).map_err(OfCommit::from)? {
         let named = name_of(stack, service);
-        let tag = tag_of(&named, commit);
+        let tag = tag_of(stack, &named, commit);
         if host.docker().image_id(&tag).await?.is_none() {
             build_one(stack, service, build, &images, commit, host, progress).await?;
         }
@@ -135,7 +135,7 @@ async fn build_one(
     host: &Host,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<()> {
-    let tag = &tag_of(&name_of(stack, service), commit);
+    let tag = &tag_of(stack, &name_of(stack, service), commit);
     progress(&format!("building {}", service.name));
     let mut labels = build.labels.clone();
     labels.insert(LABEL_COMMIT.to_owned(), commit.as_str().to_owned());
@@ -317,7 +317,7 @@ fn built(stack: &Stack, commit: &Commit) -> Result<BTreeMap<String, String>> {
         if let Some(other) = stack.services.iter().filter(same_name).find(|other| other.build != service.build) {
             bail!("the services {} and {} build different images under the one name {named}", service.name, other.name);
         }
-        built.insert(named.clone(), tag_of(&named, commit));
+        built.insert(named.clone(), tag_of(stack, &named, commit));
     }
     Ok(built)
 }
@@ -328,8 +328,11 @@ fn name_of(stack: &Stack, service: &Service) -> String {
     service.image.clone().unwrap_or_else(own)
 }
 
-fn tag_of(named: &str, commit: &Commit) -> String {
-    format!("{}:{}", repository(named), commit.short())
+/// Several apps may build images of one name, each by its own variables.
+fn tag_of(stack: &Stack, named: &str, commit: &Commit) -> String {
+    let is_own_name = named.starts_with(&format!("{}-", stack.project));
+    let own = if stack.shares_host && !is_own_name { format!("-{}", stack.project) } else { String::new() };
+    format!("{}:{}{own}", repository(named), commit.short())
 }
 
 /// An image's name without its tag.

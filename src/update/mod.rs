@@ -45,7 +45,7 @@ pub use removal::{Extent, KEPT as REMOVED, remove};
 pub use rollback::{Back, rollback};
 pub use room::for_dump as room_for_dump;
 pub use run::{Outcome, check, update};
-pub use undo::{Recovered, recover, recover_locked};
+pub use undo::{Recovered, is_to_run, recover, recover_locked};
 
 pub use copies::settle_soon;
 

@@ -3,7 +3,7 @@
 
 use super::Reporter;
 use super::undo;
-use crate::env::Envs;
+use crate::env::{Env, Envs};
 use crate::host::{Cmd, Host, Own, UnitState, What, apt};
 use crate::state::{Ledger, StackLock, UpdateLock};
 use anyhow::{Context, Result, bail};
@@ -94,7 +94,13 @@ fn unused_kernels(simulated: &str) -> Vec<&str> {
 pub async fn upgrade_all(envs: &Envs, host: &Host, reporter: Reporter<'_>) -> Result<Upgraded> {
     let alone = UpdateLock::take(host, "update", PATIENCE).await?;
     for env in envs.iter() {
-        undo::recover_first(env, host, &alone, reporter).await?;
+        let recovered = undo::recover_first(env, host, &alone, reporter).await;
+        match recovered {
+            Err(error) if envs.is_alone() => return Err(error),
+            // One app's trouble keeps no host from its security updates.
+            Err(error) => tracing::warn!("{}: {error:#}", env.app.name),
+            Ok(()) => {}
+        }
     }
     let packages = waiting(host).await?;
     if !packages.is_empty() {
@@ -176,15 +182,21 @@ async fn run(host: &Host) -> Result<()> {
 }
 
 async fn beside_stopped_apps(envs: &Envs, host: &Host, reporter: Reporter<'_>) -> Result<()> {
+    // All of them before anything is stopped, in one order: what keeps one waiting takes no other down.
+    let mut running = Vec::new();
+    let mut all: Vec<&Env> = envs.iter().collect();
+    all.sort_by_key(|env| &env.app.name);
+    for env in all {
+        let lock = StackLock::take_of(host, &env.app.name, "update", PATIENCE).await?;
+        // One that never came up, or is not to run, has nothing that could stop.
+        let has_release = Ledger::read_for(host, &env.app.name)?.current.is_some();
+        if envs.is_alone() || has_release && undo::is_to_run(env, host) {
+            running.push((env, lock));
+        }
+    }
     let mut stopped = Vec::new();
     let mut ended = Ok(());
-    for env in envs.iter() {
-        let app = &env.app.name;
-        let lock = StackLock::take_of(host, app, "update", PATIENCE).await?;
-        // One that never came up has nothing that could stop.
-        if Ledger::read_for(host, app)?.current.is_none() {
-            continue;
-        }
+    for (env, lock) in running {
         match undo::stop_app(env, host, reporter).await {
             Ok(ledger) => stopped.push((env, lock, ledger)),
             Err(error) => {
@@ -198,7 +210,12 @@ async fn beside_stopped_apps(envs: &Envs, host: &Host, reporter: Reporter<'_>) -
     }
     for (env, _lock, mut ledger) in stopped {
         let up = undo::come_up_after_packages(env, &mut ledger, host, reporter).await;
-        ended = ended.and(up.with_context(|| format!("the app {} did not come up again", env.app.name)));
+        ended = match (envs.is_alone(), up) {
+            // That the app does not come up again is told before what apt said.
+            (true, Err(error)) => Err(error),
+            (true, Ok(())) => ended,
+            (false, up) => ended.and(up.with_context(|| format!("the app {} did not come up again", env.app.name))),
+        };
     }
     ended
 }

@@ -1,14 +1,15 @@
 //! Taking away one of several apps that env.yml does not name any more: what is made of it on the host, and if that is wished for its data
 //! too. Killed anywhere, it is run again.
 
+use super::databases::Databases;
 use super::dump;
-use crate::env::Env;
+use crate::env::{Env, MAX_BYTES};
 use crate::host::{Dir, Host, Login, What, quote_identifier, quote_literal};
 use crate::prepare::{self, postgres};
 use crate::report::{metrics, page};
 use crate::stack::{stop, stopped};
 use crate::state::flags::Flag;
-use crate::state::{Ledger, StackLock, Status, UpdateLock, app_directory, pulled};
+use crate::state::{Ledger, StackLock, Status, UpdateLock, app_directory, history, ledger, pulled};
 use crate::value::{AppName, Tenant};
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub enum Extent {
 pub async fn remove(app: &AppName, last: Option<&Env>, extent: Extent, host: &Host) -> Result<Option<String>> {
     let _alone = UpdateLock::take(host, "app remove", PATIENCE).await?;
     let _lock = StackLock::take_of(host, app, "app remove", PATIENCE).await?;
+    refuse_named(app, last, host)?;
     let dumped = match extent {
         Extent::Traces => None,
         // Before anything is gone.
@@ -140,17 +142,31 @@ async fn remove_data(app: &AppName, last: Option<&Env>, host: &Host) -> Result<(
     host.remove_tree(&own).await
 }
 
-/// Every database that belongs to the app's role, those beside its own included, and the role.
+/// The app's own database and those that the appliance has made beside it; and the role, unless another app connects as that, too.
 async fn drop_databases(env: &Env, host: &Host) -> Result<()> {
-    let cluster = postgres::cluster(host)?;
-    let admin = cluster.superuser("postgres");
+    let (app, admin) = (&env.app.name, postgres::cluster(host)?.superuser("postgres"));
     let role = prepare::app_role(env, host)?;
-    let sql = "SELECT datname::text FROM pg_database WHERE pg_get_userbyid(datdba) = $1 ORDER BY datname";
-    let owned: Vec<String> = host.query(&admin, sql, &[&role]).await?.into_iter().flatten().flatten().collect();
-    for database in owned {
+    let mut own = Databases::of(env, host)?.made()?;
+    own.insert(env.app.database.as_str().to_owned());
+    for database in own {
+        let sql = "SELECT pg_get_userbyid(datdba)::text FROM pg_database WHERE datname = $1";
+        let owner = host.query(&admin, sql, &[&database]).await?.into_iter().flatten().flatten().next();
+        match owner {
+            None => continue,
+            Some(owner) if owner == role => {}
+            Some(owner) => {
+                bail!("the database {database} belongs to the role {owner} and not to {role}; it is not dropped")
+            }
+        }
         end_sessions(&admin, &database, host).await?;
         let sql = format!("DROP DATABASE IF EXISTS {}", quote_identifier(&database));
         host.execute_within(dump::DEADLINE, &admin, &database, "drop database", sql).await?;
+    }
+    for other in ledger::apps(host)?.iter().filter(|other| *other != app) {
+        if prepare::role_of(host, other)? == role {
+            tracing::warn!("the role {role} stays: the app {other} connects as that, too");
+            return Ok(());
+        }
     }
     let sql = "SELECT rolname::text FROM pg_roles WHERE rolname = $1";
     if !host.query(&admin, sql, &[&role]).await?.is_empty() {
@@ -160,6 +176,21 @@ async fn drop_databases(env: &Env, host: &Host) -> Result<()> {
         host.execute(&admin, &role, "drop role", sql).await.context(
             "the role owns something in a database of somebody else's; give that to another role, and run this again",
         )?;
+    }
+    Ok(())
+}
+
+/// # Errors
+/// Somebody has made an env the active one meanwhile that names the app, or its database.
+fn refuse_named(app: &AppName, last: Option<&Env>, host: &Host) -> Result<()> {
+    let active = host.read_start(history::ACTIVE, MAX_BYTES + 1)?.and_then(|bytes| Env::parse(&bytes).envs);
+    let Some(active) = active else { return Ok(()) };
+    if active.of(app).is_some() {
+        bail!("the active env names the app {app} by now; nothing was done");
+    }
+    let database = last.map(|env| &env.app.database);
+    if let Some(other) = active.iter().find(|env| Some(&env.app.database) == database) {
+        bail!("the database of {app} is that of the app {} now; nothing was done", other.app.name);
     }
     Ok(())
 }

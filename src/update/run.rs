@@ -362,14 +362,14 @@ pub async fn check(env: &Env, host: &Host) -> Result<Waiting> {
 /// The new containers beside the old ones; no request is lost.
 async fn without_gap(run: &mut Run<'_>, built: &Built, target: &Commit) -> Result<()> {
     let (env, host, reporter) = (run.env, run.host, run.reporter);
-    undo::ensure_wanted(host).await?;
+    undo::ensure_wanted(env, host).await?;
     run.begin(Stage::Start, Some(target), Touched::No)?;
     switch::admit(env, &built.stack, host).await?;
     let progress = |what: &str| reporter.doing(what);
     let beside = beside::start(&built.stack, &built.release.images, host, &progress).await?;
     run.begin(Stage::Gate, Some(target), Touched::No)?;
     gate::pass(env, &built.stack, &built.release.routes, &beside, host).await.map_err(OfCommit::from_gate)?;
-    undo::ensure_wanted(host).await?;
+    undo::ensure_wanted(env, host).await?;
     commit_to(run, &built.release, target, false)
 }
 
@@ -392,7 +392,7 @@ async fn with_gap(run: &mut Run<'_>, built: &Built, target: &Commit, reset: Opti
     if let Some(migrate) = &env.app.migrate {
         release::run_migration(migrate, &built.stack, &built.release, host).await.map_err(OfCommit::from_migration)?;
     }
-    undo::ensure_wanted(host).await?;
+    undo::ensure_wanted(env, host).await?;
     run.begin(Stage::Start, Some(target), Touched::Migrated)?;
     let progress = |what: &str| reporter.doing(what);
     apply::up(&built.stack, &built.release.images, host, Occasion::Start, &progress).await?;
@@ -400,7 +400,7 @@ async fn with_gap(run: &mut Run<'_>, built: &Built, target: &Commit, reset: Opti
     gate::pass(env, &built.stack, &built.release.routes, &Beside::default(), host)
         .await
         .map_err(OfCommit::from_gate)?;
-    undo::ensure_wanted(host).await?;
+    undo::ensure_wanted(env, host).await?;
     commit_to(run, &built.release, target, true)
 }
 
@@ -447,7 +447,7 @@ async fn clean_up(run: &Run<'_>) {
 /// Something failed after the running stack was touched: back to the old release, and everybody is told.
 async fn fail(run: &mut Run<'_>, target: &Commit, error: anyhow::Error) -> anyhow::Error {
     let why = format!("{error:#}");
-    let is_stopped = !undo::is_wanted(run.host).await;
+    let is_stopped = !undo::is_wanted(run.env, run.host).await;
     let is_its_fault = !is_stopped
         && error.is::<OfCommit>()
         && run.ledger.current.as_ref().is_some_and(|current| &current.commit != target);

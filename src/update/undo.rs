@@ -12,7 +12,8 @@ use crate::stack::beside;
 use crate::stack::manner::Beside;
 use crate::stack::probe::{Gate, Rigour, wait_until_good};
 use crate::stack::{self, apply, stop};
-use crate::state::{InFlight, Ledger, Release, StackLock, Touched, UpdateLock, history};
+use crate::state::flags::Flag;
+use crate::state::{InFlight, Ledger, Release, StackLock, Touched, UpdateLock, halted, history};
 use crate::value::Stage;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
@@ -42,7 +43,7 @@ pub enum Recovered {
 pub async fn recover(env: &Env, host: &Host, _alone: &UpdateLock, reporter: Reporter<'_>) -> Result<Recovered> {
     let ledger = Ledger::read_for(host, &env.app.name)?;
     let (Some(flight), Some(_)) = (ledger.in_flight, ledger.current) else { return Ok(Recovered::Nothing) };
-    if !is_wanted(host).await {
+    if !is_wanted(env, host).await {
         return Ok(Recovered::Waiting(flight.stage));
     }
     let lock = StackLock::take_of(host, &env.app.name, "recover", PATIENCE).await?;
@@ -66,16 +67,22 @@ pub async fn recover_first(env: &Env, host: &Host, alone: &UpdateLock, reporter:
 
 /// Whether the app is to run at all: stopped by hand, nothing of it is brought up; the next start goes on with it. Where systemd does
 /// not answer, nobody can have asked it to stop the app.
-pub async fn is_wanted(host: &Host) -> bool {
-    host.unit_state("appliance.service").await.map_or(true, |state| state == UnitState::Active)
+pub async fn is_wanted(env: &Env, host: &Host) -> bool {
+    is_to_run(env, host) && host.unit_state("appliance.service").await.map_or(true, |state| state == UnitState::Active)
+}
+
+/// Whether one of several apps is to run: enabled, neither stopped nor failed. One that has the host to itself is asked of systemd.
+pub fn is_to_run(env: &Env, host: &Host) -> bool {
+    let has_failed = || Flag::from(&env.tenant).failed(host).is_ok_and(|reason| reason.is_some());
+    env.tenant.is_alone() || env.app.is_enabled && !halted::is_halted(host, &env.app.name) && !has_failed()
 }
 
 /// # Errors
-/// Somebody has stopped the appliance: nothing of the app may come up.
-pub async fn ensure_wanted(host: &Host) -> Result<()> {
-    match is_wanted(host).await {
+/// Somebody has stopped the appliance, or this app: nothing of the app may come up.
+pub async fn ensure_wanted(env: &Env, host: &Host) -> Result<()> {
+    match is_wanted(env, host).await {
         true => Ok(()),
-        false => bail!("the appliance was stopped"),
+        false => bail!("the appliance, or the app, was stopped"),
     }
 }
 
@@ -148,7 +155,7 @@ async fn stop_for_packages(env: &Env, ledger: &mut Ledger, host: &Host, reporter
 /// The app runs again after it was stopped for something about the host; its database is as the host has it now.
 pub async fn come_up(env: &Env, ledger: &mut Ledger, host: &Host, reporter: Reporter<'_>) -> Result<()> {
     prepare::database_again(env, host).await?;
-    ensure_wanted(host).await.context("the app stays down, and the next start brings it up")?;
+    ensure_wanted(env, host).await.context("the app stays down, and the next start brings it up")?;
     undo(env, ledger, host, reporter, None).await
 }
 

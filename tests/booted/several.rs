@@ -378,7 +378,7 @@ fn traces(machine: &Machine) -> String {
            -o -path '*/env-history' -o -path /data/removed-apps -o -path '/data/appliance/apps/one/*' -o -path '/data/appliance/apps/two/*' -o -path '*.git/*' \
            -o -path '/data/*git/one/*' -o -path '/data/*git/two/*' -o -path '/app/env.yml.*' -o -name '*.lock' \\) -prune -o -print | sort
          docker ps -a --format '{{.Names}}' | sort; docker network ls --format '{{.Name}}' | sort; docker volume ls --format '{{.Name}}' | sort
-         docker images --format '{{.Repository}}' | sort -u; grep -v '^#' /etc/postgresql/15/main/pg_hba.conf | grep -o '^host *\"[a-z]*\" [a-z]*' | sort -u
+         docker images --format '{{.Repository}}' | sort -u; grep -v '^#' /etc/postgresql/15/main/pg_hba.conf | grep -o '^host *\"[a-z]*\" \"[a-z]*\"' | sort -u
          psql -U postgres -Atc 'SELECT datname FROM pg_database ORDER BY 1' -c \"SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1\"
          nft list table inet appliance | grep -c 'chain containers'",
     )
@@ -426,6 +426,9 @@ fn an_app_is_stopped_started_disabled_and_removed_with_all_its_traces() {
         if left.contains("three_") { Err(left) } else { Ok(()) }
     });
     assert_eq!((visit(&machine, "three", "/").0, visit(&machine, "one", "/").0), (503, 200));
+    let said = machine
+        .ok("sleep 2; journalctl -u appliance-supervisor -o cat | grep -c 'three: standby: the app is not enabled'");
+    assert_eq!(said, "1\n", "it is stopped once");
     let out = machine.sh("appliance app start three");
     assert!(out.code == 1 && out.stderr.contains("enabled: false"), "{}", out.all());
     let out = machine.sh("appliance app remove three --yes");

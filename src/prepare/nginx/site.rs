@@ -146,6 +146,7 @@ pub(super) fn render(env: &Env, routes: &[Route], facts: &Facts) -> Result<Strin
         prefix,
         zone,
         zone_size,
+        vouches => env.tenant.is_alone() || authority.is_some(),
         page_root => page::root(Some(&env.tenant)),
         hosts => hosts.join(" "),
         // Mandatory client certificates without a CA to check them: nobody gets to the app.

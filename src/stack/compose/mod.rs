@@ -146,6 +146,7 @@ fn read_stack(
         Need { api, key, at: format!("{file}:{}:{}", place.line, place.column) }
     });
     let mut stack = Stack {
+        shares_host: false,
         project: project.name.clone(),
         files: project.files.to_vec(),
         directory: project.directory.to_owned(),

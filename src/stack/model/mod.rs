@@ -17,6 +17,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stack {
     pub project: AppName,
+    /// Whether other apps of the host may build images of the same names.
+    pub shares_host: bool,
     /// The compose files, the main one first, and its directory.
     pub files: Vec<String>,
     pub directory: String,
