@@ -288,6 +288,8 @@ fn each_app_has_its_own_certificate_and_asks_its_own_clients() {
             "cd /root && P='{password}' openssl pkcs12 -in {app}.p12 -nodes -passin env:P -out {app}.pem 2>/dev/null"
         ));
     }
+    // The timer's: a list that is gone is signed anew, whosever it is.
+    machine.ok("rm /data/three-ca/crl.pem; systemctl start appliance-crl && test -s /data/three-ca/crl.pem && test -s /data/two-ca/crl.pem");
     assert_eq!(
         machine.ok("appliance cert --app two ca list | grep -c valid; appliance cert ca list --app one"),
         "1\nnothing was issued yet\n"

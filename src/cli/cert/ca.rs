@@ -71,6 +71,9 @@ pub struct IssueArguments {
 
 pub async fn ca(command: CaCommand, app: &AppArgument) -> Result<u8> {
     let host = Host::system(Mode::Apply);
+    if let CaCommand::Refresh = command {
+        return refresh(&host, app).await;
+    }
     let env = app.active(&host)?;
     match command {
         CaCommand::Init(arguments) => init(&host, &env, arguments).await,
@@ -81,13 +84,23 @@ pub async fn ca(command: CaCommand, app: &AppArgument) -> Result<u8> {
             Ok(0)
         }
         CaCommand::List(json) => list(&host, &env, json.json),
-        CaCommand::Refresh => {
-            for worry in authority::refresh(&host, &env.tenant).await? {
-                tracing::warn!("{worry}; see /data/{}-ca", env.app.name);
+        CaCommand::Refresh => refresh(&host, app).await,
+    }
+}
+
+/// Of one app, or of all: a timer runs it.
+async fn refresh(host: &Host, app: &AppArgument) -> Result<u8> {
+    let mut ended = Ok(0);
+    for env in app.all_active(host)? {
+        match authority::refresh(host, &env.tenant).await {
+            Ok(worries) => {
+                worries.iter().for_each(|worry| tracing::warn!("{worry}; see /data/{}-ca", env.app.name));
             }
-            Ok(0)
+            // The others' lists are signed all the same.
+            Err(error) => ended = ended.and(Err(error.context(format!("the CA of {}", env.app.name)))),
         }
     }
+    ended
 }
 
 async fn init(host: &Host, env: &Env, arguments: InitArguments) -> Result<u8> {
