@@ -63,11 +63,13 @@ pub async fn apply(json: bool) -> Result<u8> {
             }
         }
     }
-    ended?;
     // The supervisor knows of the apps that it was started with. Those that go on have what they are to be by now.
-    if status(&host, None)?.supervises != found.envs.roster() {
+    let is_whole = ended.is_ok() || !found.envs.is_alone();
+    if is_whole && status(&host, None)?.supervises != found.envs.roster() {
         work.start().await?;
     }
+    // Told last: what was to be done for the others is done.
+    ended?;
     let status = status(&host, None)?;
     if json {
         print(&format!("{}\n", serde_json::json!({ "done": work.done, "phase": status.phase })))?;

@@ -55,7 +55,7 @@ impl Standings<'_> {
 /// Lives until the volumes come back from being away: then everything is begun anew.
 ///
 /// # Errors
-/// [`Again`]; or what apps need cannot be watched.
+/// [`Again`]; or the directory of the flags cannot be made.
 pub(super) async fn live(host: &Host, found: &Found, board: &Board) -> Result<()> {
     host.ensure_dir(RUN, &Dir::plain())?;
     host.ensure_dir(flags::DIRECTORY, &Dir::plain())?;
@@ -110,7 +110,6 @@ async fn raise_watches(host: &Host) {
 /// [`Again`].
 async fn keep_up(host: &Host, found: &Found, env: &Env, standings: &Standings<'_>) -> Result<()> {
     let app = &env.app.name;
-    // Watched before it is looked at, so that no change falls in between.
     loop {
         // A new one for each try: what failed stays so on a board.
         let board = Board::of(host, &env.tenant);
@@ -119,10 +118,12 @@ async fn keep_up(host: &Host, found: &Found, env: &Env, standings: &Standings<'_
             status.source = Some(found.origin.clone());
         });
         let was_halted = halted::is_halted(host, app);
-        let ended = match (Flag::from(&env.tenant).failed(host)?, why_not(env, host)) {
-            (Some(reason), _) => Err(had_failed(app, &reason).into()),
-            (None, Some(halt)) => Err(halt.into()),
-            (None, None) => live_with(host, found, env, &board, || standings.settle(app, true)).await,
+        let ended = match (Flag::from(&env.tenant).failed(host), why_not(env, host)) {
+            // This app's trouble alone.
+            (Err(error), _) => Err(error),
+            (Ok(Some(reason)), _) => Err(had_failed(app, &reason).into()),
+            (Ok(None), Some(halt)) => Err(halt.into()),
+            (Ok(None), None) => live_with(host, found, env, &board, || standings.settle(app, true)).await,
         };
         // It was stopped meanwhile; why is found at the next look.
         let Err(error) = ended else { continue };

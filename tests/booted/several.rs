@@ -396,9 +396,14 @@ fn an_app_is_stopped_started_disabled_and_removed_with_all_its_traces() {
     machine.ok("systemctl start appliance");
     ["one", "two"].iter().for_each(|app| wait_for_app(&machine, app, "running"));
     let before = traces(&machine);
+    // One app that does not get through keeps no other from being added.
+    let bad = instance("two", "    gate: [{command: {service: web, run: 'false', timeout: 1}}]\n");
+    with(&[bad, three.clone()]);
+    let out = machine.sh("appliance apply");
+    assert!(out.code == 1 && out.stderr.contains("the app two: the update to"), "{}", out.all());
+    wait_for_app(&machine, "three", "running");
     with(&[two.clone(), three.clone()]);
     machine.ok("appliance apply");
-    wait_for_app(&machine, "three", "running");
     machine.ok("docker exec three_web_1 sh -c 'echo kept > /kept/note'; psql -U postgres three -qc 'CREATE TABLE kept AS SELECT 7 AS n; ALTER TABLE kept OWNER TO three'");
 
     // Until told otherwise, over a restart and a reboot.
