@@ -31,6 +31,9 @@ pub struct UpdateArguments {
     /// Also if nothing is new, and also what failed before
     #[arg(long)]
     force: bool,
+    /// As the timers do: apps with a calendar of their own are left out unless named, and other updates are waited for
+    #[arg(long, conflicts_with_all = ["check", "to"])]
+    scheduled: bool,
     /// Migrate the database, whether or not a migration was added
     #[arg(long)]
     migrate: bool,
@@ -172,9 +175,13 @@ pub async fn update(arguments: UpdateArguments) -> Result<u8> {
         return Ok(status.exit_code());
     }
     let _reports = sentry::start(envs.host());
-    let wish = Wish { force: arguments.force, migrate: arguments.migrate, to: arguments.to, ..Wish::default() };
+    let (force, is_scheduled) = (arguments.force, arguments.scheduled);
+    let wish = Wish { force, migrate: arguments.migrate, to: arguments.to, is_scheduled, ..Wish::default() };
     let mut outcomes = Vec::new();
     for env in chosen {
+        if arguments.scheduled && !arguments.app.is_named() && env.app.calendar.is_some() {
+            continue;
+        }
         if !arguments.app.is_named() && !update::is_to_run(env, &host) {
             eprintln!("warning: {}it is not to run now, and is not updated; see: appliance status", prefix(env));
             continue;
@@ -190,8 +197,9 @@ pub async fn update(arguments: UpdateArguments) -> Result<u8> {
     let upgraded = match arguments.app.is_named() && !envs.is_alone() {
         true => Ok(None),
         false => {
-            let upgraded =
-                watched(envs.host(), &host, json, async |reporter| update::upgrade_all(&envs, &host, reporter).await);
+            let upgraded = watched(envs.host(), &host, json, async |reporter| {
+                update::upgrade_all(&envs, wish.patience(), &host, reporter).await
+            });
             upgraded.await.map(Some)
         }
     };

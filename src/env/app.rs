@@ -2,10 +2,12 @@
 
 use super::document::{Kind, Node, Place, shown};
 use super::gate::{self, Probe};
+use super::limits::Limits;
 use super::reader::{Fields, Reading, Unknown};
 use super::words;
 use crate::value::{
-    AbsPath, AppName, Commit, DatabaseName, GitRef, GitUrl, Invalid, KnownHost, Secret, ServiceName, SigningKey,
+    AbsPath, AppName, Calendar, Commit, DatabaseName, GitRef, GitUrl, Invalid, KnownHost, Secret, ServiceName,
+    SigningKey,
 };
 use std::str::FromStr;
 
@@ -17,6 +19,10 @@ pub struct App {
     pub tree: &'static str,
     /// Whether it is to run.
     pub is_enabled: bool,
+    /// What all of its containers may use together, where something bounds that.
+    pub limits: Option<Limits>,
+    /// When it is updated by itself, where that is not when the host is.
+    pub calendar: Option<Calendar>,
     /// Services whose crash loop fails the stack, besides those with a route.
     pub critical: Vec<ServiceName>,
     pub git: AppGit,
@@ -149,6 +155,8 @@ pub(super) fn read_app(fields: Fields, place: Option<Place>, is_ecs: bool) -> Op
     Some(App {
         tree,
         is_enabled: true,
+        limits: None,
+        calendar: None,
         critical,
         allow,
         git: git?,

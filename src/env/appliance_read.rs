@@ -86,7 +86,7 @@ fn read_update(appliance: &Fields) -> Update {
     update
 }
 
-fn read_calendar(update: &Fields) -> Option<Calendar> {
+pub(super) fn read_calendar(update: &Fields) -> Option<Calendar> {
     let calendar: Calendar = update.checked("oncalendar")?;
     if let Some(node) = update.value("oncalendar") {
         update.reading.ask_systemd(node.place, calendar.clone());

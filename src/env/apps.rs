@@ -3,9 +3,10 @@
 
 use super::app::{self, App};
 use super::appliance::Appliance;
-use super::appliance_read::read_hosts;
+use super::appliance_read::{read_calendar, read_hosts};
 use super::document::{Kind, Node, Place, shown};
-use super::reader::{Fields, Reading};
+use super::limits;
+use super::reader::{Fields, Reading, Unknown};
 use super::rules;
 use super::ssl::read_ssl;
 use crate::value::{AppName, Domain};
@@ -162,9 +163,13 @@ fn read_entry(
     if let Some(appliance) = appliance.as_ref().filter(|_| !has_hosts_names) {
         rules::certificates(&fields, appliance);
     }
+    let limits = limits::read(&fields);
+    let update = fields.fields("update");
+    let calendar = read_calendar(&update);
+    update.finish(Unknown::Warn);
     let app = app::read_app(fields, Some(node.place), false);
     let (app, appliance) = app.zip(appliance)?;
-    let app = App { is_enabled, ..app };
+    let app = App { is_enabled, limits, calendar, ..app };
     Some(Entry { app, appliance, own: node.clone(), place: node.place })
 }
 

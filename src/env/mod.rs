@@ -15,6 +15,7 @@ mod gate;
 pub mod layout;
 mod layout_read;
 mod layout_rules;
+mod limits;
 mod quote;
 pub mod reader;
 mod rules;
@@ -29,6 +30,7 @@ pub use appliance::{Appliance, ExtraFile, Metric, StorageWish, Update, is_public
 pub use backup::{Backup, BackupMount};
 pub use diagnostic::{BrokenFile, Diagnostic, FileKind, Quote, Report, Severity};
 pub use gate::{Asks, Probe};
+pub use limits::Limits;
 
 pub use ssl::{OwnPair, Ssl};
 pub use words::split_words;
@@ -76,6 +78,8 @@ pub struct Env {
 pub struct Neighbour {
     pub name: AppName,
     pub database: DatabaseName,
+    /// As in [`App`].
+    pub calendar: Option<Calendar>,
 }
 
 /// A checked env.yml, as each of its apps sees it, in the order of the file.
@@ -227,8 +231,11 @@ fn read(reading: &Reading, root: &Node) -> Option<Vec<Env>> {
     // Other keys at the top level are cloud-init's.
     without_effect::warn(&fields);
     let (host, entries) = appliance.zip(entries)?;
-    let neighbour =
-        |entry: &apps::Entry| Neighbour { name: entry.app.name.clone(), database: entry.app.database.clone() };
+    let neighbour = |entry: &apps::Entry| Neighbour {
+        name: entry.app.name.clone(),
+        database: entry.app.database.clone(),
+        calendar: entry.app.calendar.clone(),
+    };
     let apps: Vec<Neighbour> = entries.iter().map(neighbour).collect();
     let views = entries.into_iter().map(|entry| Env {
         ssh_authorized: ssh_authorized.clone(),

@@ -191,6 +191,15 @@ pub struct Bridge {
     pub subnet: String,
 }
 
+/// Who makes the control groups of containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// systemd does: containers are scopes in its slices.
+    Systemd,
+    /// Docker itself does, as directories.
+    Cgroupfs,
+}
+
 /// An image that was built here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuiltImage {
@@ -332,6 +341,8 @@ pub trait Docker: Send + Sync {
     /// The version of the engine's API.
     fn api_version<'a>(&'a self) -> Pending<'a, Result<(u32, u32)>>;
     fn bridge<'a>(&'a self) -> Pending<'a, Result<Bridge>>;
+    /// How it makes control groups; nothing: it has none.
+    fn cgroup_driver<'a>(&'a self) -> Pending<'a, Result<Option<CgroupDriver>>>;
     /// The events that matter of a project's containers and of networks, from now on.
     fn events<'a>(&'a self, project: &'a str) -> Pending<'a, Result<BoxStream<'static, Result<DockerEvent>>>>;
     fn exec<'a>(&'a self, id: &'a str, request: ExecRequest) -> Pending<'a, Result<ExecSession>>;

@@ -1,11 +1,11 @@
 //! Carrying out the difference: containers, in dependency order.
 
 use super::actions::{Action, Occasion, Present, Wanted, actions};
-use super::create::{Image, Role, container};
+use super::create::{Around, Image, Role, container};
 use super::images::{Images, look_up};
 use super::manner::{self, Beside};
 use super::model::{Condition, Network, Service, Source, Stack};
-use super::{grants, mounts, stopped, surroundings, wait};
+use super::{grants, mounts, slice, stopped, surroundings, wait};
 use crate::env::{Allow, Binds};
 use crate::host::Host;
 use crate::host::docker::{Container, LABEL_CONFIG, LABEL_CONFIG_HASH, Look, NewContainer, OneOff, is_id_held};
@@ -65,13 +65,15 @@ pub(super) async fn compare(
     check_engine(stack, host).await?;
     let containers = host.docker().containers(stack.project.as_str(), Look::Quick).await?;
     let found = look_up(images, &containers, host).await?;
+    let parent = slice::parent(stack, host).await?;
     let (mut all, mut wanted) = (BTreeMap::new(), Vec::new());
     for service in stack.levels().into_iter().flatten() {
         let image = image_of(service, &found)?;
         mounts::check(stack, service, host)?;
         let granted = grants::look(stack, service, host)?;
         for number in 1..=service.replicas {
-            let new = container(stack, service, image, &granted, Role::Service(number));
+            let around = Around { grants: &granted, parent: parent.as_deref() };
+            let new = container(stack, service, image, around, Role::Service(number));
             wanted.push(want(stack, service, &new));
             all.insert(new.name.clone(), new);
         }
@@ -371,7 +373,9 @@ pub async fn run_once(
     let could_not = || NotRun(format!("{purpose} of {}", service.name));
     mounts::check(stack, service, host).with_context(could_not)?;
     let granted = grants::look(stack, service, host).with_context(could_not)?;
-    let mut new = container(stack, service, image_of(service, &found)?, &granted, Role::OneOff);
+    let parent = slice::parent(stack, host).await.with_context(could_not)?;
+    let around = Around { grants: &granted, parent: parent.as_deref() };
+    let mut new = container(stack, service, image_of(service, &found)?, around, Role::OneOff);
     new.name = name.clone();
     new.body.cmd = Some(command.to_vec());
     let docker = host.docker();

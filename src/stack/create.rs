@@ -35,8 +35,16 @@ pub struct Image {
     pub is_current: bool,
 }
 
+/// What a container has from outside of its stack.
+#[derive(Debug, Clone, Copy)]
+pub struct Around<'a> {
+    pub grants: &'a [Granted],
+    /// The control group that its own lies below.
+    pub parent: Option<&'a str>,
+}
+
 /// What to create, labels and hash included.
-pub fn container(stack: &Stack, service: &Service, image: &Image, grants: &[Granted], role: Role) -> NewContainer {
+pub fn container(stack: &Stack, service: &Service, image: &Image, around: Around<'_>, role: Role) -> NewContainer {
     let alone = role == Role::OneOff;
     let mut body = ContainerCreateBody {
         image: Some(image.reference.clone()),
@@ -48,8 +56,9 @@ pub fn container(stack: &Stack, service: &Service, image: &Image, grants: &[Gran
     };
     let anonymous = service.mounts.iter().filter(|mount| mount.source == Source::Anonymous);
     body.volumes = Some(anonymous.map(|mount| mount.target.clone()).collect()).filter(|all: &Vec<_>| !all.is_empty());
-    let mut host = host_config(stack, service, grants, alone);
+    let mut host = host_config(stack, service, around.grants, alone);
     service.options.apply(&mut body, &mut host);
+    host.cgroup_parent = around.parent.map(str::to_owned).or(host.cgroup_parent);
     share_namespaces(stack, service, &mut host);
     if let Some(config) = host.log_config.as_mut().filter(|config| config.typ.as_deref() == Some(JOURNALD)) {
         // `appliance logs` finds a service's lines by these.
@@ -83,7 +92,7 @@ pub fn container(stack: &Stack, service: &Service, image: &Image, grants: &[Gran
     body.networking_config = Some(endpoints.into_iter().collect::<HashMap<_, _>>())
         .filter(|endpoints| !endpoints.is_empty())
         .map(|endpoints| NetworkingConfig { endpoints_config: Some(endpoints) });
-    let parts = parts::of(&body, &further, grants, &image.id, &stack.hidden);
+    let parts = parts::of(&body, &further, around.grants, &image.id, &stack.hidden);
     let labels = body.labels.get_or_insert_default();
     labels.insert(LABEL_CONFIG_HASH.to_owned(), parts.digest());
     labels.insert(LABEL_CONFIG.to_owned(), parts.label());

@@ -22,6 +22,7 @@ mod parts;
 mod ports;
 pub mod probe;
 pub mod routes;
+pub mod slice;
 pub mod stop;
 pub mod stopped;
 pub mod surroundings;
@@ -101,10 +102,25 @@ fn load_with(env: &Env, rules: Rules, host: &Host) -> Result<Stack> {
     let address = loopback(env, host)?;
     // One that had the host to itself keeps the names of its images, too.
     stack.shares_host = address != Ipv4Addr::LOCALHOST;
+    stack.limits = env.app.limits;
+    refuse_two_parents(&stack)?;
     for warning in routes::bind_to_loopback(&mut stack, address)? {
         tracing::warn!("{path}: {warning}");
     }
     Ok(stack)
+}
+
+/// # Errors
+/// A service has a control group of its own, so that the limits would not reach it.
+fn refuse_two_parents(stack: &Stack) -> Result<()> {
+    let own = stack.services.iter().find(|service| service.options.cgroup_parent.is_some());
+    match own.filter(|_| stack.limits.is_some()) {
+        Some(service) => bail!(
+            "services.{}.cgroup_parent takes its containers out of reach of the app's 'limits' in env.yml; take one of the two away",
+            service.name
+        ),
+        None => Ok(()),
+    }
 }
 
 /// Where the app's ports are published. One that had the host to itself keeps its address: its containers are not replaced for another.

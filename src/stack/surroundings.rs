@@ -1,8 +1,8 @@
-//! What containers need around them: networks, volumes, and the files of secrets and configs. What is external is required, the rest
+//! What containers need around them: networks, volumes, the slice that bounds them, and the files of secrets and configs. What is external is required, the rest
 //! is made. Volumes are never removed.
 
 use super::model::{Stack, StackNetwork, StackVolume};
-use super::{allow, grants};
+use super::{allow, grants, slice};
 use crate::env::{Binds, hex};
 use crate::host::docker::{
     Container, LABEL_CONFIG_HASH, LABEL_NETWORK, LABEL_PROJECT, LABEL_VOLUME, Look, NetworkState, VolumeState,
@@ -21,6 +21,7 @@ use std::net::{IpAddr, Ipv4Addr};
 /// Something external that is not there, or a network that must be changed while strangers are in it.
 pub async fn ensure(stack: &Stack, host: &Host) -> Result<BTreeMap<String, String>> {
     grants::ensure(stack, host)?;
+    slice::ensure(stack, host).await?;
     ensure_volumes(stack, host).await?;
     let project = stack.project.as_str();
     let known = host.docker().networks(project).await?;

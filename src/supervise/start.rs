@@ -13,7 +13,6 @@ use crate::prepare::{self, VolumeMissing, Wanted, prepare};
 use crate::report::{page, sentry};
 use crate::source::Found;
 use crate::stack::actions::Occasion;
-use crate::stack::conflicts::Conflicts;
 use crate::stack::manner::Beside;
 use crate::stack::probe::{Gate, Rigour};
 use crate::stack::{self, Stack, stopped, surroundings};
@@ -21,7 +20,7 @@ use crate::state::flags::Flag;
 use crate::state::{HostLock, InFlight, Ledger, Release, StackLock, Status, Touched, moved};
 use crate::update;
 use crate::value::{Event, Stage, Step};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -333,7 +332,7 @@ impl BringUp<'_> {
         let restored = update::restore_checkout(env, &release, host).await;
         self.go_on(occasion, restored, TITLE)?;
         let stack = stack::load(env, host).map_err(|error| stumble(error, TITLE))?;
-        let is_free = self.refuse_conflicts(&stack);
+        let is_free = update::refuse_conflicts(env, &stack, &self.found.envs, host);
         self.go_on(occasion, is_free, TITLE)?;
         let progress = |what: &str| board.event(Event::StartBegins(what.to_owned()));
         let there = update::ensure_images(&stack, &mut release, ledger, host, &progress).await;
@@ -346,34 +345,11 @@ impl BringUp<'_> {
         Ok((stack, release))
     }
 
-    /// # Errors
-    /// The stack cannot run beside that of an app that has run before it, or of two of them stands first in the env.
-    fn refuse_conflicts(&self, stack: &Stack) -> Result<()> {
-        let (env, host) = (self.wanted.env, self.host);
-        let has_run = |env: &Env| Ledger::read_for(host, &env.app.name).is_ok_and(|ledger| ledger.current.is_some());
-        let mut is_earlier = true;
-        for other in self.found.envs.iter() {
-            is_earlier &= other.app.name != env.app.name;
-            let comes_first = (has_run(other), is_earlier) > (has_run(env), !is_earlier);
-            if other.app.name == env.app.name || !update::is_to_run(other, host) || !comes_first {
-                continue;
-            }
-            // One that cannot be read is not started either.
-            let Ok(theirs) = stack::load_to_stop(other, host) else { continue };
-            let Conflicts { errors, warnings } = Conflicts::between(stack, &theirs);
-            warnings.iter().for_each(|warning| tracing::warn!("{}: {warning}", env.app.name));
-            if !errors.is_empty() {
-                bail!("{}", errors.join("; "));
-            }
-        }
-        Ok(())
-    }
-
     async fn first(&self, ledger: &mut Ledger) -> Result<(Stack, Release)> {
         let (env, host, lock) = (self.wanted.env, self.host, self.lock);
         let progress = |what: &str| self.progress(what);
         let mut built = update::first(env, ledger, host, lock, &progress).await?;
-        self.refuse_conflicts(&built.stack)
+        update::refuse_conflicts(env, &built.stack, &self.found.envs, host)
             .map_err(|error| with_halt(error, "The app is in the way of another one"))?;
         surroundings::ensure(&built.stack, host).await?;
         prepare::admit_networks(env, host).await?;

@@ -4,6 +4,7 @@ use super::archive::ResetFrom;
 use crate::state::{Ledger, Release, Touched};
 use crate::value::Commit;
 use serde::Serialize;
+use std::time::Duration;
 
 /// What somebody asks for.
 #[derive(Debug, Clone, Default)]
@@ -18,7 +19,19 @@ pub struct Wish {
     pub back: bool,
     /// The database is replaced by another one.
     pub reset: Option<ResetFrom>,
+    /// It is a timer's wish: nobody waits for the outcome.
+    pub is_scheduled: bool,
 }
+
+impl Wish {
+    /// How long another command is waited for.
+    pub fn patience(&self) -> Duration {
+        if self.is_scheduled { Duration::from_secs(6 * 3600) } else { PATIENCE }
+    }
+}
+
+/// How long somebody at a terminal waits for another command.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What stands against what.
 #[derive(Debug, Clone, Copy)]

@@ -10,6 +10,7 @@
 
 mod ahead;
 pub mod archive;
+mod beside;
 mod blame;
 mod copies;
 mod creation;
@@ -34,9 +35,10 @@ mod undo;
 
 pub use ahead::{plan, runs_with_another};
 pub use archive::ResetFrom;
+pub use beside::refuse_conflicts;
 pub use decide::{Waiting, Wish};
 pub use gate::probes;
-pub use git::NotFetched;
+pub use git::{Difference, NotFetched, difference};
 pub use leftover::clean_up;
 pub use major::{back, clusters, forget, kept, upgrade, upgrade_waiting};
 pub use packages::{Upgrade, Upgraded, upgrade_all, waiting as waiting_packages};

@@ -87,12 +87,12 @@ fn unused_kernels(simulated: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Upgrades what waits, and reboots where that is needed and allowed.
+/// Upgrades what waits, and reboots where that is needed and allowed. `patience` is how long another update is waited for.
 ///
 /// # Errors
 /// apt failed; the app runs again all the same. Or the appliance's own new version did not come up, and the one before is back.
-pub async fn upgrade_all(envs: &Envs, host: &Host, reporter: Reporter<'_>) -> Result<Upgraded> {
-    let alone = UpdateLock::take(host, "update", PATIENCE).await?;
+pub async fn upgrade_all(envs: &Envs, patience: Duration, host: &Host, reporter: Reporter<'_>) -> Result<Upgraded> {
+    let alone = UpdateLock::take(host, "update", patience).await?;
     for env in envs.iter() {
         let recovered = undo::recover_first(env, host, &alone, reporter).await;
         match recovered {

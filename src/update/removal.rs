@@ -7,7 +7,7 @@ use crate::env::{Env, MAX_BYTES};
 use crate::host::{Dir, Host, Login, What, quote_identifier, quote_literal};
 use crate::prepare::{self, postgres};
 use crate::report::{metrics, page};
-use crate::stack::{stop, stopped};
+use crate::stack::{slice, stop, stopped};
 use crate::state::flags::Flag;
 use crate::state::{Ledger, StackLock, Status, UpdateLock, app_directory, history, ledger, pulled};
 use crate::value::{AppName, Tenant};
@@ -87,7 +87,7 @@ async fn take_down(app: &AppName, host: &Host) -> Result<()> {
         host.note_network(&network.name, "remove");
         docker.remove_network(&network.name).await?;
     }
-    Ok(())
+    slice::remove(app, host).await
 }
 
 /// Images that were built for it, or pulled for it alone. One that something else uses stays.

@@ -2,6 +2,7 @@
 //! fails; from there on it is finished.
 
 use super::archive::ResetFrom;
+use super::beside::refuse_new_conflicts;
 use super::blame::OfCommit;
 use super::databases::Databases;
 use super::decide::{Decision, Facts, Waiting, Wish, asks_for_migration, committed, decide};
@@ -138,7 +139,7 @@ fn flag(env: &Env) -> String {
 /// # Errors
 /// Something failed; by then the old release runs as before, or the ledger says what is still to be undone.
 pub async fn update(env: &Env, wish: Wish, host: &Host, reporter: Reporter<'_>) -> Result<Outcome> {
-    let alone = UpdateLock::take(host, "update", PATIENCE).await?;
+    let alone = UpdateLock::take(host, "update", wish.patience()).await?;
     undo::recover_first(env, host, &alone, reporter).await?;
     let failed = Ledger::read_for(host, &env.app.name)?.failed;
     let ended = update_alone(env, wish.clone(), host, &alone, reporter).await;
@@ -278,11 +279,15 @@ async fn build(run: &mut Run<'_>, fetched: &Fetched<'_>, current: &Release, wish
             return Err(error);
         }
     };
-    match run.release(fetched, wish, migrates).await {
+    let built = match run.release(fetched, wish, migrates).await {
+        Ok(built) => refuse_new_conflicts(env, &built.stack, host).map(|()| built),
+        Err(error) => {
+            Err(error.context(format!("the release {} could not be built; the old one runs on", target.short())))
+        }
+    };
+    match built {
         Ok(built) => Ok((built, migrates)),
         Err(error) => {
-            let error =
-                error.context(format!("the release {} could not be built; the old one runs on", target.short()));
             // Somebody who started meanwhile has put the old files back, under the builder's hands.
             let is_whole = env.app.git.local == GitLocal::Merge
                 || git::is_at(&env.app, &stack::checkout(env), target, host).await?;

@@ -1,6 +1,7 @@
 //! Checked values: once one of these exists, nothing downstream validates it again.
 //! Pure; no effects and no knowledge of env.yml's layout.
 
+pub mod amount;
 mod authority;
 pub mod certificate;
 mod device;

@@ -64,7 +64,11 @@ fn local_changes_are_kept_and_what_cannot_be_fetched_stops_nothing() {
     machine.ok("chown app:app /app/g/own.txt");
     checkout(&machine, "add own.txt");
     checkout(&machine, "commit -q -m own");
-    machine.ok("echo '# changed here' >> /app/g/compose.yml");
+    machine.ok("echo '# changed here' >> /app/g/compose.yml; printf '\\033]0;x\\007' > /app/g/unknown");
+    let out = machine.sh("appliance app diff");
+    let lines = ["own\n", "untracked  unknown\n", "+committed here\n", "+# changed here\n"];
+    assert!(out.code == 2 && lines.iter().all(|line| out.stdout.contains(line)), "{}", out.all());
+    machine.ok("rm /app/g/unknown");
     let two = commit(&machine, "two");
     let out = machine.ok("appliance update 2>&1");
     assert!(out.contains("somebody changed files in /app/g"), "{out}");
@@ -73,6 +77,11 @@ fn local_changes_are_kept_and_what_cannot_be_fetched_stops_nothing() {
     assert!(kept.contains("# changed here") && version(&machine) == "two", "{kept}");
     assert_eq!(checkout(&machine, &format!("show {}:own.txt", branch.trim())), "committed here");
     assert_eq!(checkout(&machine, "rev-parse HEAD").trim(), two);
+    let out = machine.ok("appliance app diff");
+    assert!(
+        out.contains("the files are the commit's") && out.contains(&format!("kept in    {}", branch.trim())),
+        "{out}"
+    );
 
     // Rewritten: followed.
     git(&machine, "reset -q --hard HEAD~1");
@@ -132,6 +141,8 @@ fn local_changes_are_kept_and_what_cannot_be_fetched_stops_nothing() {
         machine.ok("appliance update");
         assert_eq!((version(&machine).as_str(), machine.get("/app/g/local.txt").as_str()), (name, "mine"));
         assert!(machine.ok("appliance update").contains("nothing new"));
+        let out = machine.sh("appliance app diff");
+        assert!(out.code == 2 && out.stdout.contains("+mine") && !out.stdout.contains("image:"), "{}", out.all());
     }
     machine.put("/srv/g/local.txt", "theirs", 0o644);
     commit(&machine, "eight");

@@ -138,3 +138,11 @@ pub fn containers_of(machine: &Machine, apps: &[&str]) -> Vec<String> {
     let is_of = |line: &&str| apps.iter().any(|app| line.starts_with(&format!("/{app}_")));
     containers(machine).lines().filter(is_of).map(str::to_owned).collect()
 }
+
+/// The serial number and the names of the certificate that an app's visitors get.
+pub fn certificate(machine: &Machine, app: &str) -> String {
+    let name = domain(app);
+    machine.ok(&format!(
+        "echo | openssl s_client -connect 127.0.0.1:443 -servername {name} 2>/dev/null | openssl x509 -noout -issuer -ext subjectAltName"
+    ))
+}

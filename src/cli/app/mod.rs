@@ -1,6 +1,7 @@
-//! `appliance app …`: the apps of a host that has several. Adding one is `add.rs`, the list is `list.rs`.
+//! `appliance app …`: the apps of a host that has several. Adding one is `add.rs`, the list is `list.rs`, a checkout's own changes are `diff.rs`.
 
 mod add;
+mod diff;
 mod list;
 
 use super::update::is_agreed;
@@ -30,6 +31,9 @@ pub enum AppCommand {
         after_help = "Example:\n  appliance app add shop2 --like shop --domain shop2.example.org --write && appliance apply"
     )]
     Add(add::AddArguments),
+    /// Show what an app's checkout carries beyond its commit (exit 0 nothing, 2 something)
+    #[command(after_help = "Example:\n  appliance app diff --app shop")]
+    Diff(diff::DiffArguments),
     /// Stop an app until it is started again, over restarts and reboots
     #[command(after_help = "Example:\n  appliance app stop shop2")]
     Stop { name: AppName },
@@ -72,6 +76,7 @@ pub async fn app(command: AppCommand) -> Result<u8> {
     match command {
         AppCommand::List(arguments) => list::list(arguments.json.json, arguments.names).await,
         AppCommand::Add(arguments) => add::add(arguments).await,
+        AppCommand::Diff(arguments) => diff::diff(arguments).await,
         AppCommand::Stop { name } => stop(&name).await,
         AppCommand::Start { name } => start(&name).await,
         AppCommand::Remove(arguments) => remove(arguments).await,

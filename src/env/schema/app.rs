@@ -36,8 +36,29 @@ pub struct OneOfSeveral {
     like: Option<Name>,
     /// false: it is stopped and everything of it kept (default true).
     enabled: Option<Boolean>,
+    limits: Option<Limits>,
+    update: Option<AppUpdate>,
     #[schemars(flatten)]
     common: Common,
+}
+
+/// When it is updated by itself.
+#[derive(JsonSchema)]
+struct AppUpdate {
+    /// A calendar expression of systemd's (default: when the host is updated).
+    oncalendar: Option<String>,
+}
+
+/// What all of its containers may use together (default: as much as there is).
+#[derive(JsonSchema)]
+struct Limits {
+    /// A size like 512m or 2g, at least 16m.
+    memory: Option<SizeText>,
+    /// A number of processors, like 1.5.
+    cpus: Option<Cpus>,
+    /// How many processes and threads.
+    #[schemars(range(min = 16, max = 4_194_304))]
+    pids: Option<i64>,
 }
 
 #[derive(JsonSchema)]

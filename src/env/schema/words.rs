@@ -37,6 +37,8 @@ described!(Repository, { "type": "string", "pattern": "^(https?|ssh|git|file)://
 described!(CommitId, { "type": "string", "pattern": "^([0-9a-fA-F]{40}|[0-9a-fA-F]{64})$" });
 described!(Name, { "type": "string", "pattern": "^[a-z][a-z0-9-]{0,30}$" });
 described!(EcsName, { "const": "ecs" });
+described!(SizeText, { "type": ["string", "integer"], "pattern": "^[0-9][0-9.]* ?([kKmMgGtTpP][iI]?)?[bB]?$" });
+described!(Cpus, { "type": ["string", "number"] });
 described!(Local, { "enum": ["keep", "merge"] });
 described!(Binds, { "enum": ["own", "any"] });
 described!(Command, { "type": ["string", "array"], "items": { "type": "string" } });

@@ -12,7 +12,7 @@ use super::Pending;
 use super::docker::*;
 use anyhow::{Context, Result};
 use bollard::errors::Error as ApiError;
-use bollard::models::{NetworkCreateRequest, VolumeCreateRequest};
+use bollard::models::{NetworkCreateRequest, SystemInfoCgroupDriverEnum, VolumeCreateRequest};
 use bollard::query_parameters::*;
 use convert::{docker_error, first_address, is_of_another_version};
 use futures_util::stream::{BoxStream, StreamExt};
@@ -295,6 +295,17 @@ impl Docker for Engine {
             // Versions are small numbers.
             let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
             Ok((number(version.major_version), number(version.minor_version)))
+        })
+    }
+
+    fn cgroup_driver<'a>(&'a self) -> Pending<'a, Result<Option<CgroupDriver>>> {
+        Box::pin(async move {
+            let info = self.call("tell about itself", QUICK, bollard::Docker::info).await?;
+            Ok(match info.cgroup_driver {
+                Some(SystemInfoCgroupDriverEnum::SYSTEMD) => Some(CgroupDriver::Systemd),
+                Some(SystemInfoCgroupDriverEnum::CGROUPFS) => Some(CgroupDriver::Cgroupfs),
+                _ => None,
+            })
         })
     }
 

@@ -447,6 +447,12 @@ impl Docker for FakeDocker {
             Ok((1, 41))
         })
     }
+    fn cgroup_driver<'a>(&'a self) -> Pending<'a, Result<Option<CgroupDriver>>> {
+        Box::pin(async move {
+            self.before("info", "").await?;
+            Ok(Some(CgroupDriver::Systemd))
+        })
+    }
     fn bridge<'a>(&'a self) -> Pending<'a, Result<Bridge>> {
         Box::pin(async move {
             self.before("inspect", "bridge").await?;

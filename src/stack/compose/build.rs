@@ -6,7 +6,7 @@ use super::values::{pairs, said, texts};
 use crate::env::document::{self, Kind};
 use crate::env::reader::{Fields, Unknown};
 use crate::stack::model::{Build, NamedContext};
-use crate::stack::ports;
+use crate::value::amount;
 use std::collections::BTreeMap;
 
 /// Reads it, if it is there.
@@ -33,7 +33,7 @@ pub fn read(service: &Fields, context: &Context) -> Option<Build> {
         shm_size: fields.text("shm_size").and_then(|text| {
             let problem =
                 |problem| fields.error(place("shm_size"), format!("'{}': {problem}", fields.path("shm_size")));
-            ports::limit(&text).map_err(problem).ok()?
+            amount::size_limit(&text).map_err(problem).ok()?
         }),
         extra_hosts: options::read_extra_hosts(&fields),
         args: pairs(&fields, "args", context),

@@ -4,6 +4,7 @@ use crate::env::document;
 use crate::env::reader::{Fields, Unknown};
 use crate::stack::model::{Order, Restart, Rolling};
 use crate::stack::ports;
+use crate::value::amount;
 
 /// What it asks for; each is `None` where it does not say.
 #[derive(Debug, Default)]
@@ -73,11 +74,13 @@ pub fn read(service: &Fields) -> Deploy {
     let (limits, reservations) = (resources.fields("limits"), resources.fields("reservations"));
     let size = |of: &Fields, key: &'static str| {
         let text = of.text(key)?;
-        ports::limit(&text).map_err(|problem| of.error(of.place(), format!("'{}': {problem}", of.path(key)))).ok()?
+        amount::size_limit(&text)
+            .map_err(|problem| of.error(of.place(), format!("'{}': {problem}", of.path(key))))
+            .ok()?
     };
     let cpus = |of: &Fields| {
         let text = of.text("cpus")?;
-        let cpus = ports::nano_cpus(&text);
+        let cpus = amount::nano_cpus(&text);
         if cpus.is_none() {
             of.error(of.place(), format!("'{}' must be a number of CPUs like 0.5", of.path("cpus")));
         }

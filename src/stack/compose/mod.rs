@@ -147,6 +147,7 @@ fn read_stack(
     });
     let mut stack = Stack {
         shares_host: false,
+        limits: None,
         project: project.name.clone(),
         files: project.files.to_vec(),
         directory: project.directory.to_owned(),

@@ -7,6 +7,7 @@ use crate::env::document::{self, Kind, Node, Place};
 use crate::env::reader::{Fields, Reading, Unknown};
 use crate::stack::model::{Form, Forms, Mount, Source, StackVolume};
 use crate::stack::ports;
+use crate::value::amount;
 
 /// Reads the top-level `volumes:`, each with its place.
 pub fn read_top(root: &Fields, project: &str, context: &Context) -> Vec<(StackVolume, Place)> {
@@ -76,7 +77,7 @@ pub fn read(service: &Fields, context: &Context) -> Mounts {
                 Some(Long::Memory(target, options)) => {
                     mounts.retain(|mount: &Mount| mount.target != target);
                     let said = |name| item.get("tmpfs").and_then(|tmpfs| tmpfs.get(name));
-                    let size = said("size").and_then(scalar::text).and_then(|text| ports::bytes(&text).ok());
+                    let size = said("size").and_then(scalar::text).and_then(|text| amount::bytes(&text).ok());
                     let mode = said("mode").and_then(scalar::mode);
                     forms.memory.push((mounts.len(), target.clone(), size.map(|size| size.to_string()), mode));
                     memory.push((target, options));
@@ -145,7 +146,7 @@ fn read_long(reading: &Reading, node: &Node, path: &str, context: &Context) -> O
     }
     let mut options = Vec::new();
     if let Some(text) = tmpfs.text("size") {
-        match ports::bytes(&text) {
+        match amount::bytes(&text) {
             Ok(size) => options.push(format!("size={size}")),
             Err(problem) => tmpfs.error(tmpfs.place(), format!("'{}': {problem}", tmpfs.path("size"))),
         }

@@ -7,7 +7,7 @@ use crate::env::document::{self, Kind, Node};
 use crate::env::reader::{Fields, Unknown};
 use crate::stack::options::{Device, Logging, Options};
 use crate::stack::ports;
-use crate::value::ServiceName;
+use crate::value::{ServiceName, amount};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -34,7 +34,7 @@ pub fn read(fields: &Fields, context: &Context) -> Options {
     };
     let size = |key: &'static str| {
         let text = fields.text(key)?;
-        ports::limit(&text)
+        amount::size_limit(&text)
             .map_err(|problem| fields.error(place(key), format!("'{}': {problem}", fields.path(key))))
             .ok()?
     };
@@ -117,7 +117,7 @@ pub fn read(fields: &Fields, context: &Context) -> Options {
         memswap_limit: memswap,
         mem_swappiness: number("mem_swappiness", 0, 100),
         nano_cpus: fields.text("cpus").and_then(|text| {
-            let cpus = ports::nano_cpus(&text);
+            let cpus = amount::nano_cpus(&text);
             if cpus.is_none() {
                 wrong("cpus", &text, "a number of CPUs like 0.5");
             }

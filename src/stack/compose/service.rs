@@ -7,7 +7,7 @@ use crate::env::document::{self, Kind, Node};
 use crate::env::reader::{Fields, Reading, Unknown};
 use crate::stack::model::*;
 use crate::stack::ports;
-use crate::value::ServiceName;
+use crate::value::{ServiceName, amount};
 use std::time::Duration;
 
 /// Reads one service; `None` means an error was reported.
@@ -118,7 +118,8 @@ pub fn read(reading: &Reading, name: ServiceName, node: &Node, context: &Context
     let report = |key: &str, problem: String| fields.error(node.place, format!("'{path}.{key}': {problem}"));
     let stop_grace =
         parsed("stop_grace_period").and_then(|(key, text)| ports::duration(&text).map_err(|p| report(key, p)).ok());
-    let mem_limit = parsed("mem_limit").and_then(|(key, text)| ports::limit(&text).map_err(|p| report(key, p)).ok()?);
+    let mem_limit =
+        parsed("mem_limit").and_then(|(key, text)| amount::size_limit(&text).map_err(|p| report(key, p)).ok()?);
     let mut options = options::read(&fields, context);
     options.tmpfs.extend(memory);
     // Said twice, it must be the same.

@@ -6,6 +6,7 @@ use crate::env::document::{Key, Kind, Node};
 use crate::env::reader::Fields;
 use crate::stack::model::{Forms, Written};
 use crate::stack::ports;
+use crate::value::amount;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -118,8 +119,8 @@ fn part(key: &str, node: &Node) -> Value {
 fn scalar_part(key: &str, node: &Node) -> Value {
     let text = scalar::text(node).unwrap_or_default();
     let shown = match key {
-        "memory" => ports::bytes(&text).ok().map(|size| size.to_string().into()),
-        "cpus" => ports::nano_cpus(&text).map(print_values::cpus),
+        "memory" => amount::bytes(&text).ok().map(|size| size.to_string().into()),
+        "cpus" => amount::nano_cpus(&text).map(print_values::cpus),
         "delay" | "monitor" | "window" | "interval" | "timeout" | "start_period" | "start_interval" => {
             ports::duration(&text).ok().map(|time| print_values::duration(time).into())
         }

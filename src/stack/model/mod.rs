@@ -7,7 +7,7 @@ pub use networks::{Joined, Network, Pool, StackNetwork, StackVolume};
 pub use written::{Form, Forms, Written};
 
 use super::options::Options;
-use crate::env::Allow;
+use crate::env::{Allow, Limits};
 use crate::value::{AppName, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,6 +19,8 @@ pub struct Stack {
     pub project: AppName,
     /// Whether other apps of the host may build images of the same names.
     pub shares_host: bool,
+    /// What all of its containers may use together.
+    pub limits: Option<Limits>,
     /// The compose files, the main one first, and its directory.
     pub files: Vec<String>,
     pub directory: String,

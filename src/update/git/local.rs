@@ -10,9 +10,9 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 /// In the checkout's repository: the commit that the appliance last checked out.
-const OURS: &str = "refs/appliance/checked-out";
+pub(super) const OURS: &str = "refs/appliance/checked-out";
 /// In the same: the commit in which local ones were last merged: what the next version is merged with too.
-const MERGED: &str = "refs/appliance/merged";
+pub(super) const MERGED: &str = "refs/appliance/merged";
 /// In the repository: commits that releases were made of. git must not clean them away when the repository has forgotten them.
 const KEPT: &str = "refs/appliance/kept";
 /// Who signs for commits that the appliance makes.

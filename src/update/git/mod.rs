@@ -3,11 +3,14 @@
 //! hold a password: it travels in git's environment, never in an argument.
 
 mod checkout;
+mod difference;
 mod local;
 mod repository;
 mod submodules;
 mod trust;
 mod work_tree;
+
+pub use difference::{Difference, difference};
 
 use crate::env::{App, GitLocal};
 use crate::host::{Dir, Host};
