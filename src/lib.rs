@@ -19,11 +19,13 @@
 //! | [`authority`] | our own CA for client certificates | env, host, state, prepare |
 //! | [`stack`] | compose file, difference to what runs, carrying it out | env, host, state |
 //! | [`update`] | making a release, putting it in place, going back | env, host, state, report, prepare, stack |
+//! | [`backup`] | runs into a repository, and the ways back | env, host, state, report, prepare, stack, update |
 //! | [`supervise`] | from an env to a running app, and what follows from deaths | all above |
 //! | [`cli`] | the commands | all |
 //!
 //! `tests/layers.rs` holds the third column.
 pub mod authority;
+pub mod backup;
 pub mod certificate;
 pub mod cli;
 pub mod env;

@@ -2,6 +2,7 @@
 
 mod app;
 mod apply;
+mod backup;
 mod cert;
 mod choice;
 mod compose;
@@ -86,6 +87,9 @@ enum Command {
     /// Dump the app's database, or make it anew
     #[command(subcommand)]
     Database(database::DatabaseCommand),
+    /// Back up database and files, and bring them back
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
     /// Go to a newer major version of PostgreSQL, and back
     #[command(subcommand)]
     Postgres(postgres::PostgresCommand),
@@ -189,6 +193,7 @@ pub async fn execute(arguments: Arguments) -> u8 {
         Command::Releases(of) => update::releases(&of.app, of.json.json),
         Command::Database(command) => database::database(command).await,
         Command::App(command) => app::app(command).await,
+        Command::Backup(command) => backup::backup(command).await,
         Command::Postgres(command) => postgres::postgres(command).await,
         Command::Recover(recover) => host::recover(recover).await,
         Command::Env(command) => env::env(command).await,

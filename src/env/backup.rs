@@ -1,17 +1,49 @@
 //! The keys under `appliance.backup:`: where backups go, and what is mounted for them.
 
+use super::appliance_read::read_calendar;
 use super::diagnostic::nearest;
+use super::document::{Kind, shown};
 use super::reader::{Fields, Unknown};
-use crate::value::{AbsPath, FileSystemType, Invalid, Secret};
+use crate::value::{AbsPath, Calendar, FileSystemType, Invalid, KnownHost, Secret, WebUrl};
 use std::str::FromStr;
 
-#[derive(Debug, Clone, Default)]
+/// Everything under `appliance.backup:`.
+#[derive(Debug, Clone)]
 pub struct Backup {
     pub url: Option<BackupUrl>,
     pub options: Option<Secret>,
     pub mount: Option<BackupMount>,
+    /// What the repository's password is made of: the password itself, or an OpenPGP key of an old env.
     pub encrypt: Option<Secret>,
+    /// When a run is made by itself.
+    pub oncalendar: Calendar,
+    pub keep: Keep,
+    /// Asked for after each run that is complete: a service that tells somebody when that does not come.
+    pub alive: Option<WebUrl>,
+    /// What the target's own tools take from their environment, like `AWS_ACCESS_KEY_ID`.
+    pub credentials: Vec<(String, Secret)>,
+    /// The ssh servers of the target; none: the first answer is remembered.
+    pub host_keys: Vec<KnownHost>,
 }
+
+/// How many runs are kept: the last one of each of so many days, weeks, months.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    pub daily: usize,
+    pub weekly: usize,
+    pub monthly: usize,
+}
+
+impl Default for Keep {
+    fn default() -> Keep {
+        Keep { daily: 14, weekly: 8, monthly: 12 }
+    }
+}
+
+/// What variables of a target's tools begin with; no other may be set.
+const CREDENTIALS: [&str; 7] = ["AWS_", "AZURE_", "B2_", "GOOGLE_", "OS_", "RCLONE_", "ST_"];
+/// The most of each that can be kept.
+const KEEP: std::ops::RangeInclusive<i64> = 0..=1000;
 
 /// Where backups go: restic's forms, and the URLs that duplicity took on an ECS-Appliance.
 #[derive(Debug, Clone)]
@@ -123,7 +155,51 @@ pub(super) fn read_backup(appliance: &Fields) -> Backup {
         options: fields.secret("options"),
         mount,
         encrypt: fields.secret("encrypt"),
+        oncalendar: read_calendar(&fields).unwrap_or_else(nightly),
+        keep: read_keep(&fields),
+        alive: fields.checked("alive"),
+        credentials: read_credentials(&fields),
+        host_keys: fields.list("host_keys", |reading, node, path| reading.checked(node, path)).unwrap_or_default(),
     };
     fields.finish(Unknown::Warn);
     backup
+}
+
+/// The default of `backup.oncalendar` (docs/env.md).
+fn nightly() -> Calendar {
+    // The text is a constant that the check takes.
+    "*-*-* 22:30:00".parse().expect("the default calendar is valid")
+}
+
+fn read_keep(backup: &Fields) -> Keep {
+    let fields = backup.fields("keep");
+    let number = |key| fields.get(key, |reading, node, path| reading.number(node, path, KEEP));
+    let or = |read: Option<i64>, usual: usize| read.and_then(|read| usize::try_from(read).ok()).unwrap_or(usual);
+    let usual = Keep::default();
+    let keep = Keep {
+        daily: or(number("daily"), usual.daily),
+        weekly: or(number("weekly"), usual.weekly),
+        monthly: or(number("monthly"), usual.monthly),
+    };
+    // A slip would keep less than was asked for.
+    fields.finish(Unknown::Refuse);
+    keep
+}
+
+fn read_credentials(backup: &Fields) -> Vec<(String, Secret)> {
+    let fields = backup.fields("credentials");
+    let mut all = Vec::new();
+    for (key, node) in fields.entries() {
+        let name = key.text.as_str();
+        let is_plain = name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+        if !is_plain || !CREDENTIALS.iter().any(|start| name.starts_with(start)) {
+            let starts = CREDENTIALS.join("…, ");
+            fields.error(key.place, format!("'{}' must be a variable {starts}…", fields.path(&shown(name))));
+        } else if !matches!(&*node.kind, Kind::Scalar { .. }) {
+            fields.error(node.place, format!("'{}' must be a string, not {}", fields.path(name), node.what()));
+        } else {
+            all.extend(fields.reading.secret(node, &fields.path(name)).map(|secret| (name.to_owned(), secret)));
+        }
+    }
+    all
 }

@@ -182,6 +182,8 @@ pub struct VolumeState {
     pub driver: String,
     /// What the driver was told when it was made.
     pub options: HashMap<String, String>,
+    /// Where its files are on this host.
+    pub mountpoint: String,
 }
 
 /// The default bridge: where containers reach the host.
@@ -327,6 +329,8 @@ pub trait Docker: Send + Sync {
     fn tag<'a>(&'a self, image: &'a str, repository: &'a str, tag: &'a str) -> Pending<'a, Result<()>>;
     fn build<'a>(&'a self, request: BuildRequest, progress: Progress<'a>) -> Pending<'a, Result<()>>;
     fn networks<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<NetworkState>>>;
+    /// Those of all projects.
+    fn project_networks<'a>(&'a self) -> Pending<'a, Result<Vec<NetworkState>>>;
     /// The id of a network by its name, whoever made it.
     fn network_id<'a>(&'a self, name: &'a str) -> Pending<'a, Result<Option<String>>>;
     fn create_network<'a>(&'a self, network: NetworkCreateRequest) -> Pending<'a, Result<()>>;

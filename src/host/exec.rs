@@ -1,7 +1,7 @@
 //! Commands: one wrapper with a deadline, bounded output, and the tail of stderr in the error.
 #![allow(clippy::disallowed_methods)] // This is the door they are disallowed for.
 
-use super::{Host, Pending, What};
+use super::{Host, Pending, What, pipe};
 use crate::value::Secret;
 use anyhow::{Context, Result, bail};
 use std::process::Stdio;
@@ -16,7 +16,7 @@ pub struct Cmd {
     pub(super) env: Vec<(String, Secret)>,
     ids: Option<(u32, u32)>,
     directory: Option<String>,
-    deadline: Duration,
+    pub(super) deadline: Duration,
     /// The most that it may print, in bytes, where what it prints is used.
     max_output: usize,
     /// What the program reads on its standard input; nothing unless told otherwise.
@@ -129,6 +129,9 @@ pub const MAX_TAIL: usize = 8 << 10;
 pub trait Exec: Send + Sync {
     /// Runs to the end; an exit code other than 0 is not an error here.
     fn run<'a>(&'a self, cmd: &'a Cmd) -> Pending<'a, Result<Output>>;
+    /// Runs two, the second one reading what the first one prints. It only comes to the end of that once the first one has ended well; else
+    /// it is killed. Gives back what each left; the second one's code is `None` where it was killed.
+    fn feed<'a>(&'a self, from: &'a Cmd, into: &'a Cmd) -> Pending<'a, Result<(Output, Output)>>;
 }
 
 /// The machine's own programs.
@@ -137,6 +140,10 @@ pub struct SystemExec;
 impl Exec for SystemExec {
     fn run<'a>(&'a self, cmd: &'a Cmd) -> Pending<'a, Result<Output>> {
         Box::pin(run(cmd))
+    }
+
+    fn feed<'a>(&'a self, from: &'a Cmd, into: &'a Cmd) -> Pending<'a, Result<(Output, Output)>> {
+        Box::pin(pipe::feed(from, into))
     }
 }
 
@@ -157,17 +164,26 @@ fn in_the_users_place(program: &str, args: &[String]) -> tokio::process::Command
 }
 
 async fn run(cmd: &Cmd) -> Result<Output> {
-    let mut command = tokio::process::Command::new(&cmd.program);
-    let input = cmd.input.expose().as_bytes();
     let stdin = match &cmd.input_file {
         Some(path) => input_file(path).with_context(|| format!("could not open {path}"))?.into(),
-        None if input.is_empty() => Stdio::null(),
+        None if cmd.input.expose().is_empty() => Stdio::null(),
         None => Stdio::piped(),
     };
     let stdout = match &cmd.output_file {
         Some(path) => new_file(path).with_context(|| format!("could not make {path}"))?.into(),
         None => Stdio::piped(),
     };
+    let child = spawn(cmd, stdin, stdout)?;
+    let work = ended(cmd, child);
+    match tokio::time::timeout(cmd.deadline, work).await {
+        Ok(output) => output,
+        Err(_) => bail!("{} did not end within {} s and was stopped", cmd.program, cmd.deadline.as_secs()),
+    }
+}
+
+/// Starts a program with its own environment and nothing of the caller's; it ends with whoever drops it.
+pub(super) fn spawn(cmd: &Cmd, stdin: Stdio, stdout: Stdio) -> Result<tokio::process::Child> {
+    let mut command = tokio::process::Command::new(&cmd.program);
     command.args(&cmd.args).stdin(stdin).stdout(stdout).stderr(Stdio::piped()).kill_on_drop(true);
     command.env_clear().env("PATH", PATH).env("LC_ALL", "C.UTF-8");
     for (name, value) in &cmd.env {
@@ -179,26 +195,24 @@ async fn run(cmd: &Cmd) -> Result<Output> {
     if let Some(directory) = &cmd.directory {
         command.current_dir(directory);
     }
-    let mut child = command.spawn().with_context(|| format!("could not run {}", cmd.program))?;
+    command.spawn().with_context(|| format!("could not run {}", cmd.program))
+}
+
+/// What a program leaves once it has ended by itself.
+pub(super) async fn ended(cmd: &Cmd, mut child: tokio::process::Child) -> Result<Output> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let work = async {
-        let feed = async {
-            if let Some(mut stdin) = stdin {
-                // A program that does not want to read it all says so with its exit code.
-                drop(stdin.write_all(input).await);
-            }
-        };
-        let (out, tail, ()) = tokio::join!(head(stdout, cmd.max_output), tail(stderr, MAX_TAIL), feed);
-        let status = child.wait().await;
-        let status = status.with_context(|| format!("could not wait for {}", cmd.program))?;
-        let could_not_read = || format!("could not read what {} prints", cmd.program);
-        let (out, is_cut) = out.with_context(could_not_read)?;
-        anyhow::Ok(Output { code: status.code(), stdout: out, stderr: tail.with_context(could_not_read)?, is_cut })
+    let feed = async {
+        if let Some(mut stdin) = stdin {
+            // A program that does not want to read it all says so with its exit code.
+            drop(stdin.write_all(cmd.input.expose().as_bytes()).await);
+        }
     };
-    match tokio::time::timeout(cmd.deadline, work).await {
-        Ok(output) => output,
-        Err(_) => bail!("{} did not end within {} s and was stopped", cmd.program, cmd.deadline.as_secs()),
-    }
+    let (out, tail, ()) = tokio::join!(head(stdout, cmd.max_output), tail(stderr, MAX_TAIL), feed);
+    let status = child.wait().await;
+    let status = status.with_context(|| format!("could not wait for {}", cmd.program))?;
+    let could_not_read = || format!("could not read what {} prints", cmd.program);
+    let (out, is_cut) = out.with_context(could_not_read)?;
+    Ok(Output { code: status.code(), stdout: out, stderr: tail.with_context(could_not_read)?, is_cut })
 }
 
 fn input_file(path: &str) -> std::io::Result<std::fs::File> {
@@ -319,6 +333,25 @@ impl Host {
         }
         let output = self.exec.run(&cmd).await?;
         succeeded(&cmd, Output { stdout: String::new(), is_cut: false, ..output })
+    }
+
+    /// Runs a command with an effect that reads what another one prints, all of it or nothing: where the first one does not end well, the
+    /// second one is killed before it has seen the end. Gives back what the second one printed.
+    ///
+    /// # Errors
+    /// Either of them does not end well; the first one's words come first.
+    pub async fn feed(&self, what: What, object: &str, how: &str, from: Cmd, into: Cmd) -> Result<Output> {
+        self.note(what, object, how);
+        if !self.applies() {
+            return Ok(Output::default());
+        }
+        let (first, second) = self.exec.feed(&from, &into).await?;
+        succeeded(&from, first)?;
+        let second = succeeded(&into, second)?;
+        if second.is_cut {
+            bail!("{}{} printed more than {} bytes", into.program, verb(&into), into.max_output);
+        }
+        Ok(second)
     }
 
     /// [`Host::act`], for a command that tells on stdout what it has made.

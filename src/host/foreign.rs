@@ -131,6 +131,25 @@ impl Host {
         Ok(None)
     }
 
+    /// The first directory on the way of an absolute path that others than root can write, or a link that they may have put there: whoever
+    /// writes below as root may write elsewhere. A path that ends early is looked at as far as it goes.
+    pub fn written_by_others(&self, path: &str) -> Result<Option<String>> {
+        if let Some(link) = self.foreign_link(path, &[], &|_| false)? {
+            return Ok(Some(link));
+        }
+        let (root, _) = self.ids(&"root".parse().context("a user name is an owner")?)?;
+        let mut at = String::new();
+        for part in path.split('/').filter(|part| !part.is_empty()) {
+            at = format!("{at}/{part}");
+            // Links of root's are followed.
+            let Ok(meta) = self.path(&at).metadata() else { return Ok(None) };
+            if meta.uid() != root || meta.mode() & 0o022 != 0 {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
+    }
+
     fn open_unlinked(&self, path: &str) -> Result<Option<(fs::File, fs::Metadata)>> {
         let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
         let file = match fs::OpenOptions::new().read(true).custom_flags(flags).open(self.path(path)) {
@@ -195,5 +214,14 @@ mod tests {
         assert_eq!(found("/open/below", &[]), Ok(None));
         assert_eq!(found("/missing/x", &[]), Ok(None));
         assert_eq!(found("/round", &[]), Err(()));
+        for (path, expected) in [
+            ("/own/below/new", None),
+            ("/own/to/new", None),
+            ("/open/below/new", Some("/open")),
+            ("/own/out/new", Some("/own/out")),
+            ("/open/to/new", Some("/open/to")),
+        ] {
+            assert_eq!(host.written_by_others(path).expect("it can be looked at").as_deref(), expected, "{path}");
+        }
     }
 }

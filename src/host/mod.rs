@@ -20,6 +20,7 @@ pub mod notify;
 mod own;
 mod packages;
 pub mod pem;
+mod pipe;
 mod postgres;
 mod private;
 mod routes;

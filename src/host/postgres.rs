@@ -43,8 +43,20 @@ pub trait Sql: Send + Sync {
         deadline: Duration,
     ) -> Pending<'a, Result<Option<String>>>;
     fn greet<'a>(&'a self, login: &'a Login) -> Pending<'a, Result<Greeting>>;
+    /// Holds the state of a database as it is now, for others to read the same, and gives back the first value of a SELECT in it.
+    fn hold<'a>(&'a self, login: &'a Login, sql: String, deadline: Duration) -> Pending<'a, Result<Held>>;
     /// Statements that may take so long.
     fn execute<'a>(&'a self, login: &'a Login, sql: String, deadline: Duration) -> Pending<'a, Result<()>>;
+}
+
+/// A state of a database that others can read, too, for as long as this lives.
+pub struct Held {
+    /// What `SET TRANSACTION SNAPSHOT` and `pg_dump --snapshot` call it.
+    pub snapshot: String,
+    /// The first value of the SELECT.
+    pub value: Option<String>,
+    /// The connection ends with it.
+    pub(super) _keeper: Box<dyn Send + Sync>,
 }
 
 /// Where to connect and as whom.
@@ -121,6 +133,14 @@ impl Host {
     /// The query fails, or takes longer than the deadline.
     pub async fn first_value(&self, login: &Login, sql: String, deadline: Duration) -> Result<Option<String>> {
         self.sql.first_value(login, sql, deadline).await
+    }
+
+    /// Holds the state of a database, and reads the first value of a SELECT in it.
+    ///
+    /// # Errors
+    /// The query fails, or takes longer than the deadline.
+    pub async fn hold(&self, login: &Login, sql: String, deadline: Duration) -> Result<Held> {
+        self.sql.hold(login, sql, deadline).await
     }
 
     /// Whether a login is let in. A server that is starting up is not asked: see [`Host::wait_for_postgres`].

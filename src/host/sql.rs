@@ -1,7 +1,7 @@
 //! The client of PostgreSQL. The `postgres` crate is a blocking one: it runs on a blocking thread, here and nowhere else.
 
 use super::Pending;
-use super::postgres::{Greeting, Login, PINNED_PATH, Row, STATEMENT, Sql};
+use super::postgres::{Greeting, Held, Login, PINNED_PATH, Row, STATEMENT, Sql};
 use anyhow::{Context, Result, bail};
 use postgres::types::ToSql;
 use std::time::Duration;
@@ -49,6 +49,28 @@ impl Sql for Server {
         })
     }
 
+    fn hold<'a>(&'a self, login: &'a Login, sql: String, deadline: Duration) -> Pending<'a, Result<Held>> {
+        let login = login.clone();
+        Box::pin(async move {
+            let (tell, told) = tokio::sync::oneshot::channel();
+            let (keeper, dropped) = std::sync::mpsc::channel::<()>();
+            tokio::task::spawn_blocking(move || match hold(&login, &sql, deadline) {
+                Ok((client, snapshot, value)) => {
+                    drop(tell.send(Ok((snapshot, value))));
+                    // It ends when the other end is dropped: nothing is ever sent.
+                    let _ended = dropped.recv();
+                    drop(client);
+                }
+                // Whoever asked may have given up.
+                Err(error) => drop(tell.send(Err(error))),
+            });
+            let told = tokio::time::timeout(deadline + CONNECT, told).await;
+            let (snapshot, value) =
+                told.context("PostgreSQL did not answer in time")?.context("the database thread died")??;
+            Ok(Held { snapshot, value, _keeper: Box::new(std::sync::Mutex::new(keeper)) })
+        })
+    }
+
     fn greet<'a>(&'a self, login: &'a Login) -> Pending<'a, Result<Greeting>> {
         let login = login.clone();
         Box::pin(blocking(move || {
@@ -66,6 +88,26 @@ impl Sql for Server {
         let whole = deadline + (DEADLINE - STATEMENT);
         Box::pin(blocking_for(whole, move || Ok(connect(&login, deadline)?.batch_execute(&sql)?)))
     }
+}
+
+/// A connection in a transaction whose state is exported, what it is called, and the value.
+fn hold(login: &Login, sql: &str, deadline: Duration) -> Result<(postgres::Client, String, Option<String>)> {
+    let mut client = connect(login, STATEMENT)?;
+    let ms = deadline.as_millis().clamp(1, 86_400_000);
+    let begin = format!(
+        "SET statement_timeout = {ms}; SET idle_in_transaction_session_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+    );
+    client.batch_execute(&begin).context("could not begin")?;
+    let first = |rows: Vec<postgres::SimpleQueryMessage>| {
+        rows.into_iter().find_map(|message| match message {
+            postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        })
+    };
+    let exported = client.simple_query("SELECT pg_catalog.pg_export_snapshot()");
+    let snapshot = first(exported.context("could not hold the database's state")?);
+    let value = first(client.simple_query(sql).context("could not query PostgreSQL")?);
+    Ok((client, snapshot.context("PostgreSQL names no snapshot")?, value))
 }
 
 fn first_value(login: &Login, sql: &str, deadline: Duration) -> Result<Option<String>> {

@@ -1,6 +1,6 @@
 //! Step database: role, database, extension, password and who may reach it. Nothing is ever dropped or emptied here.
 
-use super::filter::{self, admitted};
+use super::filter::{self, Networks};
 use super::postgres::{Cluster, cluster, find, tell, tuning};
 use crate::env::Env;
 use crate::host::{File, Host, Login, Owed, quote_identifier, quote_literal, replace_block, scram_verifier};
@@ -242,12 +242,13 @@ async fn ensure_database(cluster: &Cluster, role: &str, database: &DatabaseName,
 /// pg_hba.conf names the bridge's network and those of the app's project, and no other; neither does the packet filter.
 pub async fn admit_networks(env: &Env, host: &Host) -> Result<()> {
     let cluster = cluster(host)?;
+    let networks = Networks::look(host).await?;
     let mut lines = String::new();
     for one in &env.apps {
         let role = role_of(host, &one.name, env.tenant.is_alone())?;
-        lines.push_str(&hba_block(&one.database, &role, &admitted(&one.name, host).await?));
+        lines.push_str(&hba_block(&one.database, &role, &networks.admitted(&one.name)));
     }
-    filter::ensure(cluster.port, env, host).await?;
+    filter::ensure(cluster.port, env, &networks, host).await?;
     let path = cluster.config("pg_hba.conf");
     let text = host.read_text(&path, MAX_CONFIG)?.with_context(|| format!("{path} is missing"))?;
     let edited = replace_block(&text, "appliance", &lines);

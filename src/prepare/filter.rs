@@ -5,6 +5,7 @@
 //! own.
 
 use crate::env::Env;
+use crate::host::docker::{Bridge, LABEL_PROJECT, NetworkState};
 use crate::host::{Cmd, File, Host, Owed, UnitState};
 use crate::state::Ledger;
 use crate::value::{AppName, Owner};
@@ -113,19 +114,19 @@ fn mark(text: &str) -> String {
 }
 
 /// Brings the filter into force. Without it PostgreSQL must not listen on the bridge.
-pub async fn ensure(port: u16, env: &Env, host: &Host) -> Result<()> {
-    let bridge = host.docker().bridge().await?;
+pub async fn ensure(port: u16, env: &Env, networks: &Networks, host: &Host) -> Result<()> {
+    let bridge = &networks.bridge;
     let (mut groups, mut subnets) = (Vec::new(), BTreeSet::new());
     let mut upstreams: BTreeSet<SocketAddr> = BTreeSet::new();
     for one in &env.apps {
-        let mut group = group_of(&one.name, host).await?;
+        let mut group = group_of(&one.name, networks);
         // The bridge's own containers are nobody's in particular: those of an app that has the host to itself.
         if env.tenant.is_alone() && is_ipv4_subnet(&bridge.subnet) {
             group.subnets.push(bridge.subnet.clone());
             group.hidden.push(bridge.subnet.clone());
         }
         group.tidy();
-        subnets.extend(admitted(&one.name, host).await?);
+        subnets.extend(networks.admitted(&one.name));
         groups.push(group);
         let routes = Ledger::read_for(host, &one.name)?.current.map(|release| release.routes).unwrap_or_default();
         upstreams.extend(routes.iter().map(|route| route.upstream));
@@ -163,10 +164,39 @@ pub async fn ensure(port: u16, env: &Env, host: &Host) -> Result<()> {
     Ok(())
 }
 
+/// What Docker has of networks: asked for once, however many apps there are.
+pub struct Networks {
+    bridge: Bridge,
+    /// Those of projects.
+    all: Vec<NetworkState>,
+}
+
+impl Networks {
+    pub async fn look(host: &Host) -> Result<Networks> {
+        Ok(Networks { bridge: host.docker().bridge().await?, all: host.docker().project_networks().await? })
+    }
+
+    fn of<'a>(&'a self, app: &'a AppName) -> impl Iterator<Item = &'a NetworkState> {
+        let is_of =
+            |network: &&NetworkState| network.labels.get(LABEL_PROJECT).is_some_and(|name| name == app.as_str());
+        self.all.iter().filter(is_of)
+    }
+
+    /// The networks from which an app reaches PostgreSQL: the bridge's, and those of its project.
+    pub fn admitted(&self, app: &AppName) -> Vec<String> {
+        let mut subnets = vec![self.bridge.subnet.clone()];
+        self.of(app).for_each(|network| subnets.extend(network.subnets.iter().cloned()));
+        subnets.retain(|subnet| is_ipv4_subnet(subnet));
+        subnets.sort();
+        subnets.dedup();
+        subnets
+    }
+}
+
 /// The networks of an app's project.
-async fn group_of(app: &AppName, host: &Host) -> Result<Group> {
+fn group_of(app: &AppName, networks: &Networks) -> Group {
     let mut group = Group::default();
-    for network in host.docker().networks(app.as_str()).await? {
+    for network in networks.of(app) {
         let (four, six): (Vec<String>, Vec<String>) = (
             network.subnets.iter().filter(|subnet| is_ipv4_subnet(subnet)).cloned().collect(),
             network.subnets.iter().filter(|subnet| is_ipv6_subnet(subnet)).cloned().collect(),
@@ -180,7 +210,7 @@ async fn group_of(app: &AppName, host: &Host) -> Result<Group> {
         group.subnets.extend(four);
         group.subnets6.extend(six);
     }
-    Ok(group)
+    group
 }
 
 impl Group {
@@ -191,18 +221,6 @@ impl Group {
             list.dedup();
         }
     }
-}
-
-/// The networks from which an app reaches PostgreSQL: the bridge's, and those of its project.
-pub async fn admitted(app: &AppName, host: &Host) -> Result<Vec<String>> {
-    let mut subnets = vec![host.docker().bridge().await?.subnet];
-    for network in host.docker().networks(app.as_str()).await? {
-        subnets.extend(network.subnets);
-    }
-    subnets.retain(|subnet| is_ipv4_subnet(subnet));
-    subnets.sort();
-    subnets.dedup();
-    Ok(subnets)
 }
 
 /// Docker's word for a network is checked like any other input before it goes into a file.

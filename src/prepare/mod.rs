@@ -1,7 +1,7 @@
 //! Preparing the host: the steps, in their order. Each looks, compares, and then does or, in check mode, only notes.
 //! What must be done to the stack is not here.
 
-mod app_timers;
+mod calendars;
 pub mod client_ca;
 mod database;
 mod files;

@@ -1,6 +1,6 @@
 //! Step timer: when the app is updated by itself. The timer itself is the package's; here it is set, or masked.
 
-use super::app_timers;
+use super::calendars;
 use crate::env::Env;
 use crate::host::{File, Host, Owed, UnitState};
 use anyhow::Result;
@@ -19,7 +19,7 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
         mask_debians(unit, env.appliance.update.automatic, host).await?;
     }
     prepare_own(env, host).await?;
-    app_timers::prepare(env, host).await
+    calendars::prepare(env, host).await
 }
 
 /// Masks one of Debian's timers, or gives it back. A mask of somebody else's making looks the same; a mark says which are ours.

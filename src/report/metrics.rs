@@ -39,6 +39,45 @@ pub fn discard(app: &AppName, host: &Host) -> Result<()> {
     if host.exists(&of_app(app)) { host.discard(&of_app(app)) } else { Ok(()) }
 }
 
+/// What is told of backups, under its old names; times are seconds of the epoch.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BackupMetrics {
+    pub last_start: Option<i64>,
+    pub last_success: Option<i64>,
+    pub seconds: Option<u64>,
+    pub bytes: Option<u64>,
+    pub data_bytes: Option<u64>,
+}
+
+/// Writes what is known of the last run.
+pub fn write_backup(known: &BackupMetrics, host: &Host) -> Result<()> {
+    let number = |value: Option<u64>| value.map(|value| value.to_string());
+    let time = |value: Option<i64>| value.map(|value| value.to_string());
+    let mut text = String::new();
+    for (name, kind, help, value) in [
+        (
+            "backup_last_start_time",
+            "counter",
+            "timestamp-epoch-seconds of the last backup start",
+            time(known.last_start),
+        ),
+        (
+            "backup_last_success_time",
+            "gauge",
+            "timestamp-epoch-seconds of the last complete run",
+            time(known.last_success),
+        ),
+        ("backup_last_duration", "gauge", "seconds that the last complete run took", number(known.seconds)),
+        ("backup_last_size", "gauge", "bytes of files in the last complete run", number(known.bytes)),
+        ("backup_last_data_size", "gauge", "bytes of databases in the last complete run", number(known.data_bytes)),
+    ] {
+        if let Some(value) = value {
+            text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"));
+        }
+    }
+    host.put(&format!("{DIRECTORY}/appliance-backup.prom"), text.as_bytes(), 0o644)
+}
+
 fn render(app: &AppName, last_call: Option<i64>, last_update: Option<i64>, commit: Option<&str>) -> String {
     // A metric's name knows no dash.
     let app = app.as_str().replace('-', "_");

@@ -66,6 +66,8 @@ locks! {
     CheckoutLock, Checkout, OfApp, "checkout";
     /// Of whoever changes the CA for client certificates: revoking must not wait for an update.
     AuthorityLock, Authority, OfHost, "authority.lock";
+    /// Of whoever uses the backup's repository: whoever holds it knows that a lock of this host in there is a dead process's.
+    BackupLock, Backup, OfHost, "backup.lock";
 }
 
 /// How long a lock is looked at again after its file was closed, in pauses of milliseconds. The kernel tells of a close before it

@@ -7,10 +7,11 @@ pub mod ledger;
 pub mod lock;
 pub mod moved;
 pub mod pulled;
+pub mod recovering;
 pub mod status;
 
 pub use ledger::{Attempt, InFlight, Ledger, Release, Touched};
-pub use lock::{AuthorityLock, CheckoutLock, HostLock, OrderLock, StackLock, UpdateLock, locks_of};
+pub use lock::{AuthorityLock, BackupLock, CheckoutLock, HostLock, OrderLock, StackLock, UpdateLock, locks_of};
 pub use status::{ServiceStatus, Status, StepState, StepStatus};
 
 /// Where an app's own state lies: what root trusts about it, and nobody else can write.

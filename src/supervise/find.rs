@@ -4,6 +4,7 @@ use crate::error::Halt;
 use crate::host::Host;
 use crate::prepare;
 use crate::source::{self, Found, Search, Tried};
+use crate::state::recovering;
 use anyhow::Result;
 
 /// The env to run, and why it is not the newest one, if it is not.
@@ -17,6 +18,7 @@ pub struct Chosen {
 /// # Errors
 /// [`Halt`] with standby if there is none; the broken env's own error if there is no good one to go on with.
 pub async fn find(host: &Host, env_yml: Option<&str>) -> Result<Chosen> {
+    recovering::refuse(host)?;
     match source::find(host, env_yml).await {
         Ok(Search::Found(found)) => Ok(Chosen { found, trouble: None }),
         Ok(Search::Nothing(tried)) => {

@@ -75,7 +75,7 @@ pub(super) async fn dump_of(database: &str, env: &Env, target: &str, by: By, hos
 }
 
 /// One of PostgreSQL's programs, of the cluster's own version, logged in as the app's role and run as its user.
-pub(super) fn client<const N: usize>(
+pub fn client<const N: usize>(
     env: &Env,
     database: &str,
     program: &str,

@@ -25,7 +25,7 @@ mod major;
 mod packages;
 mod release;
 mod removal;
-mod restore;
+pub mod restore;
 mod rollback;
 mod room;
 mod run;

@@ -9,6 +9,7 @@ mod acme;
 mod acme_trouble;
 mod any_database;
 mod apply;
+mod backup;
 mod broken_env;
 mod checkout;
 mod clients;

@@ -22,6 +22,13 @@ fn instances_come_up_side_by_side_with_what_is_their_own() {
         let others = APPS.iter().filter(|other| **other != app);
         others.for_each(|other| assert!(!inside.contains(&format!("canary-{other}")), "{inside}"));
     }
+    // At rest each app listens to Docker's events, of containers and of networks, and nothing else is held open: a build's session would be
+    // asked again and again whether it is there.
+    wait_for("Docker to be left alone", Duration::from_secs(30), || {
+        let held = machine.ok("ss -Hx state connected src unix:/run/docker.sock | wc -l; ss -Hx state connected src unix:/var/run/docker.sock | wc -l");
+        let held: u32 = held.lines().filter_map(|line| line.trim().parse::<u32>().ok()).sum();
+        if held == 2 * 3 { Ok(()) } else { Err(format!("{held} connections")) }
+    });
     // What is run twice has nothing to do.
     assert_eq!(machine.ok("appliance plan"), "nothing to do\n");
     assert_eq!(machine.ok("appliance prepare"), "nothing to do\n");

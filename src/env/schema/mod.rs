@@ -187,8 +187,31 @@ struct Backup {
     url: Option<String>,
     options: Option<Text>,
     mount: Option<Mount>,
-    /// An OpenPGP key, armored.
-    encrypt: Option<String>,
+    /// The repository's password, 32 random characters or more; or an OpenPGP key, armored, of an old env.
+    encrypt: Option<Text>,
+    /// When a run is made (default "*-*-* 22:30:00"): a calendar expression of systemd's.
+    oncalendar: Option<String>,
+    keep: Option<Keep>,
+    /// Asked for after each complete run.
+    alive: Option<String>,
+    /// Variables of the target's tools: AWS_…, AZURE_…, B2_…, GOOGLE_…, OS_…, RCLONE_…, ST_…
+    credentials: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Known ssh host keys of the target.
+    host_keys: Option<Vec<String>>,
+}
+
+/// How many runs are kept: the last one of each of so many days, weeks and months.
+#[derive(JsonSchema)]
+struct Keep {
+    /// Default 14.
+    #[schemars(range(min = 0, max = 1000))]
+    daily: Option<u16>,
+    /// Default 8.
+    #[schemars(range(min = 0, max = 1000))]
+    weekly: Option<u16>,
+    /// Default 12.
+    #[schemars(range(min = 0, max = 1000))]
+    monthly: Option<u16>,
 }
 
 /// Mounted before a backup, unmounted after it.

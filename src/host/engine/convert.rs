@@ -146,7 +146,13 @@ pub(super) fn usage(stats: ContainerStatsResponse) -> Usage {
 }
 
 pub(super) fn volume(volume: Volume) -> VolumeState {
-    VolumeState { name: volume.name, labels: volume.labels, driver: volume.driver, options: volume.options }
+    VolumeState {
+        name: volume.name,
+        labels: volume.labels,
+        driver: volume.driver,
+        options: volume.options,
+        mountpoint: volume.mountpoint,
+    }
 }
 
 pub(super) fn network(network: Network) -> NetworkState {

@@ -1,19 +1,24 @@
 //! Getting images: pulled from a registry, or built.
 
 use super::convert::tag_of;
-use super::{Engine, QUICK, credentials, drain};
+use super::{CLIENT_LIMIT_S, Engine, QUICK, SOCKET, credentials, drain};
 use crate::host::build::{self, context_stream};
 use crate::host::docker::*;
 use anyhow::{Context, Result};
-use bollard::models::{BuildInfoAux, CreateImageInfo};
+use bollard::auth::DockerCredentials;
+use bollard::errors::Error as ApiError;
+use bollard::models::{BuildInfo, BuildInfoAux, CreateImageInfo};
 use bollard::query_parameters::*;
 use futures_util::StreamExt;
-use std::collections::{BTreeMap, BTreeSet};
+use futures_util::stream::BoxStream;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// The engine API since which there is BuildKit in it.
 const BUILDKIT: (usize, usize) = (1, 39);
+/// How many of a build's lines wait.
+const QUEUE: usize = 64;
 /// Between two reports of how far a pull is.
 const REPORT: Duration = Duration::from_secs(1);
 
@@ -98,7 +103,7 @@ impl Engine {
             },
         };
         let logins = Some(credentials::all().await?).filter(|all| !all.is_empty());
-        let stream = client.build_image(options, logins, Some(bollard::body_try_stream(context)));
+        let stream = build_apart(version, options, logins, context);
         let (mut last, mut steps) = (String::new(), BTreeSet::new());
         let built = drain("build", stream, |info| {
             if let Some(failed) = info.error_detail {
@@ -129,6 +134,47 @@ impl Engine {
         });
         built.await.with_context(|| format!("could not build {}", request.tag))
     }
+}
+
+/// What a build tells, made on a thread and a runtime of its own that end with it: bollard leaves the build's session to a task that nobody
+/// can end, and Docker asks it again and again whether it is there.
+fn build_apart(
+    version: bollard::ClientVersion,
+    options: BuildImageOptions,
+    logins: Option<HashMap<String, DockerCredentials>>,
+    context: BoxStream<'static, std::io::Result<bytes::Bytes>>,
+) -> impl futures_util::Stream<Item = std::result::Result<BuildInfo, ApiError>> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(QUEUE);
+    let failed = |error: std::io::Error| Err(ApiError::IOError { err: error });
+    std::thread::spawn(move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            // Nobody listens any more, or it is told.
+            Err(error) => return drop(sender.blocking_send(failed(error))),
+        };
+        runtime.block_on(async {
+            let client = match bollard::Docker::connect_with_socket(SOCKET, CLIENT_LIMIT_S, &version) {
+                Ok(client) => client,
+                Err(error) => return drop(sender.send(Err(error)).await),
+            };
+            let mut told = client.build_image(options, logins, Some(bollard::body_try_stream(context)));
+            loop {
+                let next = tokio::select! {
+                    next = told.next() => next,
+                    // Whoever wanted it has given up.
+                    () = sender.closed() => None,
+                };
+                let Some(item) = next else { return };
+                if sender.send(item).await.is_err() {
+                    return;
+                }
+            }
+        });
+    });
+    futures_util::stream::unfold(
+        receiver,
+        |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) },
+    )
 }
 
 /// What was said last before a failure.

@@ -236,6 +236,10 @@ impl Docker for Engine {
         Box::pin(self.build_image(request, progress))
     }
 
+    fn project_networks<'a>(&'a self) -> Pending<'a, Result<Vec<NetworkState>>> {
+        Box::pin(self.list_project_networks())
+    }
+
     fn networks<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<NetworkState>>> {
         Box::pin(self.list_networks(project))
     }

@@ -14,6 +14,13 @@ impl Engine {
         Ok(found.into_iter().map(network).collect())
     }
 
+    pub(super) async fn list_project_networks(&self) -> Result<Vec<NetworkState>> {
+        let filters = HashMap::from([("label".to_owned(), vec![LABEL_PROJECT.to_owned()])]);
+        let options = ListNetworksOptions { filters: Some(filters) };
+        let found = self.call("list networks", QUICK, |api| api.list_networks(Some(options))).await?;
+        Ok(found.into_iter().map(network).collect())
+    }
+
     pub(super) async fn find_network(&self, name: &str) -> Result<Option<String>> {
         // Docker's filter takes a part of a name, too.
         let filters = HashMap::from([("name".to_owned(), vec![name.to_owned()])]);

@@ -366,6 +366,12 @@ impl Docker for FakeDocker {
             Ok(())
         })
     }
+    fn project_networks<'a>(&'a self) -> Pending<'a, Result<Vec<NetworkState>>> {
+        Box::pin(async move {
+            self.before("list", "networks").await?;
+            Ok(locked(&self.networks).clone())
+        })
+    }
     fn networks<'a>(&'a self, project: &'a str) -> Pending<'a, Result<Vec<NetworkState>>> {
         Box::pin(async move {
             self.before("list", "networks").await?;
@@ -432,6 +438,7 @@ impl Docker for FakeDocker {
             self.before("volume", &name).await?;
             self.did("volume", &name);
             let volume = VolumeState {
+                mountpoint: format!("/var/lib/docker/volumes/{name}/_data"),
                 name,
                 labels: request.labels.unwrap_or_default(),
                 driver: request.driver.unwrap_or_else(|| "local".to_owned()),

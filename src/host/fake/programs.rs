@@ -100,6 +100,17 @@ impl FakePrograms {
 }
 
 impl Exec for FakePrograms {
+    fn feed<'a>(&'a self, from: &'a Cmd, into: &'a Cmd) -> Pending<'a, Result<(Output, Output)>> {
+        Box::pin(async move {
+            let first = self.run(from).await?;
+            if first.code != Some(0) {
+                return Ok((first, Output::default()));
+            }
+            let second = self.run(&into.clone().input(first.stdout.clone())).await?;
+            Ok((first, second))
+        })
+    }
+
     fn run<'a>(&'a self, cmd: &'a Cmd) -> Pending<'a, Result<Output>> {
         Box::pin(async move {
             let shown = format!("{} {}", cmd.program, cmd.args.join(" "));

@@ -1,7 +1,7 @@
 //! A PostgreSQL server that knows databases, and of each what is in it, as one text.
 
 use super::{Faults, locked};
-use crate::host::postgres::{Greeting, Row, Sql};
+use crate::host::postgres::{Greeting, Held, Row, Sql};
 use crate::host::{Login, Pending};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
@@ -85,6 +85,13 @@ impl FakeSql {
 }
 
 impl Sql for FakeSql {
+    fn hold<'a>(&'a self, login: &'a Login, _: String, _: Duration) -> Pending<'a, Result<Held>> {
+        Box::pin(async move {
+            self.enter(&login.database)?;
+            Ok(Held { snapshot: "1".to_owned(), value: self.content(&login.database), _keeper: Box::new(()) })
+        })
+    }
+
     fn query<'a>(
         &'a self,
         login: &'a Login,

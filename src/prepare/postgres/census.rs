@@ -179,7 +179,7 @@ const ROLES: &str = "SELECT concat('role ', quote_ident(rolname), ' ', rolsuper,
                      md5(coalesce(rolpassword, '')) FROM pg_authid WHERE rolname !~ '^pg_' ORDER BY 1";
 
 /// Rows of tables, values of sequences, and the names of everything else.
-const CONTENTS: &str = r"
+pub const CONTENTS: &str = r"
 WITH own AS (
     SELECT c.oid, c.relkind, c.relispopulated, c.relforcerowsecurity, format('%I.%I', n.nspname, c.relname) AS name
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -103,7 +103,7 @@ pub async fn bring_up(env: &Env, host: &Host) -> Result<()> {
         host.act(What::Setting, "net.ipv4.ip_nonlocal_bind", "set to 1", set).await?;
     }
     // Before it listens there for the first time.
-    super::filter::ensure(cluster.port, env, host).await?;
+    super::filter::ensure(cluster.port, env, &super::filter::Networks::look(host).await?, host).await?;
 
     let unit = cluster.unit();
     let path = cluster.config("conf.d/appliance.conf");

@@ -29,7 +29,8 @@ fn directories(app: &str) -> Vec<Wanted> {
         plain("/data/postgresql".into(), "postgres"),
         plain("/volatile".into(), "root"),
         plain("/volatile/docker".into(), "root"),
-        plain(format!("/volatile/{app}-backup-test"), "app"),
+        // Where env-template/*.yml have backups go until somebody names a better place.
+        closed(format!("/volatile/{app}-backup-test"), "root"),
         plain(format!("/volatile/{app}-cache"), "1000:1000"),
         plain("/volatile/redis".into(), "1000:1000"),
         plain("/volatile/prometheus".into(), "1000:1000"),

@@ -21,8 +21,11 @@ fn mark(git: &Git<'_>) -> String {
     format!("{}/checked-out", app_directory(&git.app.name))
 }
 
-/// Whether all files of a commit are in place.
+/// Whether all files of a commit are in place. Of a host that was brought back the mark may be there, and the files not.
 pub(super) fn is_whole(git: &Git<'_>, commit: &Commit) -> Result<bool> {
+    if !git.host.is_directory(&git.directory) || !git.host.is_directory(&source_directory(&git.app.name)) {
+        return Ok(false);
+    }
     let mark = git.host.read_text(&mark(git), MAX_MARK)?;
     let source = git.host.link_target(&source_directory(&git.app.name));
     Ok(mark.as_deref() == Some(commit.as_str()) && source.as_deref() == Some(&format!("sources/{commit}")))

@@ -211,12 +211,16 @@ pub async fn ensure_at(app: &App, directory: &str, commit: &Commit, host: &Host)
         return checkout::tidy(app, host);
     }
     let _alone = CheckoutLock::take_of(host, &app.name, "check out", PATIENCE).await?;
+    let has_files = host.is_directory(directory) && !host.names(directory)?.is_empty();
     let git = open(app, directory, host).await?;
     // Only the checkout has it where the repository was begun anew: after an upgrade of a host of before.
     if !has(&git, commit).await? {
         transfer(&git).await?;
     }
-    local::keep(&git).await?;
+    // An empty checkout is one whose disk is gone, and nobody's wish to remove all files.
+    if has_files {
+        local::keep(&git).await?;
+    }
     checkout::put(&git, commit).await
 }
 

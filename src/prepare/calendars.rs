@@ -1,5 +1,5 @@
-//! Part of the step timer: timers of apps that are updated at a time of their own. The timer is the package's template; when it elapses is
-//! said here, for each such app.
+//! Part of the step timer: the timer of backups, and those of apps that are updated at a time of their own. The units are the package's; when
+//! they elapse is said here.
 
 use crate::env::Env;
 use crate::host::{Dir, File, Host, Owed, UnitState};
@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 const UNITS: &str = "/etc/systemd/system";
 const PREFIX: &str = "appliance-update@";
 const SUFFIX: &str = ".timer.d";
+/// The timer of backups.
+const BACKUP: &str = "appliance-backup.timer";
 
 pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     let mut wanted: BTreeMap<String, String> = BTreeMap::new();
@@ -16,6 +18,10 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
         if let Some(calendar) = &app.calendar {
             wanted.insert(format!("{PREFIX}{}.timer", app.name), format!("[Timer]\nOnCalendar={calendar}\n"));
         }
+    }
+    // Persistent: a run that was missed is made up for.
+    if env.appliance.backup.url.is_some() {
+        wanted.insert(BACKUP.to_owned(), format!("[Timer]\nOnCalendar={}\n", env.appliance.backup.oncalendar));
     }
     for (unit, text) in &wanted {
         let directory = format!("{UNITS}/{unit}.d");
@@ -31,7 +37,8 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
         }
     }
     for name in host.names(UNITS)? {
-        let unit = name.strip_suffix(".d").filter(|_| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
+        let is_of_app = name.starts_with(PREFIX) && name.ends_with(SUFFIX);
+        let unit = name.strip_suffix(".d").filter(|unit| is_of_app || *unit == BACKUP);
         let Some(unit) = unit.filter(|unit| !wanted.contains_key(*unit)) else { continue };
         // First: without its file it could not be found again.
         host.stop_unit(unit).await?;

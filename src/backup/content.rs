@@ -1,0 +1,184 @@
+//! What of an app and of the host belongs into a backup, from what they have on this host: directories, named volumes, and what the compose
+//! file mounts. Something that should be there and is not is an error: a volume that is not mounted must not be stored as empty.
+
+use super::manifest::VolumePart;
+use crate::env::Env;
+use crate::host::Host;
+use crate::prepare::client_ca;
+use crate::stack;
+use crate::stack::model::{Source, Stack};
+use crate::state::{DIRECTORY, app_directory};
+use anyhow::{Context, Result, bail};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A volume that is labelled so with `no` is left out.
+const LABEL: &str = "appliance.backup";
+/// Places of the system, of memory and of what can be made again: mounts of those are not the app's data.
+const NOT_DATA: [&str; 14] = [
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/var/run",
+    "/volatile",
+];
+/// More of the vault's files than this share gone since the last run is taken for an accident.
+const MAX_LOSS: u64 = 2;
+/// Below so many files nothing is concluded from their number.
+const FEW: u64 = 20;
+
+/// What is stored of one app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// Absolute, sorted.
+    pub paths: Vec<String>,
+    pub volumes: Vec<VolumePart>,
+    /// How many files its vault holds.
+    pub in_vault: u64,
+}
+
+/// What belongs to one app.
+///
+/// # Errors
+/// Its vault or a volume is not where it should be, or the compose file cannot be read.
+pub async fn of_app(env: &Env, host: &Host) -> Result<Content> {
+    let app = &env.app.name;
+    let vault = format!("/data/{app}-storage-vault");
+    if !host.is_directory(&vault) {
+        bail!("{vault} is not there; is its file system mounted? Nothing is stored in its place");
+    }
+    let in_vault = host.extent(&vault).await?.files;
+    let own = [
+        vault,
+        client_ca::home(&env.tenant),
+        format!("/data/{app}-ca"),
+        format!("/data/{app}-gpg"),
+        format!("/data/etc/{app}"),
+        format!("/data/git/{app}"),
+        format!("/data/appliance-git/{app}"),
+        app_directory(app),
+    ];
+    let mut paths: BTreeSet<String> = own.into_iter().filter(|path| host.exists(path)).collect();
+    let stack = stack::load_to_stop(env, host).context("what the app mounts is not known")?;
+    let volumes = volumes(&stack, host).await?;
+    paths.extend(volumes.iter().map(|volume| volume.path.clone()));
+    paths.extend(mounts(&stack).into_iter().filter(|path| host.exists(path)));
+    Ok(Content { paths: without_inner(paths), volumes, in_vault })
+}
+
+/// Whether so many files are gone that it is asked before they are gone from the backups, too.
+///
+/// # Errors
+/// They are; it is said what to do.
+pub fn refuse_loss(before: u64, now: u64, app: &str) -> Result<()> {
+    if before > FEW && now < before / MAX_LOSS {
+        bail!(
+            "/data/{app}-storage-vault holds {now} files, and held {before} at the last run; nothing was stored. If that is right, run: appliance \
+             backup run --accept-loss"
+        );
+    }
+    Ok(())
+}
+
+/// What belongs to the host: what root keeps, and env.yml.
+pub fn of_host(host: &Host) -> Vec<String> {
+    ["/app/env.yml", "/data/etc", DIRECTORY].into_iter().filter(|path| host.exists(path)).map(str::to_owned).collect()
+}
+
+/// What is in these and can be made again.
+pub fn left_out() -> Vec<String> {
+    vec![format!("{DIRECTORY}/apps/*/sources"), format!("{DIRECTORY}/apps/*/source.tar")]
+}
+
+async fn volumes(stack: &Stack, host: &Host) -> Result<Vec<VolumePart>> {
+    let mut known = host.docker().volumes(stack.project.as_str()).await?;
+    for volume in &stack.volumes {
+        if !known.iter().any(|known| known.name == volume.name) {
+            known.extend(host.docker().volume(&volume.name).await?);
+        }
+    }
+    let mut parts = Vec::new();
+    for volume in known {
+        if volume.labels.get(LABEL).is_some_and(|said| said == "no") {
+            continue;
+        }
+        if volume.driver != "local" || !volume.options.is_empty() {
+            tracing::warn!("the volume {} is not on this host's disk, and is not backed up", volume.name);
+            continue;
+        }
+        if !host.is_directory(&volume.mountpoint) {
+            bail!("the volume {} should be at {}, which is not there", volume.name, volume.mountpoint);
+        }
+        let labels: BTreeMap<String, String> = volume.labels.into_iter().collect();
+        parts.push(VolumePart { name: volume.name, labels, path: volume.mountpoint });
+    }
+    parts.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(parts)
+}
+
+/// Directories and files of the host that services mount and that are no part of the system.
+fn mounts(stack: &Stack) -> BTreeSet<String> {
+    let mounts = stack.services.iter().flat_map(|service| &service.mounts);
+    let paths = mounts.filter_map(|mount| match &mount.source {
+        Source::Path(path) => Some(path.clone()),
+        _ => None,
+    });
+    paths.filter(|path| is_data(path)).collect()
+}
+
+fn is_data(path: &str) -> bool {
+    let is_in = |place: &str| path == place || path.strip_prefix(place).is_some_and(|rest| rest.starts_with('/'));
+    path.len() > 1 && !NOT_DATA.iter().any(|place| is_in(place)) && !is_in("/app/etc") && !is_in("/data/postgresql")
+}
+
+/// Without paths that lie in another one of them.
+fn without_inner(paths: BTreeSet<String>) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for path in paths {
+        // Sorted: what a path lies in comes before it.
+        if !all.iter().any(|outer| path.strip_prefix(outer.as_str()).is_some_and(|rest| rest.starts_with('/'))) {
+            all.push(path);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_of_the_system_are_no_data() {
+        for (path, expected) in [
+            ("/srv/shop/files", true),
+            ("/data/shared", true),
+            ("/app/shop/uploads", true),
+            ("/runner", true),
+            ("/", false),
+            ("/run/docker.sock", false),
+            ("/etc/localtime", false),
+            ("/data/postgresql/15", false),
+            ("/app/etc/shop/x.env", false),
+        ] {
+            assert_eq!(is_data(path), expected, "{path}");
+        }
+        let paths = ["/data/a", "/data/a/b", "/data/ab"].map(str::to_owned);
+        assert_eq!(without_inner(paths.into()), ["/data/a", "/data/ab"]);
+    }
+
+    #[test]
+    fn a_vault_that_lost_half_of_its_files_is_not_stored_as_it_is() {
+        assert!(refuse_loss(100, 49, "shop").is_err_and(|error| error.to_string().contains("held 100")));
+        for (before, now) in [(100, 50), (20, 0), (0, 0), (10, 1000)] {
+            assert!(refuse_loss(before, now, "shop").is_ok(), "{before} {now}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What this host knows of its backups without asking the target.
+
+use crate::host::Host;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "/data/appliance/host/backup.json";
+const MAX: u64 = 64 << 10;
+
+/// The last runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Counts adoptions of the repository: whoever has a lower one than the newest run has been replaced.
+    pub generation: u64,
+    pub last_start: Option<jiff::Timestamp>,
+    /// The last complete run: its id, when its state is from, and what it took.
+    pub last_run: Option<String>,
+    pub last_success: Option<jiff::Timestamp>,
+    pub last_seconds: Option<u64>,
+    pub last_bytes: Option<u64>,
+    pub last_database_bytes: Option<u64>,
+    /// Why the last run failed, or what was left undone behind it.
+    pub trouble: Option<String>,
+    /// Of `1/28` to `28/28`, which part of the data was read last.
+    pub checked_part: u32,
+    pub last_prune: Option<jiff::Timestamp>,
+}
+
+impl Record {
+    pub fn read(host: &Host) -> Result<Record> {
+        match host.read_text(FILE, MAX)? {
+            Some(text) => serde_json::from_str(&text).with_context(|| format!("{FILE} is broken; remove it")),
+            None => Ok(Record::default()),
+        }
+    }
+
+    pub fn write(&self, host: &Host) -> Result<()> {
+        host.put(FILE, serde_json::to_string(self)?.as_bytes(), 0o600)
+    }
+}
+
+/// What tells this installation from every other: its machine id (machine-id(5)).
+///
+/// # Errors
+/// There is none.
+pub fn machine(host: &Host) -> Result<String> {
+    let text = host.read_text("/etc/machine-id", 128)?.unwrap_or_default();
+    let id = text.trim();
+    let is_one = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
+    is_one.then(|| id.to_owned()).context("/etc/machine-id holds no machine id; run: systemd-machine-id-setup")
+}
+
+/// Makes this host the one that writes, after a run of that generation.
+pub fn adopt(after: u64, host: &Host) -> Result<u64> {
+    let record = Record::read(host)?;
+    let generation = record.generation.max(after) + 1;
+    Record { generation, ..record }.write(host)?;
+    Ok(generation)
+}

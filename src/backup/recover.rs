@@ -1,0 +1,187 @@
+//! Bringing back everything onto a host that holds nothing of it yet. A mark says that it has begun, and keeps the appliance from starting
+//! with half of it; killed anywhere, it is run again from the beginning.
+
+use super::content;
+use super::manifest::Manifest;
+use super::record;
+use super::restic::{Restic, State};
+use super::restore;
+use super::runs;
+use crate::env::{Env, Envs};
+use crate::host::{Cmd, Host, What};
+use crate::prepare::{self, postgres};
+use crate::state::{BackupLock, Ledger, recovering};
+use crate::update::archive::{self, ResetFrom};
+use crate::update::restore as databases;
+use crate::value::AppName;
+use anyhow::{Context, Result, bail};
+use bollard::models::VolumeCreateRequest;
+use std::time::Duration;
+
+/// How long another backup command is waited for.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How long counting a database may take.
+const COUNTING: Duration = Duration::from_secs(3600);
+/// The env that the operator has put in place stays.
+const ENV: &str = "/app/env.yml";
+
+/// What will be brought back.
+pub struct Plan<'a> {
+    pub restic: Restic<'a>,
+    /// One for each app, in the env's order.
+    pub manifests: Vec<Manifest>,
+}
+
+/// Looks what there is to bring back; nothing is changed.
+///
+/// # Errors
+/// The host holds an app already; there is no repository, or no complete run of one of the apps.
+pub async fn plan<'a>(envs: &Envs, run: Option<&str>, host: &'a Host) -> Result<Plan<'a>> {
+    if !recovering::is_under_way(host) {
+        for env in envs.iter() {
+            if Ledger::read_for(host, &env.app.name)?.current.is_some() {
+                bail!(
+                    "this host has a release of the app {} already, and a recovery is for an empty host; see: appliance backup restore --help",
+                    env.app.name
+                );
+            }
+        }
+    }
+    let restic = Restic::of(envs.host(), host)?;
+    if restic.state().await? == State::Missing {
+        bail!("there is no repository at 'appliance.backup.url', so there is nothing to recover from");
+    }
+    let found = runs::runs(&restic).await?;
+    let mut manifests = Vec::new();
+    for env in envs.iter() {
+        manifests.push(found.of(&env.app.name, run)?.manifest(&restic, host).await?);
+    }
+    Ok(Plan { restic, manifests })
+}
+
+impl Plan<'_> {
+    /// Puts files in place: what is the host's, then each app's, its volumes made before. The host's storage is ready by now.
+    ///
+    /// # Errors
+    /// Something cannot be fetched or written; run again, it begins anew.
+    pub async fn place_files(&self, host: &Host, progress: &dyn Fn(&str)) -> Result<()> {
+        let _lock = BackupLock::take(host, "backup recover", PATIENCE).await?;
+        recovering::begin(host)?;
+        let first = self.manifests.first().context("there is no app to recover")?;
+        progress("restoring what is the host's");
+        make_room(&content::of_host(host), host).await?;
+        self.restic.restore(&first.of_host, "/", &[], &[ENV.to_owned()]).await?;
+        for manifest in &self.manifests {
+            for volume in &manifest.volumes {
+                make_volume(volume, host).await?;
+            }
+            progress(&format!("{}: restoring {} files", manifest.app, manifest.files.count));
+            make_room(&manifest.files.paths, host).await?;
+            self.restic.restore(&manifest.files.snapshot, "/", &[], &[]).await?;
+        }
+        // What was restored may not be what says that this is done.
+        recovering::begin(host)
+    }
+
+    /// Fills an app's database, which the host's preparation has made, and compares it with what was counted when it was stored.
+    ///
+    /// # Errors
+    /// It cannot be restored, or is not the same.
+    pub async fn fill_database(&self, env: &Env, host: &Host, progress: &dyn Fn(&str)) -> Result<()> {
+        let app = &env.app.name;
+        let manifest = self.of(app)?;
+        let Some(part) = &manifest.database else { return Ok(()) };
+        progress(&format!("{app}: fetching the database"));
+        let file = restore::fetch_dump(env, &self.restic, manifest, host).await?;
+        progress(&format!("{app}: restoring the database"));
+        let archive = archive::open(env, &file, host).await?;
+        databases::reset(env, &ResetFrom::Archive(archive), host).await?;
+        let login = prepare::app_login(env, host)?.pinned();
+        let counted =
+            host.hold(&login, postgres::census::CONTENTS.to_owned(), COUNTING).await?.value.unwrap_or_default();
+        let difference = difference(&part.contents, &counted, part.major == postgres::cluster(host)?.id.number().0);
+        if let Some(difference) = difference {
+            bail!("the restored database of {app} is not the one that was stored: {difference}");
+        }
+        host.discard(&file)
+    }
+
+    fn of(&self, app: &AppName) -> Result<&Manifest> {
+        let found = self.manifests.iter().find(|manifest| &manifest.app == app);
+        found.with_context(|| format!("there is no run of the app {app}"))
+    }
+
+    /// Everything is in place: from now on this host is the one that writes into the repository.
+    pub fn end(&self, host: &Host) -> Result<()> {
+        let newest = self.manifests.iter().map(|manifest| manifest.generation).max().unwrap_or_default();
+        record::adopt(newest, host)?;
+        recovering::end(host)
+    }
+}
+
+/// What one list has and the other has not. Between major versions of PostgreSQL only rows and sequences are compared: names of what is in
+/// catalogs differ.
+fn difference(stored: &[String], counted: &str, same_major: bool) -> Option<String> {
+    let counts = |line: &&str| same_major || ["table ", "sequence "].iter().any(|kind| line.starts_with(kind));
+    let counted: Vec<&str> = counted.lines().filter(counts).collect();
+    let stored: Vec<&str> = stored.iter().map(String::as_str).filter(counts).collect();
+    let missing = stored.iter().filter(|line| !counted.contains(line)).map(|line| format!("- {line}"));
+    let more = counted.iter().filter(|line| !stored.contains(line)).map(|line| format!("+ {line}"));
+    let all: Vec<String> = missing.chain(more).take(5).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// restic writes over files, but not over links, pipes and devices: those that the host's preparation has made, or a recovery that was cut
+/// off, go first. None of them holds data.
+async fn make_room(paths: &[String], host: &Host) -> Result<()> {
+    for path in paths.iter().filter(|path| host.is_directory(path)) {
+        let args = [path.as_str(), "-xdev", "!", "-type", "f", "!", "-type", "d", "-delete"];
+        let cmd = Cmd::new("find", args).deadline(COUNTING);
+        host.act(What::Directory, path, "take links away", cmd).await?;
+    }
+    Ok(())
+}
+
+async fn make_volume(volume: &super::manifest::VolumePart, host: &Host) -> Result<()> {
+    let known = match host.docker().volume(&volume.name).await? {
+        Some(known) => known,
+        None => {
+            host.note_volume(&volume.name, "create");
+            let request = VolumeCreateRequest {
+                name: Some(volume.name.clone()),
+                labels: Some(volume.labels.clone().into_iter().collect()),
+                ..Default::default()
+            };
+            host.docker().create_volume(request).await?;
+            let made = host.docker().volume(&volume.name).await?;
+            made.with_context(|| format!("Docker does not know the volume {} that it has just made", volume.name))?
+        }
+    };
+    if known.mountpoint != volume.path {
+        bail!(
+            "the volume {} is at {} on this host, and was at {}; give Docker the same data-root (or the host the same appliance.storage) as before",
+            volume.name,
+            known.mountpoint,
+            volume.path
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_missing_is_a_difference_in_every_version() {
+        let stored = ["table public.note: 3 rows", "index public.i", "sequence public.s: 3"].map(str::to_owned);
+        assert_eq!(difference(&stored, &stored.join("\n"), true), None);
+        let fewer = "table public.note: 2 rows\nindex public.i\nsequence public.s: 3";
+        for same in [true, false] {
+            let said = difference(&stored, fewer, same).expect("a difference");
+            assert_eq!(said, "- table public.note: 3 rows; + table public.note: 2 rows");
+        }
+        let renamed = "table public.note: 3 rows\nindex public.other\nsequence public.s: 3";
+        assert!(difference(&stored, renamed, true).is_some() && difference(&stored, renamed, false).is_none());
+    }
+}

@@ -1,0 +1,315 @@
+//! restic's command line: the only place that knows it. Password, repository and credentials travel in its environment, never in an argument.
+//! What it prints differs between Debian 12's 0.14 and Debian 13's 0.18; what is read here is the same in both.
+
+use super::target::{KNOWN_HOSTS, Target};
+use super::{CACHE, key};
+use crate::env::Env;
+use crate::host::{Cmd, Dir, Host, Output, What};
+use crate::value::Secret;
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// How long one of its long verbs may take.
+const LONG: Duration = Duration::from_secs(24 * 3600);
+/// How long it may take to say what there is.
+const QUICK: Duration = Duration::from_secs(15 * 60);
+/// The most that a list of snapshots may take, in bytes.
+const MAX_LIST: usize = 64 << 20;
+/// The largest manifest that is read, in bytes.
+pub(super) const MAX_MANIFEST: usize = 32 << 20;
+/// What it ends with that has stored a snapshot without some files that it could not read, or that were gone by then.
+const INCOMPLETE: i32 = 3;
+
+/// A repository, and how to open it.
+pub struct Restic<'a> {
+    host: &'a Host,
+    target: Target,
+    password: Secret,
+    credentials: Vec<(String, Secret)>,
+    /// What snapshots name as their host.
+    name: String,
+}
+
+/// A snapshot, as restic lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Snapshot {
+    pub id: String,
+    pub time: jiff::Timestamp,
+    #[serde(default)]
+    pub tags: Vec<String>,
+    #[serde(default)]
+    pub paths: Vec<String>,
+}
+
+impl Snapshot {
+    /// The value of a tag `NAME=VALUE`.
+    pub fn tag(&self, name: &str) -> Option<&str> {
+        self.tags.iter().find_map(|tag| tag.strip_prefix(name)?.strip_prefix('='))
+    }
+}
+
+/// What was stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Files that were read, and their bytes.
+    pub files: u64,
+    pub bytes: u64,
+    /// Some files could not be read, or were gone by then; restic's own words.
+    pub unread: Option<String>,
+}
+
+/// The last line of `backup --json`.
+#[derive(Deserialize)]
+struct Summary {
+    message_type: String,
+    #[serde(default)]
+    total_files_processed: u64,
+    #[serde(default)]
+    total_bytes_processed: u64,
+}
+
+/// How a repository stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Ready,
+    /// There is none yet.
+    Missing,
+}
+
+impl<'a> Restic<'a> {
+    /// # Errors
+    /// The env names no target, or no password; or a target that restic does not reach.
+    pub fn of(env: &Env, host: &'a Host) -> Result<Restic<'a>> {
+        let backup = &env.appliance.backup;
+        let target = Target::of(backup)?;
+        let encrypt = backup.encrypt.as_ref();
+        let encrypt = encrypt.context(
+            "there is no 'appliance.backup.encrypt', so nothing is backed up; make one: openssl rand -base64 32",
+        )?;
+        if let Some(directory) = &target.directory
+            && let Some(place) = host.written_by_others(directory)?
+        {
+            bail!(
+                "{place} can be written by others than root, so no backup is written below it; run: chown root '{place}'; chmod go-w '{place}'"
+            );
+        }
+        host.ensure_dir(CACHE, &Dir::plain().mode(0o700))?;
+        if !backup.host_keys.is_empty() {
+            let lines: String = backup.host_keys.iter().map(|key| format!("{}\n", key.line())).collect();
+            host.put(KNOWN_HOSTS, lines.as_bytes(), 0o600)?;
+        }
+        let name = env.host_domain.as_str().to_owned();
+        Ok(Restic { host, target, password: key::password(encrypt)?, credentials: backup.credentials.clone(), name })
+    }
+
+    /// What one needs to use the repository by hand, as variables of the environment.
+    pub fn variables(&self) -> Vec<(&str, &str)> {
+        let own = [("RESTIC_REPOSITORY", self.target.repository.expose()), ("RESTIC_PASSWORD", self.password.expose())];
+        own.into_iter().chain(self.credentials.iter().map(|(name, value)| (name.as_str(), value.expose()))).collect()
+    }
+
+    /// Options that have to be named beside.
+    pub fn options(&self) -> &[String] {
+        &self.target.options
+    }
+
+    fn cmd(&self, args: &[&str]) -> Cmd {
+        let options = self.target.options.iter().flat_map(|option| ["--option", option.as_str()]);
+        let cmd = Cmd::new("restic", options.chain(args.iter().copied()))
+            .env("HOME", "/root")
+            .env("RESTIC_CACHE_DIR", format!("{CACHE}/cache"))
+            // Nobody looks at its progress; a line for each moment would be all that there is room for.
+            .env("RESTIC_PROGRESS_FPS", "0.01")
+            .env("GOGC", "20")
+            .directory("/");
+        let cmd = self.variables().into_iter().fold(cmd, |cmd, (name, value)| cmd.env(name, value));
+        let cmd = cmd.mask(self.password.expose()).mask(self.target.repository.expose());
+        self.credentials.iter().fold(cmd, |cmd, (_, secret)| cmd.mask(secret.expose()))
+    }
+
+    /// Whether there is a repository, and the key fits.
+    ///
+    /// # Errors
+    /// The target does not answer, or the key does not fit: it is said which.
+    pub async fn state(&self) -> Result<State> {
+        let told = self.host.try_ask(self.cmd(&["cat", "config"]).deadline(QUICK)).await?;
+        if told.code == Some(0) {
+            return Ok(State::Ready);
+        }
+        let said = told.stderr.trim();
+        if said.contains("wrong password or no key found") {
+            bail!(
+                "the repository cannot be opened with 'appliance.backup.encrypt': it was made with another key; nothing was written"
+            );
+        }
+        // Of a target that is there: `config` is the first file of a repository.
+        let is_missing = [
+            "Is there a repository at the following location",
+            "repository does not exist",
+            "config: no such file",
+            "<config/> does not exist",
+        ];
+        if is_missing.iter().any(|words| said.contains(words)) && self.is_reached(said) {
+            return Ok(State::Missing);
+        }
+        bail!("the backup's target does not answer: {}", self.masked(last_line(said)))
+    }
+
+    /// A directory that is not there may be a file system that is not mounted; only where its parent is there it is made.
+    fn is_reached(&self, said: &str) -> bool {
+        let is_refused = ["connection refused", "no such host", "no route to host", "i/o timeout", "Permission denied"];
+        let parent = self.target.directory.as_deref().and_then(|path| path.rsplit_once('/')).map(|(parent, _)| parent);
+        !is_refused.iter().any(|words| said.contains(words))
+            && parent.is_none_or(|parent| self.host.is_directory(parent))
+    }
+
+    fn masked(&self, text: &str) -> String {
+        let secrets = self.credentials.iter().map(|(_, secret)| secret.expose());
+        let secrets = secrets.chain([self.password.expose(), self.target.repository.expose()]);
+        secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "(secret)"))
+    }
+
+    /// Makes the repository.
+    ///
+    /// # Errors
+    /// There is one already, with another key or this one.
+    pub async fn init(&self) -> Result<()> {
+        self.act("make the repository", &["init"], QUICK).await.map(drop)
+    }
+
+    /// Takes away locks of processes that are gone. One of ours cannot be anybody's: whoever calls this holds the backup's lock.
+    pub async fn unlock(&self) -> Result<()> {
+        self.act("take stale locks away", &["unlock"], QUICK).await.map(drop)
+    }
+
+    /// All snapshots, those of others included.
+    pub async fn snapshots(&self) -> Result<Vec<Snapshot>> {
+        let told =
+            self.host.ask(self.cmd(&["snapshots", "--json", "--no-lock"]).deadline(QUICK).max_output(MAX_LIST)).await?;
+        // An empty repository has `null`.
+        let read: Option<Vec<Snapshot>> =
+            serde_json::from_str(told.stdout.trim()).context("restic's list cannot be read")?;
+        Ok(read.unwrap_or_default())
+    }
+
+    /// Stores what a program prints, if it ends well.
+    pub async fn store_output(&self, from: Cmd, name: &str, tags: &[String]) -> Result<Stored> {
+        let tags = tags.join(",");
+        let args = ["backup", "--json", "--host", &self.name, "--tag", &tags, "--stdin", "--stdin-filename", name];
+        let into = self.cmd(&args).deadline(LONG);
+        let told = self.host.feed(What::File, name, "back up", from.deadline(LONG), into).await?;
+        stored(&told.stdout)
+    }
+
+    /// Stores a text.
+    pub async fn store_text(&self, text: &str, name: &str, tags: &[String]) -> Result<Stored> {
+        let tags = tags.join(",");
+        let args = ["backup", "--json", "--host", &self.name, "--tag", &tags, "--stdin", "--stdin-filename", name];
+        let told =
+            self.host.act_and_read(What::File, name, "back up", self.cmd(&args).input(text).deadline(LONG)).await?;
+        stored(&told.stdout)
+    }
+
+    /// Stores files and directories. The caller has seen that they are there: restic passes over what is not.
+    pub async fn store(&self, paths: &[String], without: &[String], tags: &[String]) -> Result<Stored> {
+        let tags = tags.join(",");
+        let mut args = vec!["backup", "--json", "--host", &self.name, "--tag", &tags];
+        without.iter().for_each(|path| args.extend(["--exclude", path]));
+        args.push("--");
+        args.extend(paths.iter().map(String::as_str));
+        self.host.note_act(What::Directory, &paths.join(" "), "back up");
+        let cmd = self.cmd(&args).deadline(LONG);
+        let told = self.host.try_ask(cmd).await?;
+        match told.code {
+            Some(0) => stored(&told.stdout),
+            Some(INCOMPLETE) => {
+                Ok(Stored { unread: Some(self.masked(last_line(&told.stderr))), ..stored(&told.stdout)? })
+            }
+            _ => bail!("restic backup failed: {}", self.masked(last_line(&told.stderr))),
+        }
+    }
+
+    /// A file of a snapshot, as text.
+    pub async fn read(&self, snapshot: &str, path: &str) -> Result<String> {
+        let cmd = self.cmd(&["dump", "--no-lock", snapshot, path]).deadline(QUICK).max_output(MAX_MANIFEST);
+        Ok(self.host.ask(cmd).await?.stdout)
+    }
+
+    /// A file of a snapshot, into a file of this host.
+    pub async fn fetch(&self, snapshot: &str, path: &str, to: &str) -> Result<()> {
+        let cmd = self.cmd(&["dump", snapshot, path]).output_file(&self.host.path(to)).deadline(LONG);
+        self.host.act(What::File, to, "fetch from the backup", cmd).await.map(drop)
+    }
+
+    /// Files of a snapshot, below a directory, under their own paths there.
+    pub async fn restore(&self, snapshot: &str, to: &str, only: &[String], without: &[String]) -> Result<()> {
+        let mut args = vec!["restore", snapshot, "--target", to];
+        only.iter().for_each(|path| args.extend(["--include", path]));
+        without.iter().for_each(|path| args.extend(["--exclude", path]));
+        let cmd = self.cmd(&args).deadline(LONG);
+        self.host.act(What::Directory, to, "restore from the backup", cmd).await.map(drop)
+    }
+
+    /// Forgets these snapshots and no others; what they alone hold is in the repository until [`Restic::prune`].
+    pub async fn forget(&self, ids: &[String]) -> Result<()> {
+        for some in ids.chunks(100) {
+            let args: Vec<&str> = ["forget"].into_iter().chain(some.iter().map(String::as_str)).collect();
+            self.act(&format!("forget {} snapshots", some.len()), &args, QUICK).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the room of forgotten snapshots back, as far as that costs little.
+    pub async fn prune(&self) -> Result<()> {
+        let args = ["prune", "--max-unused", "10%", "--max-repack-size", "2G"];
+        self.act("give room back", &args, LONG).await.map(drop)
+    }
+
+    /// Checks structure and, of the data, a part: `1/1` is all.
+    ///
+    /// # Errors
+    /// Something is damaged.
+    pub async fn check(&self, part: &str) -> Result<()> {
+        let subset = format!("--read-data-subset={part}");
+        let told = self.host.try_ask(self.cmd(&["check", &subset]).deadline(LONG)).await?;
+        if told.code != Some(0) {
+            bail!("the repository is damaged: {}; see: restic check", self.masked(last_line(&told.stderr)));
+        }
+        Ok(())
+    }
+
+    async fn act(&self, how: &str, args: &[&str], deadline: Duration) -> Result<Output> {
+        self.host.act(What::Directory, "the backup's repository", how, self.cmd(args).deadline(deadline)).await
+    }
+}
+
+fn stored(told: &str) -> Result<Stored> {
+    let summary = told.lines().rev().find_map(|line| {
+        serde_json::from_str::<Summary>(line).ok().filter(|summary| summary.message_type == "summary")
+    });
+    let summary = summary.context("restic has told no summary of what it stored")?;
+    Ok(Stored { files: summary.total_files_processed, bytes: summary.total_bytes_processed, unread: None })
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it says nothing")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_restic_lists_and_sums_up_is_read() {
+        // 0.14 has a time zone and nanoseconds, and short ids beside the long ones.
+        let text = r#"[{"time":"2026-11-28T22:41:03.123456789+01:00","tree":"x","paths":["/m.json"],"hostname":"a.de","username":"root",
+            "tags":["run=1","app=shop"],"id":"c0ffee","short_id":"c0"},{"time":"2026-11-28T21:00:00Z","id":"aa"}]"#;
+        let read: Vec<Snapshot> = serde_json::from_str(text).expect("it is read");
+        assert_eq!((read[0].tag("run"), read[0].tag("app"), read[0].tag("part")), (Some("1"), Some("shop"), None));
+        assert!(read[1].tags.is_empty() && read[0].time > read[1].time);
+        let lines = "{\"message_type\":\"status\"}\n{\"message_type\":\"summary\",\"total_files_processed\":3,\"total_bytes_processed\":7}\n";
+        assert_eq!(stored(lines).expect("a summary"), Stored { files: 3, bytes: 7, unread: None });
+        assert!(stored("{\"message_type\":\"status\"}\n").is_err(), "a run that was cut off has none");
+    }
+}

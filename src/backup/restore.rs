@@ -1,0 +1,92 @@
+//! Getting parts of a run back onto a host that lives: the dump as a file, which `appliance database restore` knows how to put in place, and
+//! files into a directory beside. What runs is not touched here.
+
+use super::manifest::Manifest;
+use super::restic::Restic;
+use crate::env::Env;
+use crate::host::{Dir, Host};
+use crate::prepare::postgres;
+use crate::state::BackupLock;
+use crate::update::dump;
+use crate::value::Owner;
+use anyhow::{Context, Result, bail};
+use std::time::Duration;
+
+/// How long another backup command is waited for.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// What a file system keeps free beside what is fetched, in bytes.
+const SPARE: u64 = 256 << 20;
+
+/// Fetches a run's dump into the directory of the app's dumps; gives back the file, which is the caller's to remove.
+///
+/// # Errors
+/// The run has no database; PostgreSQL here is older than the one it comes from; there is no room; or it cannot be fetched.
+pub async fn fetch_dump(env: &Env, restic: &Restic<'_>, manifest: &Manifest, host: &Host) -> Result<String> {
+    let _lock = BackupLock::take(host, "backup restore", PATIENCE).await?;
+    let part = manifest.database.as_ref().with_context(|| format!("the run {} has no database", manifest.run))?;
+    refuse_older(part.major, host)?;
+    let directory = dump::directory(&env.app.name);
+    // Once as a file, once as a database.
+    refuse_no_room(&directory, part.bytes.saturating_mul(2), host)?;
+    let target = format!("{directory}/{}-backup-{}.pgdump", env.app.name, manifest.run);
+    let beside = format!("{target}.part");
+    let fetched = restic.fetch(&part.snapshot, &part.path, &beside).await;
+    let done = fetched.and_then(|()| {
+        // pg_restore reads it as the app.
+        let owner: Owner = "app".parse().context("a user name is an owner")?;
+        host.ensure_owned(&beside, 0o600, &owner)?;
+        host.settle_file(&beside, &target)
+    });
+    if done.is_err() {
+        host.discard(&beside)?;
+    }
+    done.with_context(|| format!("could not fetch the database of the run {}", manifest.run))?;
+    Ok(target)
+}
+
+/// # Errors
+/// A dump of a newer PostgreSQL is put back by none that is older.
+pub fn refuse_older(major: u32, host: &Host) -> Result<()> {
+    let here = postgres::cluster(host)?.id.number().0;
+    if here < major {
+        bail!(
+            "the run's database is of PostgreSQL {major}, and this host uses {here}; install postgresql-{major}, and run: appliance postgres upgrade"
+        );
+    }
+    Ok(())
+}
+
+/// Restores files of a run below a new directory, under their whole paths; `only` are paths in it, or none for all.
+///
+/// # Errors
+/// The directory is there and is not empty; there is no room; or restic's own words.
+pub async fn files(restic: &Restic<'_>, manifest: &Manifest, to: &str, only: &[String], host: &Host) -> Result<()> {
+    let _lock = BackupLock::take(host, "backup restore", PATIENCE).await?;
+    if !host.names(to)?.is_empty() {
+        bail!("{to} is not empty; name a new directory");
+    }
+    if only.is_empty() {
+        refuse_no_room(to, manifest.files.bytes, host)?;
+    }
+    host.ensure_dir(to, &Dir::plain().mode(0o700))?;
+    restic.restore(&manifest.files.snapshot, to, only, &[]).await?;
+    if host.names(to)?.is_empty() {
+        bail!("the run {} has no such files; it has: {}", manifest.run, manifest.files.paths.join(", "));
+    }
+    Ok(())
+}
+
+/// # Errors
+/// The file system that a path is on, or will be, has not so much room.
+fn refuse_no_room(path: &str, bytes: u64, host: &Host) -> Result<()> {
+    let mut at = path;
+    while !host.exists(at) {
+        at = at.rsplit_once('/').map_or("/", |(parent, _)| if parent.is_empty() { "/" } else { parent });
+    }
+    let Some(room) = host.room(at)? else { return Ok(()) };
+    let needed = bytes + SPARE;
+    if room.free < needed {
+        bail!("{path} would need {} MB, and {} MB are free there; nothing was done", needed >> 20, room.free >> 20);
+    }
+    Ok(())
+}

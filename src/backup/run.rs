@@ -1,0 +1,363 @@
+//! A run: database, files, what is the host's, and at last the manifest, which makes it one. Killed anywhere before that, it has not been.
+
+use super::content::{self, Content};
+use super::manifest::{self, DatabasePart, FilesPart, Manifest};
+use super::record::{Record, machine};
+use super::restic::{Restic, Snapshot, State};
+use super::runs::{self, Found};
+use super::thin;
+use crate::env::{Env, Envs, hex};
+use crate::host::http::Request;
+use crate::host::{Cmd, Host};
+use crate::prepare::{self, postgres};
+use crate::report::sentry;
+use crate::state::{BackupLock, Ledger, UpdateLock};
+use crate::update::dump;
+use crate::value::AppName;
+use anyhow::{Context, Result, bail};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long another backup command is waited for.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How long an update is waited for: half of it must not be stored.
+const UPDATES: Duration = Duration::from_secs(6 * 3600);
+/// How long counting a database may take.
+const COUNTING: Duration = Duration::from_secs(3600);
+/// How long the service that is told of a complete run may take.
+const ALIVE: Duration = Duration::from_secs(30);
+/// In so many runs all of the data is read once.
+const PARTS: u32 = 28;
+/// How often room is given back, in seconds.
+const PRUNE_EVERY_S: i64 = 7 * 24 * 3600;
+/// A run without a manifest is not begun anew after this, in seconds: it was cut off.
+const CUT_OFF_AFTER_S: i64 = 2 * 24 * 3600;
+/// The dump's name in its snapshot.
+const DUMP: &str = "/database.pgdump";
+
+/// What a run has stored.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    pub run: String,
+    pub manifests: Vec<Manifest>,
+    /// Why some apps are not in it, by name.
+    pub failed: Vec<(AppName, String)>,
+    /// What was left undone behind it.
+    pub trouble: Option<String>,
+}
+
+/// Tells what is done now.
+pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
+
+/// Makes a run of all apps.
+///
+/// # Errors
+/// Nothing could be stored; or the repository is another host's.
+pub async fn run(envs: &Envs, accept_loss: bool, host: &Host, progress: Progress<'_>) -> Result<Outcome> {
+    let lock = BackupLock::take(host, "backup run", PATIENCE).await?;
+    let record = Record { last_start: Some(host.now()), ..Record::read(host)? };
+    record.write(host)?;
+    let made = make(envs, accept_loss, record, &lock, host, progress).await;
+    if let Err(error) = &made {
+        let said = format!("{error:#}");
+        Record { trouble: Some(said.clone()), ..Record::read(host)? }.write(host)?;
+        sentry::critical(host, "The backup failed", &said);
+    }
+    made
+}
+
+/// What all parts of a run share.
+struct Making<'a> {
+    restic: Restic<'a>,
+    host: &'a Host,
+    run: String,
+    machine: String,
+    generation: u64,
+    is_clock_synchronised: bool,
+    before: Found,
+    accept_loss: bool,
+    begun: Instant,
+    progress: Progress<'a>,
+}
+
+async fn make(
+    envs: &Envs,
+    accept_loss: bool,
+    mut record: Record,
+    _lock: &BackupLock,
+    host: &Host,
+    progress: Progress<'_>,
+) -> Result<Outcome> {
+    let begun = Instant::now();
+    let (restic, machine) = (Restic::of(envs.host(), host)?, machine(host)?);
+    if restic.state().await? == State::Missing {
+        progress("making the repository");
+        restic.init().await?;
+    }
+    restic.unlock().await?;
+    let before = runs::runs(&restic).await?;
+    before.refuse_foreign(&machine, record.generation)?;
+    record.generation = record.generation.max(1);
+    let run = format!("{}-{}", host.now().strftime("%Y%m%dT%H%M%SZ"), hex(&host.random::<2>()?));
+    let is_clock_synchronised = is_clock_synchronised(host).await;
+    let generation = record.generation;
+    let making =
+        Making { restic, host, run, machine, generation, is_clock_synchronised, before, accept_loss, begun, progress };
+    let (mut manifests, mut failed) = (Vec::new(), Vec::new());
+    let of_host = making.host_part().await?;
+    for env in envs.iter() {
+        let app = &env.app.name;
+        if Ledger::read_for(host, app)?.current.is_none() {
+            failed.push((app.clone(), "it has no release yet, so there is nothing of it".to_owned()));
+            continue;
+        }
+        match making.app_part(env, &of_host).await {
+            Ok(manifest) => manifests.push(manifest),
+            Err(error) if envs.is_alone() => return Err(error),
+            // The others are stored all the same.
+            Err(error) => failed.push((app.clone(), format!("{error:#}"))),
+        }
+    }
+    if manifests.is_empty() {
+        let whys: Vec<String> = failed.iter().map(|(app, why)| format!("{app}: {why}")).collect();
+        bail!("nothing was stored: {}", whys.join("; "));
+    }
+    let trouble = failed.first().map(|(app, why)| format!("{app}: {why}"));
+    record.last_run = Some(making.run.clone());
+    record.last_success = Some(host.now());
+    record.last_seconds = Some(begun.elapsed().as_secs());
+    record.last_bytes = Some(manifests.iter().map(|one| one.files.bytes).sum());
+    record.last_database_bytes = Some(manifests.iter().filter_map(|one| Some(one.database.as_ref()?.bytes)).sum());
+    record.trouble = trouble.clone();
+    record.write(host)?;
+    if trouble.is_none() {
+        tell_alive(envs.host(), host).await;
+    }
+    let kept_up = making.keep_up(envs.host(), &mut record).await;
+    if let Err(error) = &kept_up {
+        let said = format!("the run is stored, but the repository could not be kept up: {error:#}");
+        record.trouble.get_or_insert(said);
+        sentry::critical(host, "The backup's repository is in trouble", &format!("{error:#}"));
+    }
+    record.write(host)?;
+    Ok(Outcome { run: making.run, manifests, failed, trouble: record.trouble })
+}
+
+impl Making<'_> {
+    fn tags(&self, app: &str, part: &str) -> Vec<String> {
+        vec![
+            format!("run={}", self.run),
+            format!("app={app}"),
+            format!("part={part}"),
+            format!("machine={}", &self.machine[..8]),
+            format!("generation={}", self.generation),
+        ]
+    }
+
+    /// The snapshot that was stored with these tags.
+    async fn stored(&self, app: &str, part: &str) -> Result<Snapshot> {
+        let all = self.restic.snapshots().await?;
+        let is_it = |snapshot: &Snapshot| {
+            [("run", self.run.as_str()), ("app", app), ("part", part)]
+                .iter()
+                .all(|(name, value)| snapshot.tag(name) == Some(value))
+        };
+        all.into_iter()
+            .find(is_it)
+            .with_context(|| format!("the repository does not list what was stored of {app} ({part})"))
+    }
+
+    /// Stores paths that are there, and makes sure that all of them were.
+    async fn store(&self, paths: &[String], app: &str, part: &str) -> Result<(Snapshot, super::restic::Stored)> {
+        let stored = self.restic.store(paths, &content::left_out(), &self.tags(app, part)).await?;
+        let snapshot = self.stored(app, part).await?;
+        if let Some(missing) = paths.iter().find(|path| !snapshot.paths.contains(path)) {
+            bail!("{missing} was gone when it was to be stored");
+        }
+        Ok((snapshot, stored))
+    }
+
+    async fn host_part(&self) -> Result<String> {
+        (self.progress)("storing what is the host's");
+        let stored = self.store(&content::of_host(self.host), "-", "host").await;
+        Ok(stored.context("could not store what is the host's")?.0.id)
+    }
+
+    async fn app_part(&self, env: &Env, of_host: &str) -> Result<Manifest> {
+        let (app, host) = (&env.app.name, self.host);
+        // Half an update is no state to go back to.
+        let _update = UpdateLock::take(host, "backup run", UPDATES).await?;
+        let content = content::of_app(env, host).await?;
+        if let (Ok(last), false) = (self.before.of(app, None), self.accept_loss) {
+            let last = last.manifest(&self.restic, host).await?;
+            content::refuse_loss(last.files.in_vault, content.in_vault, app.as_str())?;
+        }
+        // The database first: what a row names in the files is there by then.
+        let at = host.now();
+        let database =
+            self.database_part(env).await.with_context(|| format!("could not store the database of {app}"))?;
+        let files = self.files_part(env, &content).await?;
+        let manifest = Manifest {
+            version: Manifest::VERSION,
+            run: self.run.clone(),
+            at,
+            app: app.clone(),
+            release: Ledger::read_for(host, app)?.current.map(|release| release.commit),
+            appliance: env!("CARGO_PKG_VERSION").to_owned(),
+            host: env.host_domain.as_str().to_owned(),
+            machine: self.machine.clone(),
+            generation: self.generation,
+            is_clock_synchronised: self.is_clock_synchronised,
+            env_digest: env.file_digest.clone(),
+            database: Some(database),
+            files,
+            of_host: of_host.to_owned(),
+            volumes: content.volumes,
+            seconds: self.begun.elapsed().as_secs(),
+        };
+        let text = serde_json::to_string_pretty(&manifest)?;
+        let name = app.as_str();
+        self.restic.store_text(&text, manifest::FILE, &self.tags(name, "manifest")).await?;
+        let stored = self.stored(name, "manifest").await?;
+        if self.restic.read(&stored.id, manifest::FILE).await? != text {
+            bail!("the manifest that the repository has is not the one that was stored");
+        }
+        Ok(manifest)
+    }
+
+    async fn database_part(&self, env: &Env) -> Result<DatabasePart> {
+        let (app, host) = (env.app.name.as_str(), self.host);
+        let cluster = postgres::cluster(host)?;
+        // As the app: whoever plans a query of its tables runs what their indexes name.
+        let login = prepare::app_login(env, host)?.pinned();
+        (self.progress)(&format!("{app}: counting what is in the database"));
+        let held = host.hold(&login, postgres::census::CONTENTS.to_owned(), COUNTING).await?;
+        (self.progress)(&format!("{app}: storing the database"));
+        let snapshot = format!("--snapshot={}", held.snapshot);
+        // restic compresses, and finds again what it knows only where pg_dump has not.
+        let args = ["--format=custom", "--compress=0", "--no-password", &snapshot];
+        let cmd = dump::client(env, env.app.database.as_str(), "pg_dump", args, host)?;
+        let stored = self.restic.store_output(cmd, DUMP, &self.tags(app, "database")).await?;
+        let contents = held.value.as_deref().unwrap_or_default().lines().map(str::to_owned).collect();
+        Ok(DatabasePart {
+            snapshot: self.stored(app, "database").await?.id,
+            path: DUMP.to_owned(),
+            major: cluster.id.number().0,
+            bytes: stored.bytes,
+            contents,
+        })
+    }
+
+    async fn files_part(&self, env: &Env, content: &Content) -> Result<FilesPart> {
+        let app = env.app.name.as_str();
+        (self.progress)(&format!("{app}: storing files"));
+        let stored = self.store(&content.paths, app, "files").await;
+        let (snapshot, stored) = stored.with_context(|| format!("could not store the files of {app}"))?;
+        if let Some(unread) = &stored.unread {
+            tracing::warn!("{app}: some files could not be read, or went away meanwhile: {unread}");
+        }
+        Ok(FilesPart {
+            snapshot: snapshot.id,
+            paths: content.paths.clone(),
+            count: stored.files,
+            bytes: stored.bytes,
+            in_vault: content.in_vault,
+            unread: stored.unread,
+        })
+    }
+
+    /// Checks the repository, and thins it out.
+    async fn keep_up(&self, env: &Env, record: &mut Record) -> Result<()> {
+        let part = record.checked_part % PARTS + 1;
+        (self.progress)(&format!("checking the repository, part {part} of {PARTS} of its data"));
+        self.restic.check(&format!("{part}/{PARTS}")).await?;
+        record.checked_part = part;
+        if !self.is_clock_synchronised {
+            tracing::warn!("the clock is not synchronised, so no run is removed from the repository");
+            return Ok(());
+        }
+        let (now, found) = (self.host.now(), runs::runs(&self.restic).await?);
+        let gone = thin::to_forget(&found.times(&self.machine), env.appliance.backup.keep, now)?;
+        let ids = ids_of(&found, &gone, &self.machine, now);
+        if !ids.is_empty() {
+            (self.progress)(&format!("removing {} runs", gone.len()));
+            self.restic.forget(&ids).await?;
+            let left = runs::runs(&self.restic).await?;
+            if let Some(still) = left.snapshots.iter().find(|snapshot| ids.contains(&snapshot.id)) {
+                bail!("the repository keeps what was to be removed ({}); is it append-only?", still.id);
+            }
+        }
+        let due = record.last_prune.is_none_or(|last| now.as_second() - last.as_second() >= PRUNE_EVERY_S);
+        if due {
+            (self.progress)("giving room back");
+            self.restic.prune().await?;
+            record.last_prune = Some(now);
+        }
+        Ok(())
+    }
+}
+
+/// Snapshots of runs that go, and of runs of ours that were cut off long ago.
+fn ids_of(found: &Found, gone: &[String], machine: &str, now: jiff::Timestamp) -> Vec<String> {
+    let is_complete = |run: &str| found.runs.iter().any(|known| known.id == run);
+    let is_gone = |snapshot: &&Snapshot| {
+        let Some(run) = snapshot.tag("run") else { return false };
+        let is_ours = snapshot.tag("machine").is_some_and(|of| machine.starts_with(of));
+        let is_old = now.as_second() - snapshot.time.as_second() > CUT_OFF_AFTER_S;
+        is_ours && (gone.iter().any(|id| id == run) || is_old && !is_complete(run))
+    };
+    found.snapshots.iter().filter(is_gone).map(|snapshot| snapshot.id.clone()).collect()
+}
+
+/// Whether a server sets the clock; where systemd cannot say, it is taken for one that is not set.
+async fn is_clock_synchronised(host: &Host) -> bool {
+    let asked = host.try_ask(Cmd::new("timedatectl", ["show", "--property=NTPSynchronized", "--value"])).await;
+    asked.is_ok_and(|told| told.stdout.trim() == "yes")
+}
+
+/// Tells whoever watches that a run is complete. That somebody else's service is away is no failure of the backup: it says so itself.
+async fn tell_alive(env: &Env, host: &Host) {
+    let Some(url) = &env.appliance.backup.alive else { return };
+    let request = Request { method: "GET", url: url.as_str(), headers: &[], wanted: "", max: 64 << 10 };
+    match tokio::time::timeout(ALIVE, host.request(request)).await {
+        Ok(Ok(answer)) if answer.status < 400 => {}
+        Ok(Ok(answer)) => tracing::warn!("'appliance.backup.alive' answers {}", answer.status),
+        Ok(Err(error)) => tracing::warn!("'appliance.backup.alive' cannot be asked: {error:#}"),
+        Err(_) => tracing::warn!("'appliance.backup.alive' does not answer within {} s", ALIVE.as_secs()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ones_own_is_removed_and_what_was_cut_off_only_later() {
+        let now: jiff::Timestamp = "2026-11-30T00:00:00Z".parse().expect("a time");
+        let snapshot = |id: &str, run: &str, hours: i64, machine: &str| Snapshot {
+            id: id.to_owned(),
+            time: now - jiff::SignedDuration::from_hours(hours),
+            tags: vec![format!("run={run}"), format!("machine={machine}"), "app=shop".to_owned()],
+            paths: Vec::new(),
+        };
+        let complete = runs::Run {
+            id: "complete".to_owned(),
+            app: "shop".parse().expect("it is a name"),
+            at: now,
+            machine: "aa".to_owned(),
+            generation: 1,
+            snapshot: "m".to_owned(),
+        };
+        let found = Found {
+            runs: vec![complete],
+            snapshots: vec![
+                snapshot("1", "gone", 1, "aa"),
+                snapshot("2", "gone", 1, "bb"),
+                snapshot("3", "complete", 99, "aa"),
+                snapshot("4", "cut off", 49, "aa"),
+                snapshot("5", "at work", 1, "aa"),
+            ],
+        };
+        assert_eq!(ids_of(&found, &["gone".to_owned()], "aa00", now), ["1", "4"]);
+    }
+}

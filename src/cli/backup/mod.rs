@@ -1,0 +1,267 @@
+//! `appliance backup …`: runs, what there is, and the ways back.
+
+mod show;
+
+use super::choice::AppArgument;
+use super::host::prepare_all;
+use super::update::{is_agreed, start_supervisor, watched};
+use super::{JsonArgument, absolute, print};
+use crate::backup::{self, Manifest, Record, Restic, restore};
+use crate::env::{Env, Envs};
+use crate::host::{Host, Mode, UnitState};
+use crate::report::{metrics, sentry};
+use crate::source;
+use crate::state::Status;
+use crate::update::{self, ResetFrom, Wish};
+use crate::value::Step;
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub enum BackupCommand {
+    /// Make a run now: database, files, and what is the host's
+    #[command(after_help = "Example:\n  appliance backup run")]
+    Run(RunArguments),
+    /// List the complete runs of the repository
+    #[command(after_help = "Example:\n  appliance backup list --json | jq -r '.[0].run'")]
+    List(JsonArgument),
+    /// Show when the last run was, what it holds, and what is wrong (exit 0 fine, 1 none for 26 hours or trouble)
+    #[command(after_help = "Example:\n  appliance backup status")]
+    Status(JsonArgument),
+    /// Read all of the repository's data and check it
+    #[command(after_help = "Example:\n  appliance backup verify")]
+    Verify,
+    /// Put a run's database in the place of the app's, or its files into a new directory
+    #[command(
+        after_help = "Examples:\n  appliance backup restore --database           (what is in it now is dumped first)\n  appliance backup restore --files --to /root/found /data/shop-storage-vault"
+    )]
+    Restore(RestoreArguments),
+    /// Bring back everything onto a host that holds nothing of it yet
+    #[command(after_help = "Example:\n  apt install ./appliance.deb; nano /app/env.yml; appliance backup recover")]
+    Recover(RecoverArguments),
+    /// Make this host the one that writes into the repository
+    #[command(after_help = "Example:\n  appliance backup adopt --yes")]
+    Adopt(AgreedArgument),
+    /// Show what restic needs to use the repository without the appliance: secrets
+    #[command(after_help = "Example:\n  eval \"$(appliance backup key)\"; restic snapshots")]
+    Key,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// Also if the storage vault has lost more than half of its files since the last run
+    #[arg(long)]
+    accept_loss: bool,
+    #[command(flatten)]
+    json: JsonArgument,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArguments {
+    /// The run (default: the newest complete one)
+    #[arg(long, value_name = "ID")]
+    run: Option<String>,
+    /// Put its database in the place of the app's
+    #[arg(long, required_unless_present = "files", conflicts_with = "files")]
+    database: bool,
+    /// Restore its files below a new directory
+    #[arg(long, requires = "to")]
+    files: bool,
+    /// The new directory
+    #[arg(long, value_name = "DIRECTORY", requires = "files")]
+    to: Option<String>,
+    /// Only these paths
+    #[arg(requires = "files")]
+    paths: Vec<String>,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    app: AppArgument,
+}
+
+#[derive(Debug, Args)]
+pub struct RecoverArguments {
+    /// The run (default: the newest complete one)
+    #[arg(long, value_name = "ID")]
+    run: Option<String>,
+    #[command(flatten)]
+    agreed: AgreedArgument,
+}
+
+#[derive(Debug, Args)]
+pub struct AgreedArgument {
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+impl AgreedArgument {
+    fn ask(&self, text: &str) -> Result<()> {
+        if !self.yes && !is_agreed(text)? {
+            bail!("{text}; nothing was done. With --yes it is");
+        }
+        Ok(())
+    }
+}
+
+pub async fn backup(command: BackupCommand) -> Result<u8> {
+    match command {
+        BackupCommand::Run(arguments) => run(&arguments).await,
+        BackupCommand::List(json) => show::list(json.json).await,
+        BackupCommand::Status(json) => show::status(json.json),
+        BackupCommand::Verify => verify().await,
+        BackupCommand::Restore(arguments) => restore_part(arguments).await,
+        BackupCommand::Recover(arguments) => recover(&arguments).await,
+        BackupCommand::Adopt(agreed) => adopt(&agreed).await,
+        BackupCommand::Key => key(),
+    }
+}
+
+fn progress(text: &str) {
+    eprintln!("{text}");
+}
+
+async fn run(arguments: &RunArguments) -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    let envs = source::active(&host)?.envs;
+    let _reports = sentry::start(envs.host());
+    let quiet = |_: &str| ();
+    let tell: backup::Progress<'_> = if arguments.json.json { &quiet } else { &progress };
+    let made = backup::run(&envs, arguments.accept_loss, &host, tell).await;
+    let told = metrics::write_backup(&backup_metrics(&Record::read(&host)?), &host);
+    let outcome = made?;
+    told?;
+    if arguments.json.json {
+        print(&format!("{}\n", serde_json::to_string(&outcome.manifests)?))?;
+    } else {
+        let lines = outcome.manifests.iter().map(|one| format!("{}\n", show::line(one)));
+        print(&lines.collect::<String>())?;
+    }
+    for (app, why) in &outcome.failed {
+        eprintln!("error: {app}: {why}");
+    }
+    if let Some(trouble) = outcome.trouble.as_ref().filter(|_| outcome.failed.is_empty()) {
+        eprintln!("error: {trouble}");
+    }
+    Ok(if outcome.trouble.is_some() { 1 } else { 0 })
+}
+
+fn backup_metrics(record: &Record) -> metrics::BackupMetrics {
+    let seconds = |time: Option<jiff::Timestamp>| time.map(jiff::Timestamp::as_second);
+    metrics::BackupMetrics {
+        last_start: seconds(record.last_start),
+        last_success: seconds(record.last_success),
+        seconds: record.last_seconds,
+        bytes: record.last_bytes,
+        data_bytes: record.last_database_bytes,
+    }
+}
+
+async fn verify() -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    let envs = source::active(&host)?.envs;
+    Restic::of(envs.host(), &host)?.check("1/1").await?;
+    print("the repository is whole\n")?;
+    Ok(0)
+}
+
+/// The run that is meant, with the repository.
+async fn manifest<'a>(env: &Env, envs: &Envs, run: Option<&str>, host: &'a Host) -> Result<(Restic<'a>, Manifest)> {
+    let restic = Restic::of(envs.host(), host)?;
+    let manifest = backup::runs(&restic).await?.of(&env.app.name, run)?.manifest(&restic, host).await?;
+    Ok((restic, manifest))
+}
+
+async fn restore_part(arguments: RestoreArguments) -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    let envs = source::active(&host)?.envs;
+    let env = arguments.app.one(&envs)?;
+    let (restic, manifest) = manifest(env, &envs, arguments.run.as_deref(), &host).await?;
+    if let Some(to) = &arguments.to {
+        let to = absolute(to)?;
+        restore::files(&restic, &manifest, &to, &arguments.paths, &host).await?;
+        print(&format!("files of the run {} are in {to}\n", manifest.run))?;
+        return Ok(0);
+    }
+    let host = super::update::ready().await?;
+    let text = format!(
+        "the database {} becomes what it was on {} ({} rows), and is migrated to the release that runs; what is in it now is dumped to {} first, \
+         and visitors see the status page meanwhile",
+        env.app.database,
+        manifest.at,
+        manifest.rows(),
+        update::dump::directory(&env.app.name)
+    );
+    if !arguments.yes && !is_agreed(&text)? {
+        bail!("{text}; nothing was done. With --yes it is");
+    }
+    eprintln!("fetching the database");
+    let file = restore::fetch_dump(env, &restic, &manifest, &host).await?;
+    let restored = async {
+        let archive = update::archive::open(env, &file, &host).await?;
+        let _reports = sentry::start(env);
+        let wish = Wish { reset: Some(ResetFrom::Archive(archive)), ..Wish::default() };
+        watched(env, &host, false, async |reporter| update::update(env, wish, &host, reporter).await).await
+    };
+    let restored = restored.await;
+    host.discard(&file)?;
+    restored?;
+    print(&format!("the database {} is that of the run {}\n", env.app.database, manifest.run))?;
+    Ok(0)
+}
+
+async fn recover(arguments: &RecoverArguments) -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    if super::update::is_up(&host).await? || host.unit_state(super::update::SERVICE).await? == UnitState::Active {
+        bail!("the appliance is started; a recovery is for a host that is not: systemctl stop appliance");
+    }
+    let found = super::env::find(&host).await?;
+    let _reports = sentry::start(found.envs.host());
+    let plan = backup::recover::plan(&found.envs, arguments.run.as_deref(), &host).await?;
+    plan.manifests.iter().for_each(|one| eprintln!("{}", show::line(one)));
+    arguments
+        .agreed
+        .ask("this host becomes what it was in these runs, and the one that writes into the repository from then on")?;
+    // Where files are to lie comes first; their owners and the databases after them.
+    prepare_all(&found, &host, Some(Step::Storage), "backup recover").await?;
+    plan.place_files(&host, &progress).await?;
+    progress("preparing the host");
+    prepare_all(&found, &host, None, "backup recover").await?;
+    for env in found.envs.iter() {
+        plan.fill_database(env, &host, &progress).await?;
+    }
+    plan.end(&host)?;
+    progress("starting the appliance");
+    start_supervisor(&host).await?;
+    let status = Status::read(&host, None)?.context("the supervisor has written no status")?;
+    print(&format!("everything is back; {}\n", status.phase.text()))?;
+    Ok(status.exit_code())
+}
+
+async fn adopt(agreed: &AgreedArgument) -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    let envs = source::active(&host)?.envs;
+    let restic = Restic::of(envs.host(), &host)?;
+    let found = backup::runs(&restic).await?;
+    let newest = found.runs.iter().map(|run| run.generation).max().unwrap_or_default();
+    agreed.ask("this host will write into the repository, and the one that does so now will be refused")?;
+    let generation = backup::adopt(newest, &host)?;
+    print(&format!("this host writes into the repository now (generation {generation})\n"))?;
+    Ok(0)
+}
+
+fn key() -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    let envs = source::active(&host)?.envs;
+    let restic = Restic::of(envs.host(), &host)?;
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
+    let lines = restic.variables().into_iter().map(|(name, value)| format!("export {name}={}\n", quoted(value)));
+    let mut text: String = lines.collect();
+    restic
+        .options()
+        .iter()
+        .for_each(|option| text.push_str(&format!("# beside: restic --option {}\n", quoted(option))));
+    print(&text)?;
+    Ok(0)
+}
