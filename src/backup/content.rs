@@ -3,13 +3,14 @@
 
 use super::manifest::VolumePart;
 use crate::env::Env;
-use crate::host::Host;
+use crate::host::{Cmd, Host};
 use crate::prepare::client_ca;
 use crate::stack;
 use crate::stack::model::{Source, Stack};
 use crate::state::{DIRECTORY, app_directory};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// A volume that is labelled so with `no` is left out.
 const LABEL: &str = "appliance.backup";
@@ -30,8 +31,13 @@ const NOT_DATA: [&str; 14] = [
     "/var/run",
     "/volatile",
 ];
+/// Places of which neither a part nor something around is an app's: databases as files, Docker, and what is stored with the host.
+const HELD: [&str; 5] = ["/app/etc", "/data/appliance", "/data/postgresql", "/var/lib/docker", "/var/lib/postgresql"];
 /// More of the vault's files than this share gone since the last run is taken for an accident.
 const MAX_LOSS: u64 = 2;
+/// The most files that are counted, and how long that may take.
+const MAX_FILES: usize = 256 << 20;
+const COUNTING: Duration = Duration::from_secs(3600);
 /// Below so many files nothing is concluded from their number.
 const FEW: u64 = 20;
 
@@ -55,7 +61,7 @@ pub async fn of_app(env: &Env, host: &Host) -> Result<Content> {
     if !host.is_directory(&vault) {
         bail!("{vault} is not there; is its file system mounted? Nothing is stored in its place");
     }
-    let in_vault = host.extent(&vault).await?.files;
+    let in_vault = files_in(&vault, host).await?;
     let own = [
         vault,
         client_ca::home(&env.tenant),
@@ -70,8 +76,28 @@ pub async fn of_app(env: &Env, host: &Host) -> Result<Content> {
     let stack = stack::load_to_stop(env, host).context("what the app mounts is not known")?;
     let volumes = volumes(&stack, host).await?;
     paths.extend(volumes.iter().map(|volume| volume.path.clone()));
-    paths.extend(mounts(&stack).into_iter().filter(|path| host.exists(path)));
+    for path in mounts(&stack) {
+        // What it is by its own name: a link on the way may be the appliance's, or lead into the system.
+        let Some(real) = host.real_path(&path) else {
+            bail!(
+                "the app mounts {path}, which is not there; is its file system mounted? Nothing is stored in its place"
+            );
+        };
+        match is_data(&real) {
+            true => drop(paths.insert(real)),
+            false => {
+                tracing::warn!("{app}: {path} is mounted, and is not backed up: it is, or holds, a part of the system")
+            }
+        }
+    }
     Ok(Content { paths: without_inner(paths), volumes, in_vault })
+}
+
+/// How many files a directory holds, on its own file system.
+async fn files_in(directory: &str, host: &Host) -> Result<u64> {
+    let count = Cmd::new("find", [directory, "-xdev", "-type", "f", "-printf", "."]);
+    let counted = host.ask(count.max_output(MAX_FILES).deadline(COUNTING)).await?;
+    Ok(counted.stdout.len() as u64)
 }
 
 /// Whether so many files are gone that it is asked before they are gone from the backups, too.
@@ -136,7 +162,11 @@ fn mounts(stack: &Stack) -> BTreeSet<String> {
 
 fn is_data(path: &str) -> bool {
     let is_in = |place: &str| path == place || path.strip_prefix(place).is_some_and(|rest| rest.starts_with('/'));
-    path.len() > 1 && !NOT_DATA.iter().any(|place| is_in(place)) && !is_in("/app/etc") && !is_in("/data/postgresql")
+    let holds = |place: &&str| place.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
+    path.len() > 1
+        && !NOT_DATA.iter().any(|place| is_in(place))
+        && !HELD.iter().any(|place| is_in(place))
+        && !HELD.iter().any(holds)
 }
 
 /// Without paths that lie in another one of them.
@@ -163,6 +193,8 @@ mod tests {
             ("/app/shop/uploads", true),
             ("/runner", true),
             ("/", false),
+            ("/data", false),
+            ("/var/lib", false),
             ("/run/docker.sock", false),
             ("/etc/localtime", false),
             ("/data/postgresql/15", false),

@@ -10,16 +10,14 @@ mod restic;
 pub mod restore;
 mod run;
 mod runs;
-mod target;
 mod thin;
 
 pub use key::password;
 pub use manifest::Manifest;
 pub use record::{Record, adopt, machine};
 pub use restic::Restic;
-pub use run::{Outcome, Progress, run};
+pub use run::{Accept, Outcome, Progress, run};
 pub use runs::{Found, Run, runs};
-pub use target::Target;
 
 /// Where what can be had again lies: restic's cache, and the host keys of targets.
 pub(crate) const CACHE: &str = "/var/lib/appliance/backup";

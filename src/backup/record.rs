@@ -12,6 +12,8 @@ const MAX: u64 = 64 << 10;
 pub struct Record {
     /// Counts adoptions of the repository: whoever has a lower one than the newest run has been replaced.
     pub generation: u64,
+    /// The repository that was written last: another one in its place, or none, is not taken for a new beginning.
+    pub repository: Option<String>,
     pub last_start: Option<jiff::Timestamp>,
     /// The last complete run: its id, when its state is from, and what it took.
     pub last_run: Option<String>,

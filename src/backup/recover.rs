@@ -12,6 +12,7 @@ use crate::host::{Cmd, Host, What};
 use crate::prepare::{self, postgres};
 use crate::state::{BackupLock, Ledger, recovering};
 use crate::update::archive::{self, ResetFrom};
+use crate::update::dump;
 use crate::update::restore as databases;
 use crate::value::AppName;
 use anyhow::{Context, Result, bail};
@@ -28,8 +29,12 @@ const ENV: &str = "/app/env.yml";
 /// What will be brought back.
 pub struct Plan<'a> {
     pub restic: Restic<'a>,
-    /// One for each app, in the env's order.
+    /// One for each app of which there is a run, in the env's order.
     pub manifests: Vec<Manifest>,
+    /// Apps of which there is none: they begin empty.
+    pub without: Vec<AppName>,
+    /// Nobody else uses the repository until all is done.
+    lock: BackupLock,
 }
 
 /// Looks what there is to bring back; nothing is changed.
@@ -39,6 +44,10 @@ pub struct Plan<'a> {
 pub async fn plan<'a>(envs: &Envs, run: Option<&str>, host: &'a Host) -> Result<Plan<'a>> {
     if !recovering::is_under_way(host) {
         for env in envs.iter() {
+            let vault = format!("/data/{}-storage-vault", env.app.name);
+            if !host.names(&vault)?.is_empty() {
+                bail!("{vault} holds files, which a recovery would write over; move it away first");
+            }
             if Ledger::read_for(host, &env.app.name)?.current.is_some() {
                 bail!(
                     "this host has a release of the app {} already, and a recovery is for an empty host; see: appliance backup restore --help",
@@ -47,16 +56,25 @@ pub async fn plan<'a>(envs: &Envs, run: Option<&str>, host: &'a Host) -> Result<
             }
         }
     }
+    let lock = BackupLock::take(host, "backup recover", PATIENCE).await?;
     let restic = Restic::of(envs.host(), host)?;
     if restic.state().await? == State::Missing {
         bail!("there is no repository at 'appliance.backup.url', so there is nothing to recover from");
     }
     let found = runs::runs(&restic).await?;
-    let mut manifests = Vec::new();
+    let (mut manifests, mut without) = (Vec::new(), Vec::new());
     for env in envs.iter() {
-        manifests.push(found.of(&env.app.name, run)?.manifest(&restic, host).await?);
+        let app = &env.app.name;
+        match found.of(app, run) {
+            Ok(run) => manifests.push(run.manifest(&restic, host).await?),
+            Err(error) if envs.is_alone() => return Err(error),
+            Err(_) => without.push(app.clone()),
+        }
     }
-    Ok(Plan { restic, manifests })
+    if manifests.is_empty() {
+        bail!("the repository has no complete run of any of the apps of env.yml");
+    }
+    Ok(Plan { restic, manifests, without, lock })
 }
 
 impl Plan<'_> {
@@ -65,9 +83,9 @@ impl Plan<'_> {
     /// # Errors
     /// Something cannot be fetched or written; run again, it begins anew.
     pub async fn place_files(&self, host: &Host, progress: &dyn Fn(&str)) -> Result<()> {
-        let _lock = BackupLock::take(host, "backup recover", PATIENCE).await?;
         recovering::begin(host)?;
-        let first = self.manifests.first().context("there is no app to recover")?;
+        let newest = self.manifests.iter().max_by_key(|one| (one.generation, one.at));
+        let first = newest.context("there is no app to recover")?;
         progress("restoring what is the host's");
         make_room(&content::of_host(host), host).await?;
         self.restic.restore(&first.of_host, "/", &[], &[ENV.to_owned()]).await?;
@@ -89,11 +107,17 @@ impl Plan<'_> {
     /// It cannot be restored, or is not the same.
     pub async fn fill_database(&self, env: &Env, host: &Host, progress: &dyn Fn(&str)) -> Result<()> {
         let app = &env.app.name;
-        let manifest = self.of(app)?;
-        let Some(part) = &manifest.database else { return Ok(()) };
+        let manifest = self.manifests.iter().find(|manifest| &manifest.app == app);
+        let Some((manifest, part)) = manifest.and_then(|one| Some((one, one.database.as_ref()?))) else {
+            return Ok(());
+        };
         progress(&format!("{app}: fetching the database"));
-        let file = restore::fetch_dump(env, &self.restic, manifest, host).await?;
+        let file = restore::fetch_dump_locked(env, &self.restic, manifest, &self.lock, host).await?;
         progress(&format!("{app}: restoring the database"));
+        if databases::has_data(env, host).await? {
+            // A disk that was kept, or a recovery that was cut off: nobody knows which.
+            dump::dump(env, &dump::before_reset(app, host), host).await?;
+        }
         let archive = archive::open(env, &file, host).await?;
         databases::reset(env, &ResetFrom::Archive(archive), host).await?;
         let login = prepare::app_login(env, host)?.pinned();
@@ -106,11 +130,6 @@ impl Plan<'_> {
         host.discard(&file)
     }
 
-    fn of(&self, app: &AppName) -> Result<&Manifest> {
-        let found = self.manifests.iter().find(|manifest| &manifest.app == app);
-        found.with_context(|| format!("there is no run of the app {app}"))
-    }
-
     /// Everything is in place: from now on this host is the one that writes into the repository.
     pub fn end(&self, host: &Host) -> Result<()> {
         let newest = self.manifests.iter().map(|manifest| manifest.generation).max().unwrap_or_default();
@@ -119,10 +138,10 @@ impl Plan<'_> {
     }
 }
 
-/// What one list has and the other has not. Between major versions of PostgreSQL only rows and sequences are compared: names of what is in
-/// catalogs differ.
+/// What one list has and the other has not. Between major versions of PostgreSQL only rows are compared: names of what is in catalogs differ.
+/// Sequences never are: they count on beside every transaction, so they were counted at another moment than they were dumped.
 fn difference(stored: &[String], counted: &str, same_major: bool) -> Option<String> {
-    let counts = |line: &&str| same_major || ["table ", "sequence "].iter().any(|kind| line.starts_with(kind));
+    let counts = |line: &&str| line.starts_with("table ") || same_major && !line.starts_with("sequence ");
     let counted: Vec<&str> = counted.lines().filter(counts).collect();
     let stored: Vec<&str> = stored.iter().map(String::as_str).filter(counts).collect();
     let missing = stored.iter().filter(|line| !counted.contains(line)).map(|line| format!("- {line}"));
@@ -181,7 +200,7 @@ mod tests {
             let said = difference(&stored, fewer, same).expect("a difference");
             assert_eq!(said, "- table public.note: 3 rows; + table public.note: 2 rows");
         }
-        let renamed = "table public.note: 3 rows\nindex public.other\nsequence public.s: 3";
+        let renamed = "table public.note: 3 rows\nindex public.other\nsequence public.s: 4";
         assert!(difference(&stored, renamed, true).is_some() && difference(&stored, renamed, false).is_none());
     }
 }

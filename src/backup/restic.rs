@@ -1,11 +1,10 @@
 //! restic's command line: the only place that knows it. Password, repository and credentials travel in its environment, never in an argument.
 //! What it prints differs between Debian 12's 0.14 and Debian 13's 0.18; what is read here is the same in both.
 
-use super::target::{KNOWN_HOSTS, Target};
 use super::{CACHE, key};
 use crate::env::Env;
 use crate::host::{Cmd, Dir, Host, Output, What};
-use crate::value::Secret;
+use crate::value::{BACKUP_KNOWN_HOSTS, BackupTarget, Secret};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::time::Duration;
@@ -14,6 +13,8 @@ use std::time::Duration;
 const LONG: Duration = Duration::from_secs(24 * 3600);
 /// How long it may take to say what there is.
 const QUICK: Duration = Duration::from_secs(15 * 60);
+/// How long it may stand still: a target that does not answer any more, and does not say so either.
+const IDLE: Duration = Duration::from_secs(15 * 60);
 /// The most that a list of snapshots may take, in bytes.
 const MAX_LIST: usize = 64 << 20;
 /// The largest manifest that is read, in bytes.
@@ -24,7 +25,7 @@ const INCOMPLETE: i32 = 3;
 /// A repository, and how to open it.
 pub struct Restic<'a> {
     host: &'a Host,
-    target: Target,
+    target: BackupTarget,
     password: Secret,
     credentials: Vec<(String, Secret)>,
     /// What snapshots name as their host.
@@ -70,19 +71,44 @@ struct Summary {
 }
 
 /// How a repository stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    Ready,
-    /// There is none yet.
+    /// There is one, of this id.
+    Ready(String),
+    /// There is none.
     Missing,
 }
+
+/// What `cat config` tells.
+#[derive(Deserialize)]
+struct Config {
+    id: String,
+}
+
+/// What restic ends with where there is no repository, since 0.17.
+const NO_REPOSITORY: i32 = 10;
+/// How the kinds of targets say that the repository's first file is not there: directories, sftp, rest-server, S3.
+const NOT_THERE: [&str; 6] = [
+    "no such file or directory",
+    "file does not exist",
+    "<config/> does not exist",
+    "specified key does not exist",
+    "NoSuchKey",
+    "unexpected HTTP response (404)",
+];
 
 impl<'a> Restic<'a> {
     /// # Errors
     /// The env names no target, or no password; or a target that restic does not reach.
     pub fn of(env: &Env, host: &'a Host) -> Result<Restic<'a>> {
         let backup = &env.appliance.backup;
-        let target = Target::of(backup)?;
+        let url = backup.url.as_ref().context("there is no 'appliance.backup.url', so nothing is backed up")?;
+        if backup.mount.is_some() {
+            bail!(
+                "'appliance.backup.mount' is not supported yet; mount it by /etc/fstab, and name a directory in it in 'appliance.backup.url'"
+            );
+        }
+        let target = BackupTarget::of_url(url.0.expose(), !backup.host_keys.is_empty())?;
         let encrypt = backup.encrypt.as_ref();
         let encrypt = encrypt.context(
             "there is no 'appliance.backup.encrypt', so nothing is backed up; make one: openssl rand -base64 32",
@@ -97,7 +123,7 @@ impl<'a> Restic<'a> {
         host.ensure_dir(CACHE, &Dir::plain().mode(0o700))?;
         if !backup.host_keys.is_empty() {
             let lines: String = backup.host_keys.iter().map(|key| format!("{}\n", key.line())).collect();
-            host.put(KNOWN_HOSTS, lines.as_bytes(), 0o600)?;
+            host.put(BACKUP_KNOWN_HOSTS, lines.as_bytes(), 0o600)?;
         }
         let name = env.host_domain.as_str().to_owned();
         Ok(Restic { host, target, password: key::password(encrypt)?, credentials: backup.credentials.clone(), name })
@@ -115,8 +141,11 @@ impl<'a> Restic<'a> {
     }
 
     fn cmd(&self, args: &[&str]) -> Cmd {
+        // It ends with us: one that lives on would keep the repository locked.
+        let own = ["--pdeathsig", "KILL", "restic"];
         let options = self.target.options.iter().flat_map(|option| ["--option", option.as_str()]);
-        let cmd = Cmd::new("restic", options.chain(args.iter().copied()))
+        let cmd = Cmd::new("setpriv", own.into_iter().chain(options).chain(args.iter().copied()))
+            .idle(IDLE)
             .env("HOME", "/root")
             .env("RESTIC_CACHE_DIR", format!("{CACHE}/cache"))
             // Nobody looks at its progress; a line for each moment would be all that there is room for.
@@ -133,35 +162,27 @@ impl<'a> Restic<'a> {
     /// # Errors
     /// The target does not answer, or the key does not fit: it is said which.
     pub async fn state(&self) -> Result<State> {
-        let told = self.host.try_ask(self.cmd(&["cat", "config"]).deadline(QUICK)).await?;
-        if told.code == Some(0) {
-            return Ok(State::Ready);
-        }
+        // Without a lock: one that a dead process has left is taken away later.
+        let told = self.host.try_ask(self.cmd(&["cat", "config", "--no-lock"]).deadline(QUICK)).await?;
         let said = told.stderr.trim();
+        if told.code == Some(0) {
+            let config: Config =
+                serde_json::from_str(told.stdout.trim()).context("the repository's config cannot be read")?;
+            return Ok(State::Ready(config.id));
+        }
         if said.contains("wrong password or no key found") {
             bail!(
                 "the repository cannot be opened with 'appliance.backup.encrypt': it was made with another key; nothing was written"
             );
         }
-        // Of a target that is there: `config` is the first file of a repository.
-        let is_missing = [
-            "Is there a repository at the following location",
-            "repository does not exist",
-            "config: no such file",
-            "<config/> does not exist",
-        ];
-        if is_missing.iter().any(|words| said.contains(words)) && self.is_reached(said) {
+        let is_missing = told.code == Some(NO_REPOSITORY) || NOT_THERE.iter().any(|words| said.contains(words));
+        // A directory that is not there may be a file system that is not mounted; only where its parent is there it is made.
+        let parent = self.target.directory.as_deref().and_then(|path| path.rsplit_once('/')).map(|(parent, _)| parent);
+        if is_missing && parent.is_none_or(|parent| self.host.is_directory(parent)) {
             return Ok(State::Missing);
         }
-        bail!("the backup's target does not answer: {}", self.masked(last_line(said)))
-    }
-
-    /// A directory that is not there may be a file system that is not mounted; only where its parent is there it is made.
-    fn is_reached(&self, said: &str) -> bool {
-        let is_refused = ["connection refused", "no such host", "no route to host", "i/o timeout", "Permission denied"];
-        let parent = self.target.directory.as_deref().and_then(|path| path.rsplit_once('/')).map(|(parent, _)| parent);
-        !is_refused.iter().any(|words| said.contains(words))
-            && parent.is_none_or(|parent| self.host.is_directory(parent))
+        // Its first line says what is wrong; further ones ask whether there is a repository.
+        bail!("the backup's target does not answer: {}", self.masked(first_line(said)))
     }
 
     fn masked(&self, text: &str) -> String {
@@ -238,13 +259,13 @@ impl<'a> Restic<'a> {
 
     /// A file of a snapshot, into a file of this host.
     pub async fn fetch(&self, snapshot: &str, path: &str, to: &str) -> Result<()> {
-        let cmd = self.cmd(&["dump", snapshot, path]).output_file(&self.host.path(to)).deadline(LONG);
+        let cmd = self.cmd(&["dump", "--no-lock", snapshot, path]).output_file(&self.host.path(to)).deadline(LONG);
         self.host.act(What::File, to, "fetch from the backup", cmd).await.map(drop)
     }
 
     /// Files of a snapshot, below a directory, under their own paths there.
     pub async fn restore(&self, snapshot: &str, to: &str, only: &[String], without: &[String]) -> Result<()> {
-        let mut args = vec!["restore", snapshot, "--target", to];
+        let mut args = vec!["restore", "--no-lock", snapshot, "--target", to];
         only.iter().for_each(|path| args.extend(["--include", path]));
         without.iter().for_each(|path| args.extend(["--exclude", path]));
         let cmd = self.cmd(&args).deadline(LONG);
@@ -273,10 +294,15 @@ impl<'a> Restic<'a> {
     pub async fn check(&self, part: &str) -> Result<()> {
         let subset = format!("--read-data-subset={part}");
         let told = self.host.try_ask(self.cmd(&["check", &subset]).deadline(LONG)).await?;
-        if told.code != Some(0) {
-            bail!("the repository is damaged: {}; see: restic check", self.masked(last_line(&told.stderr)));
+        let said = told.stderr.trim();
+        match told.code {
+            Some(0) => Ok(()),
+            // Its own last word after it has looked at all.
+            _ if said.contains("repository contains errors") => {
+                bail!("the repository is damaged: {}; see: restic check", self.masked(first_line(said)))
+            }
+            _ => bail!("the repository could not be checked: {}", self.masked(last_line(said))),
         }
-        Ok(())
     }
 
     async fn act(&self, how: &str, args: &[&str], deadline: Duration) -> Result<Output> {
@@ -290,6 +316,10 @@ fn stored(told: &str) -> Result<Stored> {
     });
     let summary = summary.context("restic has told no summary of what it stored")?;
     Ok(Stored { files: summary.total_files_processed, bytes: summary.total_bytes_processed, unread: None })
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it says nothing")
 }
 
 fn last_line(text: &str) -> &str {

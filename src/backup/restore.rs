@@ -22,7 +22,18 @@ const SPARE: u64 = 256 << 20;
 /// # Errors
 /// The run has no database; PostgreSQL here is older than the one it comes from; there is no room; or it cannot be fetched.
 pub async fn fetch_dump(env: &Env, restic: &Restic<'_>, manifest: &Manifest, host: &Host) -> Result<String> {
-    let _lock = BackupLock::take(host, "backup restore", PATIENCE).await?;
+    let lock = BackupLock::take(host, "backup restore", PATIENCE).await?;
+    fetch_dump_locked(env, restic, manifest, &lock, host).await
+}
+
+/// [`fetch_dump`], by whoever holds the lock.
+pub(super) async fn fetch_dump_locked(
+    env: &Env,
+    restic: &Restic<'_>,
+    manifest: &Manifest,
+    _lock: &BackupLock,
+    host: &Host,
+) -> Result<String> {
     let part = manifest.database.as_ref().with_context(|| format!("the run {} has no database", manifest.run))?;
     refuse_older(part.major, host)?;
     let directory = dump::directory(&env.app.name);
@@ -62,6 +73,11 @@ pub fn refuse_older(major: u32, host: &Host) -> Result<()> {
 /// The directory is there and is not empty; there is no room; or restic's own words.
 pub async fn files(restic: &Restic<'_>, manifest: &Manifest, to: &str, only: &[String], host: &Host) -> Result<()> {
     let _lock = BackupLock::take(host, "backup restore", PATIENCE).await?;
+    if let Some(place) = host.written_by_others(to)? {
+        bail!(
+            "{place} can be written by others than root, who could lead what is restored elsewhere; name a directory below one of root's"
+        );
+    }
     if !host.names(to)?.is_empty() {
         bail!("{to} is not empty; name a new directory");
     }

@@ -11,10 +11,11 @@ use crate::host::http::Request;
 use crate::host::{Cmd, Host};
 use crate::prepare::{self, postgres};
 use crate::report::sentry;
-use crate::state::{BackupLock, Ledger, UpdateLock};
+use crate::state::{BackupLock, Ledger, UpdateLock, recovering};
 use crate::update::dump;
 use crate::value::AppName;
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -35,6 +36,18 @@ const CUT_OFF_AFTER_S: i64 = 2 * 24 * 3600;
 /// The dump's name in its snapshot.
 const DUMP: &str = "/database.pgdump";
 
+/// The app that stands for the host, in tags.
+const HOST: &str = "-";
+
+/// What would be refused, and is meant so.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Accept {
+    /// A vault has lost more than half of its files.
+    pub loss: bool,
+    /// The repository is another one than the last, or a new one.
+    pub new_repository: bool,
+}
+
 /// What a run has stored.
 #[derive(Debug, Clone)]
 pub struct Outcome {
@@ -53,11 +66,13 @@ pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
 ///
 /// # Errors
 /// Nothing could be stored; or the repository is another host's.
-pub async fn run(envs: &Envs, accept_loss: bool, host: &Host, progress: Progress<'_>) -> Result<Outcome> {
+pub async fn run(envs: &Envs, accept: Accept, host: &Host, progress: Progress<'_>) -> Result<Outcome> {
+    // A host that holds half of what it shall is nothing to go back to.
+    recovering::refuse(host)?;
     let lock = BackupLock::take(host, "backup run", PATIENCE).await?;
     let record = Record { last_start: Some(host.now()), ..Record::read(host)? };
     record.write(host)?;
-    let made = make(envs, accept_loss, record, &lock, host, progress).await;
+    let made = make(envs, accept, record, &lock, host, progress).await;
     if let Err(error) = &made {
         let said = format!("{error:#}");
         Record { trouble: Some(said.clone()), ..Record::read(host)? }.write(host)?;
@@ -75,14 +90,14 @@ struct Making<'a> {
     generation: u64,
     is_clock_synchronised: bool,
     before: Found,
-    accept_loss: bool,
+    accept: Accept,
     begun: Instant,
     progress: Progress<'a>,
 }
 
 async fn make(
     envs: &Envs,
-    accept_loss: bool,
+    accept: Accept,
     mut record: Record,
     _lock: &BackupLock,
     host: &Host,
@@ -90,10 +105,7 @@ async fn make(
 ) -> Result<Outcome> {
     let begun = Instant::now();
     let (restic, machine) = (Restic::of(envs.host(), host)?, machine(host)?);
-    if restic.state().await? == State::Missing {
-        progress("making the repository");
-        restic.init().await?;
-    }
+    record.repository = Some(ensure_repository(&restic, &record, accept, progress).await?);
     restic.unlock().await?;
     let before = runs::runs(&restic).await?;
     before.refuse_foreign(&machine, record.generation)?;
@@ -102,29 +114,40 @@ async fn make(
     let is_clock_synchronised = is_clock_synchronised(host).await;
     let generation = record.generation;
     let making =
-        Making { restic, host, run, machine, generation, is_clock_synchronised, before, accept_loss, begun, progress };
+        Making { restic, host, run, machine, generation, is_clock_synchronised, before, accept, begun, progress };
     let (mut manifests, mut failed) = (Vec::new(), Vec::new());
     let of_host = making.host_part().await?;
     for env in envs.iter() {
         let app = &env.app.name;
         if Ledger::read_for(host, app)?.current.is_none() {
-            failed.push((app.clone(), "it has no release yet, so there is nothing of it".to_owned()));
+            progress(&format!("{app}: it has no release yet, so there is nothing of it"));
             continue;
         }
         match making.app_part(env, &of_host).await {
             Ok(manifest) => manifests.push(manifest),
             Err(error) if envs.is_alone() => return Err(error),
             // The others are stored all the same.
-            Err(error) => failed.push((app.clone(), format!("{error:#}"))),
+            Err(error) => {
+                let said = format!("{error:#}");
+                sentry::critical(host, &format!("The backup of the app {app} failed"), &said);
+                failed.push((app.clone(), said));
+            }
         }
     }
     if manifests.is_empty() {
         let whys: Vec<String> = failed.iter().map(|(app, why)| format!("{app}: {why}")).collect();
         bail!("nothing was stored: {}", whys.join("; "));
     }
-    let trouble = failed.first().map(|(app, why)| format!("{app}: {why}"));
+    let unread = manifests.iter().find_map(|one| {
+        // What went away while it was read is no loss.
+        let said = one.files.unread.as_ref().filter(|said| !said.contains("no such file"))?;
+        Some(format!("{}: not all files could be read: {said}", one.app))
+    });
+    let trouble = failed.first().map(|(app, why)| format!("{app}: {why}")).or(unread);
     record.last_run = Some(making.run.clone());
-    record.last_success = Some(host.now());
+    if trouble.is_none() {
+        record.last_success = Some(host.now());
+    }
     record.last_seconds = Some(begun.elapsed().as_secs());
     record.last_bytes = Some(manifests.iter().map(|one| one.files.bytes).sum());
     record.last_database_bytes = Some(manifests.iter().filter_map(|one| Some(one.database.as_ref()?.bytes)).sum());
@@ -178,8 +201,9 @@ impl Making<'_> {
     }
 
     async fn host_part(&self) -> Result<String> {
+        let _update = UpdateLock::take(self.host, "backup run", UPDATES).await?;
         (self.progress)("storing what is the host's");
-        let stored = self.store(&content::of_host(self.host), "-", "host").await;
+        let stored = self.store(&content::of_host(self.host), HOST, "host").await;
         Ok(stored.context("could not store what is the host's")?.0.id)
     }
 
@@ -188,9 +212,12 @@ impl Making<'_> {
         // Half an update is no state to go back to.
         let _update = UpdateLock::take(host, "backup run", UPDATES).await?;
         let content = content::of_app(env, host).await?;
-        if let (Ok(last), false) = (self.before.of(app, None), self.accept_loss) {
-            let last = last.manifest(&self.restic, host).await?;
-            content::refuse_loss(last.files.in_vault, content.in_vault, app.as_str())?;
+        if let (Ok(last), false) = (self.before.of(app, None), self.accept.loss) {
+            match last.manifest(&self.restic, host).await {
+                Ok(last) => content::refuse_loss(last.files.in_vault, content.in_vault, app.as_str())?,
+                // One that cannot be read keeps no later one from being made.
+                Err(error) => tracing::warn!("{error:#}"),
+            }
         }
         // The database first: what a row names in the files is there by then.
         let at = host.now();
@@ -277,10 +304,15 @@ impl Making<'_> {
             return Ok(());
         }
         let (now, found) = (self.host.now(), runs::runs(&self.restic).await?);
-        let gone = thin::to_forget(&found.times(&self.machine), env.appliance.backup.keep, now)?;
+        // Each app by itself: one that fails for weeks loses no run to those of the others.
+        let mut gone = BTreeSet::new();
+        for (app, times) in found.times(&self.machine) {
+            let ids = thin::to_forget(&times, env.appliance.backup.keep, now)?;
+            gone.extend(ids.into_iter().map(|id| (app.as_str().to_owned(), id)));
+        }
         let ids = ids_of(&found, &gone, &self.machine, now);
         if !ids.is_empty() {
-            (self.progress)(&format!("removing {} runs", gone.len()));
+            (self.progress)(&format!("removing {} snapshots", ids.len()));
             self.restic.forget(&ids).await?;
             let left = runs::runs(&self.restic).await?;
             if let Some(still) = left.snapshots.iter().find(|snapshot| ids.contains(&snapshot.id)) {
@@ -297,16 +329,50 @@ impl Making<'_> {
     }
 }
 
-/// Snapshots of runs that go, and of runs of ours that were cut off long ago.
-fn ids_of(found: &Found, gone: &[String], machine: &str, now: jiff::Timestamp) -> Vec<String> {
-    let is_complete = |run: &str| found.runs.iter().any(|known| known.id == run);
-    let is_gone = |snapshot: &&Snapshot| {
-        let Some(run) = snapshot.tag("run") else { return false };
+/// Snapshots of runs that go, by app and id, and of runs of ours that were cut off long ago. What is the host's goes with the last app's part.
+fn ids_of(found: &Found, gone: &BTreeSet<(String, String)>, machine: &str, now: jiff::Timestamp) -> Vec<String> {
+    let is_gone = |app: &str, run: &str| gone.contains(&(app.to_owned(), run.to_owned()));
+    let stays = |app: &str, run: &str| {
+        let is_it = |known: &&runs::Run| known.id == run && (app == HOST || known.app.as_str() == app);
+        found.runs.iter().filter(is_it).any(|known| !is_gone(known.app.as_str(), run))
+    };
+    let goes = |snapshot: &&Snapshot| {
+        let (Some(run), Some(app)) = (snapshot.tag("run"), snapshot.tag("app")) else { return false };
         let is_ours = snapshot.tag("machine").is_some_and(|of| machine.starts_with(of));
         let is_old = now.as_second() - snapshot.time.as_second() > CUT_OFF_AFTER_S;
-        is_ours && (gone.iter().any(|id| id == run) || is_old && !is_complete(run))
+        let was_complete = found.runs.iter().any(|known| known.id == run && (app == HOST || known.app.as_str() == app));
+        is_ours && !stays(app, run) && (was_complete || is_old)
     };
-    found.snapshots.iter().filter(is_gone).map(|snapshot| snapshot.id.clone()).collect()
+    found.snapshots.iter().filter(goes).map(|snapshot| snapshot.id.clone()).collect()
+}
+
+/// Makes the repository if there was none before; gives back its id.
+///
+/// # Errors
+/// The one that this host has written is not there any more, or another one is in its place.
+async fn ensure_repository(
+    restic: &Restic<'_>,
+    record: &Record,
+    accept: Accept,
+    progress: Progress<'_>,
+) -> Result<String> {
+    let known = record.repository.as_ref().filter(|_| !accept.new_repository);
+    let found = match (restic.state().await?, known) {
+        (State::Ready(id), None) => return Ok(id),
+        (State::Ready(id), Some(known)) if id == *known => return Ok(id),
+        (State::Ready(_), Some(_)) => "another one is in its place",
+        (State::Missing, Some(_)) => "it is not there any more",
+        (State::Missing, None) => {
+            progress("making the repository");
+            restic.init().await?;
+            let State::Ready(id) = restic.state().await? else { bail!("the repository was made, and is not there") };
+            return Ok(id);
+        }
+    };
+    bail!(
+        "of the repository that this host has written, {found}: is its file system mounted? Nothing was stored. To begin anew: appliance backup \
+         run --new-repository"
+    )
 }
 
 /// Whether a server sets the clock; where systemd cannot say, it is taken for one that is not set.
@@ -340,24 +406,40 @@ mod tests {
             tags: vec![format!("run={run}"), format!("machine={machine}"), "app=shop".to_owned()],
             paths: Vec::new(),
         };
-        let complete = runs::Run {
-            id: "complete".to_owned(),
-            app: "shop".parse().expect("it is a name"),
+        let of = |app: &str, snapshot: Snapshot| {
+            let tags = snapshot.tags.iter().map(|tag| tag.replace("app=shop", &format!("app={app}"))).collect();
+            Snapshot { tags, ..snapshot }
+        };
+        let complete = |app: &str, run: &str| runs::Run {
+            id: run.to_owned(),
+            app: app.parse().expect("it is a name"),
             at: now,
             machine: "aa".to_owned(),
             generation: 1,
             snapshot: "m".to_owned(),
         };
         let found = Found {
-            runs: vec![complete],
+            runs: vec![
+                complete("shop", "gone"),
+                complete("shop", "half"),
+                complete("wiki", "half"),
+                complete("shop", "stays"),
+            ],
             snapshots: vec![
                 snapshot("1", "gone", 1, "aa"),
-                snapshot("2", "gone", 1, "bb"),
-                snapshot("3", "complete", 99, "aa"),
-                snapshot("4", "cut off", 49, "aa"),
-                snapshot("5", "at work", 1, "aa"),
+                of("-", snapshot("2", "gone", 1, "aa")),
+                snapshot("3", "gone", 1, "bb"),
+                // One app's part goes, and another one's stays, with what is the host's.
+                snapshot("4", "half", 1, "aa"),
+                of("wiki", snapshot("5", "half", 1, "aa")),
+                of("-", snapshot("6", "half", 1, "aa")),
+                snapshot("7", "stays", 99, "aa"),
+                snapshot("8", "cut off", 49, "aa"),
+                of("-", snapshot("9", "cut off", 49, "aa")),
+                snapshot("10", "at work", 1, "aa"),
             ],
         };
-        assert_eq!(ids_of(&found, &["gone".to_owned()], "aa00", now), ["1", "4"]);
+        let gone = [("shop", "gone"), ("shop", "half")].map(|(app, run)| (app.to_owned(), run.to_owned())).into();
+        assert_eq!(ids_of(&found, &gone, "aa00", now), ["1", "2", "4", "8", "9"]);
     }
 }

@@ -37,7 +37,10 @@ pub async fn runs(restic: &Restic<'_>) -> Result<Found> {
 fn sorted(snapshots: Vec<Snapshot>) -> Found {
     let snapshots: Vec<Snapshot> = snapshots.into_iter().filter(|snapshot| snapshot.tag("run").is_some()).collect();
     let mut runs: Vec<Run> = snapshots.iter().filter_map(run).collect();
-    runs.sort_by(|one, other| other.at.cmp(&one.at).then_with(|| one.app.cmp(&other.app)));
+    // One that was made by somebody who had been replaced is no newer than what came after.
+    runs.sort_by(|one, other| {
+        (other.generation, other.at).cmp(&(one.generation, one.at)).then_with(|| one.app.cmp(&other.app))
+    });
     Found { runs, snapshots }
 }
 
@@ -89,14 +92,13 @@ impl Found {
         )
     }
 
-    /// Every run's id with the time of its newest part.
-    pub fn times(&self, machine: &str) -> Vec<(String, jiff::Timestamp)> {
-        let mut times: BTreeMap<&str, jiff::Timestamp> = BTreeMap::new();
+    /// A machine's own runs by app: their ids and times.
+    pub fn times(&self, machine: &str) -> BTreeMap<&AppName, Vec<(String, jiff::Timestamp)>> {
+        let mut times: BTreeMap<&AppName, Vec<(String, jiff::Timestamp)>> = BTreeMap::new();
         for run in self.runs.iter().filter(|run| machine.starts_with(&run.machine)) {
-            let time = times.entry(run.id.as_str()).or_insert(run.at);
-            *time = (*time).max(run.at);
+            times.entry(&run.app).or_default().push((run.id.clone(), run.at));
         }
-        times.into_iter().map(|(id, at)| (id.to_owned(), at)).collect()
+        times
     }
 }
 
@@ -156,7 +158,8 @@ mod tests {
         assert_eq!(found.of(&app, Some("1")).expect("there is one").snapshot, "a");
         let said = found.of(&app, Some("2")).expect_err("it has no manifest").to_string();
         assert!(said.ends_with("the newest are: 3, 1"), "{said}");
-        assert_eq!((found.snapshots.len(), found.times("aaaaaaaabbbb").len(), found.times("bbbb").len()), (3, 2, 0));
+        let count = |machine: &str| found.times(machine).get(&app).map_or(0, Vec::len);
+        assert_eq!((found.snapshots.len(), count("aaaaaaaabbbb"), count("bbbb")), (3, 2, 0));
         let (own, other) = ("aaaaaaaa0000", "bbbbbbbb0000");
         assert!(found.refuse_foreign(own, 1).is_ok());
         assert!(found.refuse_foreign(other, 0).is_err(), "an empty host");

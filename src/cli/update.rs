@@ -182,7 +182,7 @@ pub async fn update(arguments: UpdateArguments) -> Result<u8> {
         if arguments.scheduled && !arguments.app.is_named() && env.app.calendar.is_some() {
             continue;
         }
-        if !arguments.app.is_named() && !update::is_to_run(env, &host) {
+        if (arguments.scheduled || !arguments.app.is_named()) && !update::is_to_run(env, &host) {
             eprintln!("warning: {}it is not to run now, and is not updated; see: appliance status", prefix(env));
             continue;
         }

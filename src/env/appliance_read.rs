@@ -79,19 +79,11 @@ fn read_update(appliance: &Fields) -> Update {
     let fields = appliance.fields("update");
     let update = Update {
         automatic: fields.boolean("automatic").unwrap_or(true),
-        oncalendar: read_calendar(&fields).unwrap_or_else(daily),
+        oncalendar: fields.calendar("oncalendar").unwrap_or_else(daily),
         reboot: fields.boolean("reboot").unwrap_or(true),
     };
     fields.finish(Unknown::Warn);
     update
-}
-
-pub(super) fn read_calendar(update: &Fields) -> Option<Calendar> {
-    let calendar: Calendar = update.checked("oncalendar")?;
-    if let Some(node) = update.value("oncalendar") {
-        update.reading.ask_systemd(node.place, calendar.clone());
-    }
-    Some(calendar)
 }
 
 /// The default of `update.oncalendar` (docs/env.md).

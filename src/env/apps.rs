@@ -3,7 +3,7 @@
 
 use super::app::{self, App};
 use super::appliance::Appliance;
-use super::appliance_read::{read_calendar, read_hosts};
+use super::appliance_read::read_hosts;
 use super::document::{Kind, Node, Place, shown};
 use super::limits;
 use super::reader::{Fields, Reading, Unknown};
@@ -165,7 +165,7 @@ fn read_entry(
     }
     let limits = limits::read(&fields);
     let update = fields.fields("update");
-    let calendar = read_calendar(&update);
+    let calendar = update.calendar("oncalendar");
     update.finish(Unknown::Warn);
     let app = app::read_app(fields, Some(node.place), false);
     let (app, appliance) = app.zip(appliance)?;

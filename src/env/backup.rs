@@ -1,10 +1,9 @@
 //! The keys under `appliance.backup:`: where backups go, and what is mounted for them.
 
-use super::appliance_read::read_calendar;
 use super::diagnostic::nearest;
 use super::document::{Kind, shown};
 use super::reader::{Fields, Unknown};
-use crate::value::{AbsPath, Calendar, FileSystemType, Invalid, KnownHost, Secret, WebUrl};
+use crate::value::{AbsPath, BackupTarget, Calendar, FileSystemType, Invalid, KnownHost, Secret, WebUrl};
 use std::str::FromStr;
 
 /// Everything under `appliance.backup:`.
@@ -150,12 +149,19 @@ pub(super) fn read_backup(appliance: &Fields) -> Backup {
         Some(BackupMount { kind, source: source?, target: target?, options })
     })();
     mount_fields.finish(Unknown::Warn);
+    let url: Option<BackupUrl> = fields.get("url", |reading, node, path| reading.checked_secretly(node, path));
+    // Old files must load: what is not backed up is told, here and by each run.
+    if let (Some(node), Some(url)) = (fields.value("url"), &url)
+        && let Err(error) = BackupTarget::of_url(url.0.expose(), false)
+    {
+        fields.warning(node.place, format!("nothing is backed up: {error}"));
+    }
     let backup = Backup {
-        url: fields.get("url", |reading, node, path| reading.checked_secretly(node, path)),
+        url,
         options: fields.secret("options"),
         mount,
         encrypt: fields.secret("encrypt"),
-        oncalendar: read_calendar(&fields).unwrap_or_else(nightly),
+        oncalendar: fields.calendar("oncalendar").unwrap_or_else(nightly),
         keep: read_keep(&fields),
         alive: fields.checked("alive"),
         credentials: read_credentials(&fields),

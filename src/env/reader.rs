@@ -282,6 +282,15 @@ impl<'a> Fields<'a> {
         self.get(key, |reading, node, path| reading.checked(node, path))
     }
 
+    /// A calendar expression, which systemd will be asked about.
+    pub fn calendar(&self, key: &'static str) -> Option<Calendar> {
+        let calendar: Calendar = self.checked(key)?;
+        if let Some(node) = self.value(key) {
+            self.reading.ask_systemd(node.place, calendar.clone());
+        }
+        Some(calendar)
+    }
+
     pub fn text(&self, key: &'static str) -> Option<String> {
         self.get(key, |reading, node, path| reading.text(node, path))
     }

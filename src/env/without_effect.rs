@@ -15,11 +15,13 @@ const TOP: [(&str, &str); 6] = [
 ];
 
 /// Keys of the appliance: section and key; what is said of each.
-const OWN: [(&str, &str, &str); 9] = [
-    ("backup", "url", "there are no backups yet, so whatever makes them now must go on"),
-    ("backup", "options", "there are no backups yet"),
-    ("backup", "encrypt", "there are no backups yet"),
-    ("backup", "mount", "there are no backups yet"),
+const OWN: [(&str, &str, &str); 7] = [
+    ("backup", "options", "they are duplicity's, and restic makes the backups now"),
+    (
+        "backup",
+        "mount",
+        "while it is there nothing is backed up; mount it by /etc/fstab, and name a directory in it in 'appliance.backup.url'",
+    ),
     ("metric", "exporter", "metrics are not collected yet"),
     ("metric", "server", "metrics are not collected yet"),
     ("metric", "gui", "metrics are not collected yet"),

@@ -1,138 +1,12 @@
-//! Commands: one wrapper with a deadline, bounded output, and the tail of stderr in the error.
+//! Running commands: with a deadline, bounded output, and the tail of stderr in the error. What a command is, is `cmd.rs`; how a program is
+//! started and watched, `child.rs`; two of them with a pipe in between, `pipe.rs`.
 #![allow(clippy::disallowed_methods)] // This is the door they are disallowed for.
 
+use super::child::{PATH, ended, spawn};
+use super::cmd::{Cmd, Exec, Output};
 use super::{Host, Pending, What, pipe};
-use crate::value::Secret;
 use anyhow::{Context, Result, bail};
 use std::process::Stdio;
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-
-/// A command to run. Arguments are never parsed by a shell; secrets go into the environment.
-#[derive(Debug, Clone)]
-pub struct Cmd {
-    pub program: String,
-    pub args: Vec<String>,
-    pub(super) env: Vec<(String, Secret)>,
-    ids: Option<(u32, u32)>,
-    directory: Option<String>,
-    pub(super) deadline: Duration,
-    /// The most that it may print, in bytes, where what it prints is used.
-    max_output: usize,
-    /// What the program reads on its standard input; nothing unless told otherwise.
-    pub(super) input: Secret,
-    /// A file that it reads on its standard input instead.
-    pub(super) input_file: Option<String>,
-    /// A new file, for root alone, that takes its standard output.
-    pub(super) output_file: Option<String>,
-    /// Texts that must not appear in an error even if the program prints them.
-    masked: Vec<Secret>,
-}
-
-impl Cmd {
-    pub fn new<I, A>(program: &str, args: I) -> Cmd
-    where
-        I: IntoIterator<Item = A>,
-        A: Into<String>,
-    {
-        Cmd {
-            program: program.to_owned(),
-            args: args.into_iter().map(Into::into).collect(),
-            env: Vec::new(),
-            ids: None,
-            directory: None,
-            deadline: Duration::from_secs(60),
-            max_output: MAX_OUTPUT,
-            input: Secret::new(""),
-            input_file: None,
-            output_file: None,
-            masked: Vec::new(),
-        }
-    }
-
-    /// One more argument.
-    pub fn arg(mut self, arg: &str) -> Cmd {
-        self.args.push(arg.to_owned());
-        self
-    }
-
-    pub fn env(mut self, name: &str, value: impl Into<String>) -> Cmd {
-        self.env.push((name.to_owned(), Secret::new(value)));
-        self
-    }
-
-    /// Runs as this user and group, without supplementary groups.
-    pub fn ids(self, ids: (u32, u32)) -> Cmd {
-        Cmd { ids: Some(ids), ..self }
-    }
-
-    pub fn directory(self, path: &str) -> Cmd {
-        Cmd { directory: Some(path.to_owned()), ..self }
-    }
-
-    /// How long the command may take; 60 s unless told otherwise.
-    pub fn deadline(self, deadline: Duration) -> Cmd {
-        Cmd { deadline, ..self }
-    }
-
-    /// How much the command may print, in bytes; [`MAX_OUTPUT`] unless told otherwise. More is an error where the output is used.
-    pub fn max_output(self, max_output: usize) -> Cmd {
-        Cmd { max_output, ..self }
-    }
-
-    /// Text for the program's standard input: the way for secrets.
-    pub fn input(self, input: impl Into<String>) -> Cmd {
-        Cmd { input: Secret::new(input), ..self }
-    }
-
-    /// The file that the program reads on its standard input; it is opened by this process, whoever the program runs as. A link in its
-    /// place is an error: the directory may be somebody else's.
-    pub fn input_file(self, path: &std::path::Path) -> Cmd {
-        Cmd { input_file: Some(path.display().to_string()), ..self }
-    }
-
-    /// The file that takes the program's standard output. It is made anew by this process, for its own user alone: what lay there under
-    /// its name, a link included, is removed and not written to.
-    pub fn output_file(self, path: &std::path::Path) -> Cmd {
-        Cmd { output_file: Some(path.display().to_string()), ..self }
-    }
-
-    pub fn mask(mut self, text: &str) -> Cmd {
-        self.masked.push(Secret::new(text));
-        self
-    }
-
-    fn masked_text(&self, text: &str) -> String {
-        self.masked.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose(), "(secret)"))
-    }
-}
-
-/// What a command left.
-#[derive(Debug, Clone, Default)]
-pub struct Output {
-    /// The exit code; `None` if a signal ended it.
-    pub code: Option<i32>,
-    /// All of it, but after [`Host::act`], which keeps none.
-    pub stdout: String,
-    /// The last [`MAX_TAIL`] bytes of it.
-    pub stderr: String,
-    /// It printed more than was kept. Whoever uses the output never sees one of these: see [`Host::read_output`].
-    pub(super) is_cut: bool,
-}
-
-/// The most that a command may print unless told otherwise, in bytes.
-pub const MAX_OUTPUT: usize = 4 << 20;
-/// The most of stderr that is kept, in bytes.
-pub const MAX_TAIL: usize = 8 << 10;
-
-/// Runs commands.
-pub trait Exec: Send + Sync {
-    /// Runs to the end; an exit code other than 0 is not an error here.
-    fn run<'a>(&'a self, cmd: &'a Cmd) -> Pending<'a, Result<Output>>;
-    /// Runs two, the second one reading what the first one prints. It only comes to the end of that once the first one has ended well; else
-    /// it is killed. Gives back what each left; the second one's code is `None` where it was killed.
-    fn feed<'a>(&'a self, from: &'a Cmd, into: &'a Cmd) -> Pending<'a, Result<(Output, Output)>>;
-}
 
 /// The machine's own programs.
 pub struct SystemExec;
@@ -146,9 +20,6 @@ impl Exec for SystemExec {
         Box::pin(pipe::feed(from, into))
     }
 }
-
-/// Where programs are looked for, whatever the caller's environment says.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A command whose words the user sees: of the caller's environment it knows the terminal and the language, and nothing that would lead
 /// it elsewhere.
@@ -177,42 +48,8 @@ async fn run(cmd: &Cmd) -> Result<Output> {
     let work = ended(cmd, child);
     match tokio::time::timeout(cmd.deadline, work).await {
         Ok(output) => output,
-        Err(_) => bail!("{} did not end within {} s and was stopped", cmd.program, cmd.deadline.as_secs()),
+        Err(_) => bail!("{} did not end within {} s and was stopped", cmd.title().0, cmd.deadline.as_secs()),
     }
-}
-
-/// Starts a program with its own environment and nothing of the caller's; it ends with whoever drops it.
-pub(super) fn spawn(cmd: &Cmd, stdin: Stdio, stdout: Stdio) -> Result<tokio::process::Child> {
-    let mut command = tokio::process::Command::new(&cmd.program);
-    command.args(&cmd.args).stdin(stdin).stdout(stdout).stderr(Stdio::piped()).kill_on_drop(true);
-    command.env_clear().env("PATH", PATH).env("LC_ALL", "C.UTF-8");
-    for (name, value) in &cmd.env {
-        command.env(name, value.expose());
-    }
-    if let Some((uid, gid)) = cmd.ids {
-        command.uid(uid).gid(gid);
-    }
-    if let Some(directory) = &cmd.directory {
-        command.current_dir(directory);
-    }
-    command.spawn().with_context(|| format!("could not run {}", cmd.program))
-}
-
-/// What a program leaves once it has ended by itself.
-pub(super) async fn ended(cmd: &Cmd, mut child: tokio::process::Child) -> Result<Output> {
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let feed = async {
-        if let Some(mut stdin) = stdin {
-            // A program that does not want to read it all says so with its exit code.
-            drop(stdin.write_all(cmd.input.expose().as_bytes()).await);
-        }
-    };
-    let (out, tail, ()) = tokio::join!(head(stdout, cmd.max_output), tail(stderr, MAX_TAIL), feed);
-    let status = child.wait().await;
-    let status = status.with_context(|| format!("could not wait for {}", cmd.program))?;
-    let could_not_read = || format!("could not read what {} prints", cmd.program);
-    let (out, is_cut) = out.with_context(could_not_read)?;
-    Ok(Output { code: status.code(), stdout: out, stderr: tail.with_context(could_not_read)?, is_cut })
 }
 
 fn input_file(path: &str) -> std::io::Result<std::fs::File> {
@@ -229,44 +66,6 @@ fn new_file(path: &str) -> std::io::Result<std::fs::File> {
         _ => {}
     }
     std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
-/// The first bytes of a stream, and whether there were more; the rest is read and dropped, so that the program does not block.
-async fn head(stream: Option<impl AsyncRead + Unpin>, max: usize) -> std::io::Result<(String, bool)> {
-    let mut is_cut = false;
-    let text = read_all(stream, |kept, more| {
-        let room = max.saturating_sub(kept.len());
-        is_cut |= more.len() > room;
-        kept.extend_from_slice(&more[..more.len().min(room)]);
-    })
-    .await?;
-    Ok((text, is_cut))
-}
-
-/// The last bytes of a stream.
-async fn tail(stream: Option<impl AsyncRead + Unpin>, max: usize) -> std::io::Result<String> {
-    read_all(stream, |kept, more| {
-        kept.extend_from_slice(more);
-        let excess = kept.len().saturating_sub(max);
-        kept.drain(..excess);
-    })
-    .await
-}
-
-async fn read_all(
-    stream: Option<impl AsyncRead + Unpin>,
-    mut keep: impl FnMut(&mut Vec<u8>, &[u8]),
-) -> std::io::Result<String> {
-    let (mut kept, mut buffer) = (Vec::new(), [0; 8192]);
-    if let Some(mut stream) = stream {
-        loop {
-            match stream.read(&mut buffer).await? {
-                0 => break,
-                count => keep(&mut kept, &buffer[..count]),
-            }
-        }
-    }
-    Ok(String::from_utf8_lossy(&kept).into_owned())
 }
 
 impl Host {
@@ -286,7 +85,7 @@ impl Host {
         if output.is_cut {
             bail!(
                 "{}{} printed more than {} bytes; a part of that is not used",
-                cmd.program,
+                cmd.title().0,
                 verb(cmd),
                 cmd.max_output
             );
@@ -346,10 +145,14 @@ impl Host {
             return Ok(Output::default());
         }
         let (first, second) = self.exec.feed(&from, &into).await?;
+        // A reader that ended by itself is the reason, and a writer that lost its reader only follows.
+        if second.code.is_some_and(|code| code != 0) {
+            succeeded(&into, second.clone())?;
+        }
         succeeded(&from, first)?;
         let second = succeeded(&into, second)?;
         if second.is_cut {
-            bail!("{}{} printed more than {} bytes", into.program, verb(&into), into.max_output);
+            bail!("{}{} printed more than {} bytes", into.title().0, verb(&into), into.max_output);
         }
         Ok(second)
     }
@@ -363,7 +166,7 @@ impl Host {
 
 /// The command's own verb, for messages: ` --list` is none, ` status` is.
 fn verb(cmd: &Cmd) -> String {
-    cmd.args.iter().find(|arg| !arg.starts_with('-')).map(|arg| format!(" {arg}")).unwrap_or_default()
+    cmd.title().1.iter().find(|arg| !arg.starts_with('-')).map(|arg| format!(" {arg}")).unwrap_or_default()
 }
 
 fn succeeded(cmd: &Cmd, output: Output) -> Result<Output> {
@@ -371,12 +174,13 @@ fn succeeded(cmd: &Cmd, output: Output) -> Result<Output> {
         return Ok(output);
     }
     let ended = output.code.map_or("was ended by a signal".to_owned(), |code| format!("ended with {code}"));
-    bail!("{}{} {ended}: {}", cmd.program, verb(cmd), cmd.masked_text(output.stderr.trim()));
+    bail!("{}{} {ended}: {}", cmd.title().0, verb(cmd), cmd.masked_text(output.stderr.trim()));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::cmd::MAX_OUTPUT;
     use crate::host::fake::TestHost;
     use std::sync::Arc;
 

@@ -4,6 +4,8 @@
 pub mod acme;
 mod beside;
 pub mod build;
+mod child;
+mod cmd;
 pub mod docker;
 mod dockerfile;
 mod drive;
@@ -33,9 +35,9 @@ pub mod units;
 mod users;
 pub mod watch;
 
+pub use cmd::{Cmd, Exec, Output};
 pub use docker::Docker;
 pub use drive::Drive;
-pub use exec::{Cmd, Exec, Output};
 pub use files::{Dir, File, Room, replace_block};
 pub use journal::{Entry, Journal, What};
 pub use own::Own;

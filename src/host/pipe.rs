@@ -1,9 +1,14 @@
 //! Two programs, the second one reading what the first one prints, without the data passing through this process. A reader cannot tell a
 //! writer that is done from one that died: so this process holds the pipe open too, until it knows.
 
-use super::exec::{Cmd, Output, ended, spawn};
+use super::child::{ended, spawn};
+use super::cmd::{Cmd, Output};
 use anyhow::{Context, Result, bail};
 use std::process::Stdio;
+use std::time::Duration;
+
+/// How long a reader that was killed is waited for.
+const KILLED: Duration = Duration::from_secs(5);
 
 /// Runs both. `from`'s deadline is for all of it.
 ///
@@ -11,7 +16,9 @@ use std::process::Stdio;
 /// One of them cannot be run, or the deadline is over; both are gone then.
 pub(super) async fn feed(from: &Cmd, into: &Cmd) -> Result<(Output, Output)> {
     let (reader, writer) = std::io::pipe().context("could not make a pipe")?;
+    // Dropped after all else: a reader that is killed must not see the end before.
     let held = writer.try_clone().context("could not hold the pipe")?;
+    let mut held = Some(held);
     let work = async {
         // A reader that ends first makes the writer end, too: nobody else holds the reading end.
         let reading = spawn(into, Stdio::from(reader), Stdio::piped())?;
@@ -20,7 +27,6 @@ pub(super) async fn feed(from: &Cmd, into: &Cmd) -> Result<(Output, Output)> {
         let reading = ended(into, reading);
         tokio::pin!(reading);
         let mut writing = Box::pin(ended(from, writing));
-        let mut held = Some(held);
         let mut second = None;
         let first = loop {
             tokio::select! {
@@ -28,22 +34,26 @@ pub(super) async fn feed(from: &Cmd, into: &Cmd) -> Result<(Output, Output)> {
                 done = &mut reading, if second.is_none() => second = Some(done?),
             }
         };
-        if first.code == Some(0) {
-            drop(held.take());
-        } else if second.is_none() {
-            kill(reader_id)?;
-        }
         let second = match second {
             Some(second) => second,
-            None => reading.await?,
+            None if first.code == Some(0) => {
+                drop(held.take());
+                reading.await?
+            }
+            None => {
+                kill(reader_id)?;
+                // A child of its own may keep what it printed to open: nobody waits for that.
+                match tokio::time::timeout(KILLED, reading).await {
+                    Ok(ended) => ended?,
+                    Err(_) => Output::default(),
+                }
+            }
         };
-        // Not before: a reader that was killed must not see the end.
-        drop(held);
         anyhow::Ok((first, second))
     };
     match tokio::time::timeout(from.deadline, work).await {
         Ok(done) => done,
-        Err(_) => bail!("{} did not end within {} s and was stopped", from.program, from.deadline.as_secs()),
+        Err(_) => bail!("{} did not end within {} s and was stopped", from.title().0, from.deadline.as_secs()),
     }
 }
 

@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods)] // This is the door they are disallowed for.
 
 use super::beside::sync_parent;
-use super::exec::{MAX_TAIL, Output};
+use super::cmd::{MAX_TAIL, Output};
 use super::{Cmd, Host};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, HashMap};
@@ -249,7 +249,8 @@ fn attributes(path: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::exec::{Exec, SystemExec};
+    use crate::host::Exec;
+    use crate::host::exec::SystemExec;
     use crate::host::fake::TestHost;
 
     #[tokio::test]

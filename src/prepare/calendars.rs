@@ -12,6 +12,11 @@ const SUFFIX: &str = ".timer.d";
 /// The timer of backups.
 const BACKUP: &str = "appliance-backup.timer";
 
+/// By which systemd knows when a persistent timer elapsed last (systemd.timer(5)).
+fn stamp(unit: &str) -> String {
+    format!("/var/lib/systemd/timers/stamp-{unit}")
+}
+
 pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     let mut wanted: BTreeMap<String, String> = BTreeMap::new();
     for app in env.apps.iter().filter(|_| env.appliance.update.automatic) {
@@ -30,6 +35,10 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
         host.ensure_file_of(unit, Owed::Restart, &format!("{directory}/appliance.conf"), &file)?;
         if host.owed(unit)?.is_some() {
             host.reload_units().await?;
+            if host.applies() {
+                // By another calendar the last time may be long ago: that is no reason to begin at once.
+                host.put(&stamp(unit), b"", 0o644)?;
+            }
             host.restart_unit(unit).await?;
             host.settle(unit)?;
         } else if host.unit_state(unit).await? != UnitState::Active {
@@ -40,13 +49,20 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
         let is_of_app = name.starts_with(PREFIX) && name.ends_with(SUFFIX);
         let unit = name.strip_suffix(".d").filter(|unit| is_of_app || *unit == BACKUP);
         let Some(unit) = unit.filter(|unit| !wanted.contains_key(*unit)) else { continue };
-        // First: without its file it could not be found again.
-        host.stop_unit(unit).await?;
-        host.ensure_absent(&format!("{UNITS}/{name}/appliance.conf"))?;
-        if host.applies() {
-            host.remove_tree(&format!("{UNITS}/{name}")).await?;
+        // First: without its file it could not be found again. One without a calendar cannot even be loaded, so not stopped either.
+        if matches!(host.unit_state(unit).await?, UnitState::Active | UnitState::Changing) {
+            host.stop_unit(unit).await?;
         }
-        host.reload_units().await?;
+        let own = format!("{UNITS}/{name}/appliance.conf");
+        if host.exists(&own) {
+            host.ensure_absent(&own)?;
+            host.reload_units().await?;
+        }
+        if host.applies() {
+            host.discard(&stamp(unit))?;
+            // What else lies there is the operator's.
+            host.discard_directory(&format!("{UNITS}/{name}"))?;
+        }
     }
     Ok(())
 }

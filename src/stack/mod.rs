@@ -77,7 +77,9 @@ pub fn compose_path(env: &Env, host: &Host) -> Result<String> {
 /// [`BrokenFile`] with every problem; anything else if a file cannot be read.
 pub fn load(env: &Env, host: &Host) -> Result<Stack> {
     let env_files = if env.app.git.verify.is_empty() { EnvFiles::CommitOrCheckout } else { EnvFiles::CommitOnly };
-    load_with(env, Rules { env_files, allow: env.app.allow }, host)
+    let stack = load_with(env, Rules { env_files, allow: env.app.allow }, host)?;
+    refuse_two_parents(&stack)?;
+    Ok(stack)
 }
 
 /// [`load`], for stopping what runs: in its order and with its grace periods, also where the env has become stricter since it was started.
@@ -103,7 +105,6 @@ fn load_with(env: &Env, rules: Rules, host: &Host) -> Result<Stack> {
     // One that had the host to itself keeps the names of its images, too.
     stack.shares_host = address != Ipv4Addr::LOCALHOST;
     stack.limits = env.app.limits;
-    refuse_two_parents(&stack)?;
     for warning in routes::bind_to_loopback(&mut stack, address)? {
         tracing::warn!("{path}: {warning}");
     }

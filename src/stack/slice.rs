@@ -93,7 +93,8 @@ pub async fn remove(app: &AppName, host: &Host) -> Result<()> {
 fn text(app: &AppName, limits: &Limits) -> String {
     let mut text = format!("[Unit]\nDescription=Appliance: the containers of the app {app}\n\n[Slice]\n");
     let lines = [
-        limits.memory.map(|bytes| format!("MemoryMax={bytes}\n")),
+        // What is in swap is memory that it uses, too.
+        limits.memory.map(|bytes| format!("MemoryMax={bytes}\nMemorySwapMax=0\n")),
         // Percent of one processor.
         limits.nano_cpus.map(|cpus| format!("CPUQuota={}%\n", cpus / 10_000_000)),
         limits.pids.map(|pids| format!("TasksMax={pids}\n")),
@@ -106,7 +107,8 @@ fn text(app: &AppName, limits: &Limits) -> String {
 struct Held {
     key: &'static str,
     unified: &'static str,
-    legacy: &'static str,
+    /// Nothing: there is no such thing.
+    legacy: Option<&'static str>,
     /// What stands there if the limit is in force, before the first blank.
     value: String,
 }
@@ -116,24 +118,26 @@ fn held(limits: &Limits) -> Vec<Held> {
     let memory = limits.memory.map(|bytes| Held {
         key: "memory",
         unified: "memory.max",
-        legacy: "memory/{}/memory.limit_in_bytes",
+        legacy: Some("memory/{}/memory.limit_in_bytes"),
         // The kernel counts in pages.
         value: (bytes / PAGE * PAGE).to_string(),
     });
     let cpus = limits.nano_cpus.map(|cpus| Held {
         key: "cpus",
         unified: "cpu.max",
-        legacy: "cpu/{}/cpu.cfs_quota_us",
+        legacy: Some("cpu/{}/cpu.cfs_quota_us"),
         // Microseconds of each tenth of a second; systemd has a hundredth of a processor as its unit.
         value: (cpus / 10_000_000 * 1000).to_string(),
     });
     let pids = limits.pids.map(|pids| Held {
         key: "pids",
         unified: "pids.max",
-        legacy: "pids/{}/pids.max",
+        legacy: Some("pids/{}/pids.max"),
         value: pids.to_string(),
     });
-    [memory, cpus, pids].into_iter().flatten().collect()
+    let swap =
+        limits.memory.map(|_| Held { key: "memory", unified: "memory.swap.max", legacy: None, value: "0".to_owned() });
+    [memory, swap, cpus, pids].into_iter().flatten().collect()
 }
 
 /// Waits until the kernel has the limits.
@@ -159,9 +163,16 @@ fn lacking(held: &Held, app: &AppName, host: &Host) -> Result<Option<String>> {
     let is_unified = host.exists(&format!("{CGROUPS}/cgroup.controllers"));
     let path = match is_unified {
         true => format!("{CGROUPS}/{}/{}", group(app), held.unified),
-        false => format!("{CGROUPS}/{}", held.legacy.replace("{}", &group(app))),
+        false => match held.legacy {
+            Some(legacy) => format!("{CGROUPS}/{}", legacy.replace("{}", &group(app))),
+            None => return Ok(None),
+        },
     };
     let Some(text) = host.read_text(&path, 256).context("a control group cannot be read")? else {
+        // A kernel that does not account for swap has none to give.
+        if held.unified.contains("swap") {
+            return Ok(None);
+        }
         return Ok(Some(format!("there is no {path}")));
     };
     let first = text.split_whitespace().next().unwrap_or_default();
@@ -178,9 +189,12 @@ mod tests {
         let limits = Limits { memory: Some(512 << 20), nano_cpus: Some(1_500_000_000), pids: Some(200) };
         assert_eq!(unit(&app), "appliance-shop\\x2dtwo.slice");
         let text = text(&app, &limits);
-        assert!(text.ends_with("[Slice]\nMemoryMax=536870912\nCPUQuota=150%\nTasksMax=200\n"), "{text}");
+        assert!(
+            text.ends_with("[Slice]\nMemoryMax=536870912\nMemorySwapMax=0\nCPUQuota=150%\nTasksMax=200\n"),
+            "{text}"
+        );
         let values: Vec<String> = held(&limits).into_iter().map(|held| held.value).collect();
-        assert_eq!(values, ["536870912", "150000", "200"]);
+        assert_eq!(values, ["536870912", "0", "150000", "200"]);
         let one = Limits { memory: None, nano_cpus: None, pids: Some(16) };
         assert_eq!(held(&one).len(), 1);
     }

@@ -10,20 +10,22 @@ use super::git::{self, Fetched};
 use super::image::Purpose;
 use super::release::{self, Built};
 use super::{Reporter, UpdateEvent, dump, gate, leftover, restore, room, switch, undo};
-use crate::env::{Env, GitLocal};
+use crate::env::{Env, GitLocal, MAX_BYTES};
 use crate::host::Host;
 use crate::report::{metrics, sentry};
 use crate::stack::actions::Occasion;
 use crate::stack::beside;
 use crate::stack::manner::Beside;
 use crate::stack::{self, apply};
-use crate::state::{Attempt, InFlight, Ledger, Release, StackLock, Touched, UpdateLock};
+use crate::state::{Attempt, InFlight, Ledger, Release, StackLock, Touched, UpdateLock, history};
 use crate::value::{Commit, Stage};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// What systemd keeps while a shutdown is scheduled (systemd-logind.service(8)).
+const REBOOTS: &str = "/run/systemd/shutdown/scheduled";
 /// How long an update waits for another command.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How an update ended.
@@ -140,6 +142,7 @@ fn flag(env: &Env) -> String {
 /// Something failed; by then the old release runs as before, or the ledger says what is still to be undone.
 pub async fn update(env: &Env, wish: Wish, host: &Host, reporter: Reporter<'_>) -> Result<Outcome> {
     let alone = UpdateLock::take(host, "update", wish.patience()).await?;
+    refuse_outdated(env, host)?;
     undo::recover_first(env, host, &alone, reporter).await?;
     let failed = Ledger::read_for(host, &env.app.name)?.failed;
     let ended = update_alone(env, wish.clone(), host, &alone, reporter).await;
@@ -152,6 +155,23 @@ pub async fn update(env: &Env, wish: Wish, host: &Host, reporter: Reporter<'_>) 
         }
     }
     ended
+}
+
+/// Whoever waited for hours knows what was true then.
+///
+/// # Errors
+/// env.yml says something else to the app by now, or nothing; or the host is about to reboot.
+fn refuse_outdated(env: &Env, host: &Host) -> Result<()> {
+    let active = host.read_start(history::ACTIVE, MAX_BYTES + 1)?.and_then(|bytes| Env::parse(&bytes).envs);
+    if let Some(active) = active
+        && active.of(&env.app.name).is_none_or(|now| now.digest != env.digest)
+    {
+        bail!("env.yml was changed while this waited for another command; nothing was done. Run it again");
+    }
+    if host.exists(REBOOTS) {
+        bail!("the host is about to reboot; nothing was done");
+    }
+    Ok(())
 }
 
 /// [`update`], by whoever holds the lock of updates.

@@ -3,6 +3,7 @@
 
 pub mod amount;
 mod authority;
+mod backup_target;
 pub mod certificate;
 mod device;
 mod git;
@@ -17,6 +18,7 @@ mod step;
 mod tenant;
 
 pub use authority::{ClientAuthority, blocks as pem_blocks, check_chain};
+pub use backup_target::{BackupTarget, KNOWN_HOSTS as BACKUP_KNOWN_HOSTS};
 pub use device::{Device, FileSystemRef, PartName, Position, Size, VolumeName};
 pub use git::{Commit, GitRef, GitUrl};
 pub use image::PinnedImage;

@@ -10,6 +10,7 @@ mod acme_trouble;
 mod any_database;
 mod apply;
 mod backup;
+mod backup_faults;
 mod broken_env;
 mod checkout;
 mod clients;

@@ -21,7 +21,7 @@ pub async fn diff(arguments: DiffArguments) -> Result<u8> {
     let env = arguments.app.active(&host)?;
     let found = update::difference(&env.app, &checkout(&env), &host).await?;
     match arguments.json.json {
-        true => print(&format!("{}\n", serde_json::to_string_pretty(&found)?))?,
+        true => print(&plain(&format!("{}\n", serde_json::to_string_pretty(&found)?)))?,
         false => print(&text(&found))?,
     }
     Ok(if found.is_nothing() { 0 } else { 2 })
@@ -30,7 +30,7 @@ pub async fn diff(arguments: DiffArguments) -> Result<u8> {
 fn text(found: &Difference) -> String {
     let mut text = format!("commit     {}\n", found.commit);
     found.commits.iter().for_each(|(id, subject)| text.push_str(&format!("local      {id} {subject}\n")));
-    found.untracked.iter().for_each(|path| text.push_str(&format!("untracked  {path}\n")));
+    found.untracked.iter().for_each(|path| text.push_str(&format!("untracked  {}\n", path.replace('\n', "\u{fffd}"))));
     found.kept.iter().for_each(|branch| text.push_str(&format!("kept in    {branch}\n")));
     if found.is_nothing() {
         text.push_str("the files are the commit's\n");
@@ -41,7 +41,11 @@ fn text(found: &Difference) -> String {
 
 /// Without what a terminal would take for a command of its own: the files are the app's.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '\u{fffd}' } else { c }).collect()
+    // Marks that change the direction of what follows, too.
+    let is_command = |c: char| {
+        c.is_control() && !matches!(c, '\n' | '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if is_command(c) { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

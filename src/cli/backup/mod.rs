@@ -11,11 +11,12 @@ use crate::env::{Env, Envs};
 use crate::host::{Host, Mode, UnitState};
 use crate::report::{metrics, sentry};
 use crate::source;
-use crate::state::Status;
+use crate::state::{BackupLock, Status, recovering};
 use crate::update::{self, ResetFrom, Wish};
 use crate::value::Step;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use std::time::Duration;
 
 #[derive(Debug, Subcommand)]
 pub enum BackupCommand {
@@ -52,6 +53,9 @@ pub struct RunArguments {
     /// Also if the storage vault has lost more than half of its files since the last run
     #[arg(long)]
     accept_loss: bool,
+    /// Also if the repository of the last run is gone, or another one is in its place
+    #[arg(long)]
+    new_repository: bool,
     #[command(flatten)]
     json: JsonArgument,
 }
@@ -105,6 +109,9 @@ impl AgreedArgument {
     }
 }
 
+/// How long another backup command is waited for.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 pub async fn backup(command: BackupCommand) -> Result<u8> {
     match command {
         BackupCommand::Run(arguments) => run(&arguments).await,
@@ -128,7 +135,8 @@ async fn run(arguments: &RunArguments) -> Result<u8> {
     let _reports = sentry::start(envs.host());
     let quiet = |_: &str| ();
     let tell: backup::Progress<'_> = if arguments.json.json { &quiet } else { &progress };
-    let made = backup::run(&envs, arguments.accept_loss, &host, tell).await;
+    let accept = backup::Accept { loss: arguments.accept_loss, new_repository: arguments.new_repository };
+    let made = backup::run(&envs, accept, &host, tell).await;
     let told = metrics::write_backup(&backup_metrics(&Record::read(&host)?), &host);
     let outcome = made?;
     told?;
@@ -161,7 +169,10 @@ fn backup_metrics(record: &Record) -> metrics::BackupMetrics {
 async fn verify() -> Result<u8> {
     let host = Host::system(Mode::Apply);
     let envs = source::active(&host)?.envs;
-    Restic::of(envs.host(), &host)?.check("1/1").await?;
+    let _lock = BackupLock::take(&host, "backup verify", PATIENCE).await?;
+    let restic = Restic::of(envs.host(), &host)?;
+    restic.unlock().await?;
+    restic.check("1/1").await?;
     print("the repository is whole\n")?;
     Ok(0)
 }
@@ -175,6 +186,7 @@ async fn manifest<'a>(env: &Env, envs: &Envs, run: Option<&str>, host: &'a Host)
 
 async fn restore_part(arguments: RestoreArguments) -> Result<u8> {
     let host = Host::system(Mode::Apply);
+    recovering::refuse(&host)?;
     let envs = source::active(&host)?.envs;
     let env = arguments.app.one(&envs)?;
     let (restic, manifest) = manifest(env, &envs, arguments.run.as_deref(), &host).await?;
@@ -220,6 +232,7 @@ async fn recover(arguments: &RecoverArguments) -> Result<u8> {
     let _reports = sentry::start(found.envs.host());
     let plan = backup::recover::plan(&found.envs, arguments.run.as_deref(), &host).await?;
     plan.manifests.iter().for_each(|one| eprintln!("{}", show::line(one)));
+    plan.without.iter().for_each(|app| eprintln!("warning: {app}: there is no run of it; it begins empty"));
     arguments
         .agreed
         .ask("this host becomes what it was in these runs, and the one that writes into the repository from then on")?;
@@ -242,6 +255,7 @@ async fn recover(arguments: &RecoverArguments) -> Result<u8> {
 async fn adopt(agreed: &AgreedArgument) -> Result<u8> {
     let host = Host::system(Mode::Apply);
     let envs = source::active(&host)?.envs;
+    let _lock = BackupLock::take(&host, "backup adopt", PATIENCE).await?;
     let restic = Restic::of(envs.host(), &host)?;
     let found = backup::runs(&restic).await?;
     let newest = found.runs.iter().map(|run| run.generation).max().unwrap_or_default();

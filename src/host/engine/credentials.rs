@@ -1,7 +1,8 @@
 //! Logins for registries, from where `docker login` keeps them: root's `.docker/config.json`, or the helper that it names.
 #![allow(clippy::disallowed_methods)] // Reads Docker's own configuration and runs its helpers.
 
-use crate::host::exec::{Cmd, Exec, SystemExec};
+use crate::host::exec::SystemExec;
+use crate::host::{Cmd, Exec};
 use anyhow::{Context, Result, bail};
 use base64::Engine as _;
 use bollard::auth::DockerCredentials;

@@ -150,12 +150,12 @@ fn build_apart(
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             // Nobody listens any more, or it is told.
-            Err(error) => return drop(sender.blocking_send(failed(error))),
+            Err(error) => return drop(sender.blocking_send(Some(failed(error)))),
         };
         runtime.block_on(async {
             let client = match bollard::Docker::connect_with_socket(SOCKET, CLIENT_LIMIT_S, &version) {
                 Ok(client) => client,
-                Err(error) => return drop(sender.send(Err(error)).await),
+                Err(error) => return drop(sender.send(Some(Err(error))).await),
             };
             let mut told = client.build_image(options, logins, Some(bollard::body_try_stream(context)));
             loop {
@@ -164,17 +164,21 @@ fn build_apart(
                     // Whoever wanted it has given up.
                     () = sender.closed() => None,
                 };
-                let Some(item) = next else { return };
-                if sender.send(item).await.is_err() {
+                let is_end = next.is_none();
+                if sender.send(next).await.is_err() || is_end {
                     return;
                 }
             }
         });
     });
-    futures_util::stream::unfold(
-        receiver,
-        |mut receiver| async move { receiver.recv().await.map(|item| (item, receiver)) },
-    )
+    // A thread that died has told no end, and has built nothing.
+    futures_util::stream::unfold(Some(receiver), move |receiver| async move {
+        let mut receiver = receiver?;
+        match receiver.recv().await {
+            Some(told) => told.map(|item| (item, Some(receiver))),
+            None => Some((failed(std::io::Error::other("the build was given up")), None)),
+        }
+    })
 }
 
 /// What was said last before a failure.

@@ -37,6 +37,9 @@ impl FakePrograms {
             std::iter::once(cmd.program.as_str()).chain(cmd.args.iter().map(String::as_str)).collect();
         if words[0] == "setpriv" {
             words.drain(..3);
+            if words[0] == "setsid" {
+                words.drain(..2);
+            }
         }
         let name = words[0].rsplit('/').next().unwrap_or_default();
         let args = &words[1..];

@@ -1,16 +1,22 @@
 //! What a checkout carries beyond the commit that the appliance put there. Nothing is changed by looking.
 
 use super::local::{MERGED, OURS};
-use super::repository::Git;
+use super::repository::{Git, tidy};
 use super::work_tree::{head, read};
 use crate::env::App;
 use crate::host::Host;
+use crate::state::CheckoutLock;
 use crate::value::Commit;
 use anyhow::{Context, Result};
 use serde::Serialize;
+use std::time::Duration;
 
 /// The largest difference that is shown, in bytes; a larger one is an error that says so.
 const MAX_TEXT: usize = 16 << 20;
+
+/// How long a command that has the checkout is waited for, and how long looking may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOKING: Duration = Duration::from_secs(120);
 
 /// What is beyond the commit.
 #[derive(Debug, Serialize)]
@@ -39,16 +45,23 @@ impl Difference {
 /// # Errors
 /// Nothing was checked out yet; or there is more than can be shown.
 pub async fn difference(app: &App, directory: &str, host: &Host) -> Result<Difference> {
+    let _alone = CheckoutLock::take_of(host, &app.name, "app diff", PATIENCE).await?;
     let git = Git::new(app, directory, host)?;
     let missing = || format!("{directory} has no commit of the appliance's yet; run: appliance update");
     if !host.exists(&format!("{}/HEAD", git.work_dir())) {
         return Err(anyhow::anyhow!(missing()));
     }
+    // Without settings of user app's, which name programs.
+    tidy(&git.work_dir(), git.app_ids(), host).await?;
     let ours = read(&git, OURS).await?.with_context(missing)?;
     let is_merged = read(&git, MERGED).await?.as_ref() == Some(&ours);
     let commit = if is_merged { first_parent(&git, &ours).await? } else { ours };
     let ask = async |args: &[&str]| {
-        let cmd = git.work_in(&git.work_dir(), directory, args).env("GIT_OPTIONAL_LOCKS", "0").max_output(MAX_TEXT);
+        let cmd = git
+            .work_in(&git.work_dir(), directory, args)
+            .env("GIT_OPTIONAL_LOCKS", "0")
+            .max_output(MAX_TEXT)
+            .deadline(LOOKING);
         anyhow::Ok(git.host.ask(cmd).await?.stdout)
     };
     let range = format!("{commit}..{}", head(&git).await?.with_context(missing)?);

@@ -162,7 +162,8 @@ pub(super) fn owner() -> Result<Owner> {
 /// git with these settings, and none of anybody's own.
 pub(super) fn command(where_: &[&str], args: &[&str], settings: &[(&str, &str)]) -> Cmd {
     // It ends with us: one that lives on would meet the next in the same repository.
-    let own = ["--pdeathsig", "KILL", "git"];
+    // Without the caller's terminal: what runs as another user must not type into root's shell.
+    let own = ["--pdeathsig", "KILL", "setsid", "--wait", "git"];
     let mut cmd = Cmd::new("setpriv", own.iter().chain(where_).chain(args).copied())
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .env("GIT_TERMINAL_PROMPT", "0")

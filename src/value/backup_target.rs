@@ -1,20 +1,19 @@
-//! Where a repository is: from the URL in env.yml, also one that was meant for duplicity, to what restic calls it. Pure.
+//! Where a backup's repository is: from the URL in env.yml, also one that was meant for duplicity, to what restic calls it.
 
-use crate::env::Backup;
-use crate::value::Secret;
+use super::Secret;
 use anyhow::{Context, Result, bail};
 
 /// What is appended to the URL: duplicity's own files may lie there, and stay.
 const BELOW: &str = "restic";
 /// Where host keys of sftp servers are kept.
-pub(super) const KNOWN_HOSTS: &str = "/var/lib/appliance/backup/known_hosts";
+pub const KNOWN_HOSTS: &str = "/var/lib/appliance/backup/known_hosts";
 /// duplicity's names for one way.
 const SFTP: [&str; 9] =
     ["sftp", "ssh", "scp", "paramiko+sftp", "paramiko+scp", "pexpect+sftp", "pexpect+scp", "lftp+sftp", "paramiko+ssh"];
 
 /// A repository as restic wants it.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct BackupTarget {
     /// May hold a password.
     pub repository: Secret,
     /// Options of restic's for this kind of target.
@@ -23,31 +22,20 @@ pub struct Target {
     pub directory: Option<String>,
 }
 
-impl Target {
+impl BackupTarget {
     /// # Errors
-    /// There is no URL, or one that restic does not reach; the message says what there is instead.
-    pub fn of(backup: &Backup) -> Result<Target> {
-        let url = backup.url.as_ref().context("there is no 'appliance.backup.url', so nothing is backed up")?;
-        if backup.mount.is_some() {
-            bail!(
-                "'appliance.backup.mount' is not supported yet; mount the directory by /etc/fstab, and name it in 'appliance.backup.url'"
-            );
-        }
-        let knows_hosts = !backup.host_keys.is_empty();
-        Target::of_url(url.0.expose(), knows_hosts)
-    }
-
-    fn of_url(url: &str, knows_hosts: bool) -> Result<Target> {
+    /// It is none that restic reaches; the message says what there is instead.
+    pub fn of_url(url: &str, knows_hosts: bool) -> Result<BackupTarget> {
         if url.starts_with('/') {
-            return Ok(Target::directory(url));
+            return Ok(BackupTarget::directory(url));
         }
         let (scheme, rest) = url.split_once(':').context("'appliance.backup.url' is no URL")?;
         let scheme = scheme.to_ascii_lowercase();
         match scheme.as_str() {
-            "file" => Ok(Target::directory(&format!("/{}", rest.trim_start_matches('/')))),
-            "rest" => Ok(Target::plain(&format!("rest:{}", below(rest)))),
-            "s3" | "boto3+s3" | "boto+s3" | "s3+http" => Ok(Target::plain(&format!("s3:{}", bucket(rest)?))),
-            "rclone" => Ok(Target::plain(&format!("rclone:{}", below(rest)))),
+            "file" => Ok(BackupTarget::directory(&format!("/{}", rest.trim_start_matches('/')))),
+            "rest" => Ok(BackupTarget::plain(&format!("rest:{}", below(rest)))),
+            "s3" | "boto3+s3" | "boto+s3" | "s3+http" => Ok(BackupTarget::plain(&format!("s3:{}", bucket(rest)?))),
+            "rclone" => Ok(BackupTarget::plain(&format!("rclone:{}", below(rest)))),
             other if SFTP.contains(&other) => sftp(rest, knows_hosts),
             other => bail!(
                 "'appliance.backup.url' begins with '{other}:', which is not supported; there are: a directory, sftp:, rest:, s3:, and rclone: for \
@@ -56,13 +44,13 @@ impl Target {
         }
     }
 
-    fn plain(repository: &str) -> Target {
-        Target { repository: Secret::new(repository), options: Vec::new(), directory: None }
+    fn plain(repository: &str) -> BackupTarget {
+        BackupTarget { repository: Secret::new(repository), options: Vec::new(), directory: None }
     }
 
-    fn directory(path: &str) -> Target {
+    fn directory(path: &str) -> BackupTarget {
         let path = below(path);
-        Target { repository: Secret::new(&path), options: Vec::new(), directory: Some(path) }
+        BackupTarget { repository: Secret::new(&path), options: Vec::new(), directory: Some(path) }
     }
 }
 
@@ -82,7 +70,7 @@ fn bucket(rest: &str) -> Result<String> {
 }
 
 /// `//USER@HOST:PORT/PATH`; a path that begins with one more slash is absolute, any other is below the user's home.
-fn sftp(rest: &str, knows_hosts: bool) -> Result<Target> {
+fn sftp(rest: &str, knows_hosts: bool) -> Result<BackupTarget> {
     let rest = rest.strip_prefix("//").context("'appliance.backup.url' must be like sftp://user@host/path")?;
     let (server, path) = rest.split_once('/').unwrap_or((rest, ""));
     let (user, host) = server.rsplit_once('@').unwrap_or(("", server));
@@ -105,7 +93,7 @@ fn sftp(rest: &str, knows_hosts: bool) -> Result<Target> {
         "ssh -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=30 -o ServerAliveCountMax=10 -o StrictHostKeyChecking={strict} -o \
          UserKnownHostsFile={KNOWN_HOSTS} -p {port} {login} -s sftp"
     );
-    Ok(Target {
+    Ok(BackupTarget {
         repository: Secret::new(format!("sftp:{login}:{}", below(path))),
         options: vec![format!("sftp.command={command}")],
         directory: None,
@@ -118,7 +106,7 @@ mod tests {
 
     #[test]
     fn urls_of_before_and_of_now_lead_to_the_same_places() {
-        let of = |url: &str| Target::of_url(url, true).map(|target| target.repository.expose().to_owned());
+        let of = |url: &str| BackupTarget::of_url(url, true).map(|target| target.repository.expose().to_owned());
         for (url, expected) in [
             ("/mnt/b/", "/mnt/b/restic"),
             ("file:///mnt/b", "/mnt/b/restic"),
@@ -142,7 +130,7 @@ mod tests {
         ] {
             assert!(of(url).is_err_and(|error| error.to_string().contains(said)), "{url}");
         }
-        let options = Target::of_url("ssh://nas:24/x", false).expect("a target").options.concat();
+        let options = BackupTarget::of_url("ssh://nas:24/x", false).expect("a target").options.concat();
         assert!(
             options.contains("StrictHostKeyChecking=accept-new") && options.contains("-p 24 nas -s sftp"),
             "{options}"
