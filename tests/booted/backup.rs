@@ -74,10 +74,7 @@ fn a_host_that_burned_is_back_on_a_new_one() {
     assert!(out.code == 1 && out.stderr.contains("a recovery is for a host that is not"), "{}", out.all());
 
     // It burns. Of another one there is nothing but the target, the repository and env.yml.
-    let kept = tempfile::tempdir().expect("a directory");
-    let tar = kept.path().join("target.tar");
-    machine.ok("tar -cf /root/target.tar -C /srv target several");
-    machine.fetch_file("/root/target.tar", &tar);
+    let kept = carry(&machine);
     drop(machine);
     let machine = Machine::boot("backup-new");
     machine.put_directory(kept.path().to_str().expect("a path"), "/srv/kept");
@@ -122,6 +119,45 @@ fn a_host_that_burned_is_back_on_a_new_one() {
     let status = machine.sh("appliance backup status");
     assert!(status.code == 1 && status.stdout.contains("belongs to another host"), "{}", status.all());
     machine.ok("appliance backup adopt --yes && appliance backup run && appliance backup verify");
+}
+
+/// The target and the app's repository, as a file of this machine's.
+fn carry(machine: &Machine) -> tempfile::TempDir {
+    let kept = tempfile::tempdir().expect("a directory");
+    let tar = kept.path().join("target.tar");
+    machine.ok("tar -cf /root/target.tar -C /srv target several");
+    machine.fetch_file("/root/target.tar", &tar);
+    kept
+}
+
+#[test]
+fn a_host_of_the_next_debian_takes_over_with_its_restic_and_its_postgresql() {
+    let machine = Machine::boot("backup-twelve");
+    start_with_notes(&machine, "file:///srv/target");
+    (1..=5).for_each(|n| write_note(&machine, n));
+    machine.ok("appliance backup run");
+    let kept = carry(&machine);
+    drop(machine);
+    let machine = Machine::boot_trixie("backup-thirteen");
+    machine.put_directory(kept.path().to_str().expect("a path"), "/srv/kept");
+    machine.ok("tar -xf /srv/kept/target.tar -C /srv && rm -r /srv/kept && chown -R app:app /srv/several");
+    machine.put("/app/env.yml", env("file:///srv/none/here"), 0o600);
+    let out = machine.sh("appliance backup recover --yes");
+    assert!(out.code == 1 && out.stderr.contains("the backup's target does not answer"), "{}", out.all());
+    machine.put("/app/env.yml", env("file:///srv/target").replace(KEY, "a-wrong-key-of-the-same-length"), 0o600);
+    let out = machine.sh("appliance backup recover --yes");
+    assert!(out.code == 1 && out.stderr.contains("it was made with another key"), "{}", out.all());
+    machine.put("/app/env.yml", env("file:///srv/target"), 0o600);
+    let out = machine.ok("appliance backup recover --yes 2>&1");
+    assert!(out.contains("everything is back"), "{out}");
+    assert_eq!((rows(&machine).as_str(), visit(&machine, "one", "/").0), ("5|15\n", 200));
+    assert!(machine.ok("psql -U postgres -Atqc 'SHOW server_version'").starts_with("17."));
+    // It writes into the same repository, reads what it has written, and what the other one has.
+    write_note(&machine, 6);
+    machine.ok("appliance backup run && appliance backup verify && appliance backup status");
+    assert_eq!(machine.ok("appliance backup list --json | jq length"), "2\n");
+    machine.ok("psql -U postgres one -qc 'DELETE FROM note'; appliance backup restore --database --yes");
+    assert_eq!(rows(&machine), "6|21\n");
 }
 
 /// The ledger's current commit.
