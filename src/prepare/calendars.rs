@@ -3,6 +3,7 @@
 
 use crate::env::Env;
 use crate::host::{Dir, File, Host, Owed, UnitState};
+use crate::value::Calendar;
 use anyhow::Result;
 use std::collections::BTreeMap;
 
@@ -11,6 +12,11 @@ const PREFIX: &str = "appliance-update@";
 const SUFFIX: &str = ".timer.d";
 /// The timer of backups.
 const BACKUP: &str = "appliance-backup.timer";
+
+/// An empty one first: it takes the package's own time away.
+fn text(calendar: &Calendar) -> String {
+    format!("[Timer]\nOnCalendar=\nOnCalendar={calendar}\n")
+}
 
 /// By which systemd knows when a persistent timer elapsed last (systemd.timer(5)).
 fn stamp(unit: &str) -> String {
@@ -21,12 +27,12 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     let mut wanted: BTreeMap<String, String> = BTreeMap::new();
     for app in env.apps.iter().filter(|_| env.appliance.update.automatic) {
         if let Some(calendar) = &app.calendar {
-            wanted.insert(format!("{PREFIX}{}.timer", app.name), format!("[Timer]\nOnCalendar={calendar}\n"));
+            wanted.insert(format!("{PREFIX}{}.timer", app.name), text(calendar));
         }
     }
     // Persistent: a run that was missed is made up for.
     if env.appliance.backup.url.is_some() {
-        wanted.insert(BACKUP.to_owned(), format!("[Timer]\nOnCalendar={}\n", env.appliance.backup.oncalendar));
+        wanted.insert(BACKUP.to_owned(), text(&env.appliance.backup.oncalendar));
     }
     for (unit, text) in &wanted {
         let directory = format!("{UNITS}/{unit}.d");
@@ -95,7 +101,7 @@ mod tests {
         let unit = "appliance-update@two.timer";
         prepare(&with(""), &test.host).await.expect("the step succeeds");
         let said = test.host.read_text(&format!("{UNITS}/{unit}.d/appliance.conf"), 1000).expect("readable");
-        assert_eq!(said.as_deref(), Some("[Timer]\nOnCalendar=Sat 03:00\n"));
+        assert_eq!(said.as_deref(), Some("[Timer]\nOnCalendar=\nOnCalendar=Sat 03:00\n"));
         assert_eq!(jobs(), ["reload all".to_owned(), format!("restart {unit}")]);
         prepare(&with(""), &test.host).await.expect("the step succeeds");
         assert_eq!(jobs(), [""; 0]);

@@ -148,6 +148,11 @@ fn a_host_of_the_next_debian_takes_over_with_its_restic_and_its_postgresql() {
     let out = machine.sh("appliance backup recover --yes");
     assert!(out.code == 1 && out.stderr.contains("it was made with another key"), "{}", out.all());
     machine.put("/app/env.yml", env("file:///srv/target"), 0o600);
+    // Without the appliance's help, where it was never started.
+    assert_eq!(
+        machine.ok("eval \"$(appliance backup key)\"; restic dump --tag part=database latest /database.pgdump | pg_restore -f - | grep -c '^[1-5]$'"),
+        "5\n"
+    );
     let out = machine.ok("appliance backup recover --yes 2>&1");
     assert!(out.contains("everything is back"), "{out}");
     assert_eq!((rows(&machine).as_str(), visit(&machine, "one", "/").0), ("5|15\n", 200));

@@ -33,6 +33,7 @@ fn it_is_installed_upgraded_removed_and_purged_and_data_stays() {
         ("appliance-filter", 1.8),
         ("appliance-supervisor", 6.7),
         ("appliance-update", 6.7),
+        ("appliance-backup", 6.7),
     ] {
         let said = machine.ok(&format!("systemd-analyze security --no-pager {unit} | tail -n 1"));
         let level: Option<f32> = said.split(": ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());

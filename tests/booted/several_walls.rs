@@ -201,5 +201,6 @@ fn an_app_takes_nothing_that_was_somebody_elses_before() {
     let out = machine.sh("appliance apply");
     assert!(out.code == 1 && out.all().contains("one_web_1"), "{}", out.all());
     assert_eq!(containers_of(&machine, &["one", "two"]), others);
-    assert_eq!((phase(&machine, "two").as_str(), visit(&machine, "two", "/").0), ("running", 200));
+    wait_for_app(&machine, "two", "running");
+    assert_eq!(visit(&machine, "two", "/").0, 200);
 }

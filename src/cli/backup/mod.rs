@@ -11,7 +11,7 @@ use crate::env::{Env, Envs};
 use crate::host::{Host, Mode, UnitState};
 use crate::report::{metrics, sentry};
 use crate::source;
-use crate::state::{BackupLock, Status, recovering};
+use crate::state::{BackupLock, Status, history, recovering};
 use crate::update::{self, ResetFrom, Wish};
 use crate::value::Step;
 use anyhow::{Context, Result, bail};
@@ -121,7 +121,7 @@ pub async fn backup(command: BackupCommand) -> Result<u8> {
         BackupCommand::Restore(arguments) => restore_part(arguments).await,
         BackupCommand::Recover(arguments) => recover(&arguments).await,
         BackupCommand::Adopt(agreed) => adopt(&agreed).await,
-        BackupCommand::Key => key(),
+        BackupCommand::Key => key().await,
     }
 }
 
@@ -265,9 +265,14 @@ async fn adopt(agreed: &AgreedArgument) -> Result<u8> {
     Ok(0)
 }
 
-fn key() -> Result<u8> {
+async fn key() -> Result<u8> {
     let host = Host::system(Mode::Apply);
-    let envs = source::active(&host)?.envs;
+    // On a host that was never started it is the env that a start would take.
+    let found = match host.exists(history::ACTIVE) {
+        true => Box::new(source::active(&host)?),
+        false => super::env::find(&host).await?,
+    };
+    let envs = &found.envs;
     let restic = Restic::of(envs.host(), &host)?;
     let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
     let lines = restic.variables().into_iter().map(|(name, value)| format!("export {name}={}\n", quoted(value)));
