@@ -95,7 +95,7 @@ pub async fn of_app(env: &Env, host: &Host) -> Result<Content> {
 
 /// How many files a directory holds, on its own file system.
 async fn files_in(directory: &str, host: &Host) -> Result<u64> {
-    let count = Cmd::new("find", [directory, "-xdev", "-type", "f", "-printf", "."]);
+    let count = Cmd::new("find", [directory, "-ignore_readdir_race", "-xdev", "-type", "f", "-printf", "."]);
     let counted = host.ask(count.max_output(MAX_FILES).deadline(COUNTING)).await?;
     Ok(counted.stdout.len() as u64)
 }

@@ -59,7 +59,7 @@ pub struct FilesPart {
     pub bytes: u64,
     /// How many files are in the storage vault: a later one that has lost many is looked at.
     pub in_vault: u64,
-    /// restic's words, where some files could not be read.
+    /// The first file that could not be read, if some could not.
     pub unread: Option<String>,
 }
 

@@ -52,10 +52,10 @@ pub fn machine(host: &Host) -> Result<String> {
     is_one.then(|| id.to_owned()).context("/etc/machine-id holds no machine id; run: systemd-machine-id-setup")
 }
 
-/// Makes this host the one that writes, after a run of that generation.
-pub fn adopt(after: u64, host: &Host) -> Result<u64> {
+/// Makes this host the one that writes into a repository, after a run of that generation.
+pub fn adopt(after: u64, repository: String, host: &Host) -> Result<u64> {
     let record = Record::read(host)?;
     let generation = record.generation.max(after) + 1;
-    Record { generation, ..record }.write(host)?;
+    Record { generation, repository: Some(repository), ..record }.write(host)?;
     Ok(generation)
 }

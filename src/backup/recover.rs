@@ -10,7 +10,7 @@ use super::runs;
 use crate::env::{Env, Envs};
 use crate::host::{Cmd, Host, What};
 use crate::prepare::{self, postgres};
-use crate::state::{BackupLock, Ledger, recovering};
+use crate::state::{BackupLock, Ledger, app_directory, recovering};
 use crate::update::archive::{self, ResetFrom};
 use crate::update::dump;
 use crate::update::restore as databases;
@@ -37,25 +37,33 @@ pub struct Plan<'a> {
     lock: BackupLock,
 }
 
+/// # Errors
+/// The host holds something that a recovery would write over, and none has begun yet.
+fn refuse_full(envs: &Envs, host: &Host) -> Result<()> {
+    if recovering::is_under_way(host) {
+        return Ok(());
+    }
+    for env in envs.iter() {
+        let vault = format!("/data/{}-storage-vault", env.app.name);
+        if !host.names(&vault)?.is_empty() {
+            bail!("{vault} holds files, which a recovery would write over; move it away first");
+        }
+        if Ledger::read_for(host, &env.app.name)?.current.is_some() {
+            bail!(
+                "this host has a release of the app {} already, and a recovery is for an empty host; see: appliance backup restore --help",
+                env.app.name
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Looks what there is to bring back; nothing is changed.
 ///
 /// # Errors
 /// The host holds an app already; there is no repository, or no complete run of one of the apps.
 pub async fn plan<'a>(envs: &Envs, run: Option<&str>, host: &'a Host) -> Result<Plan<'a>> {
-    if !recovering::is_under_way(host) {
-        for env in envs.iter() {
-            let vault = format!("/data/{}-storage-vault", env.app.name);
-            if !host.names(&vault)?.is_empty() {
-                bail!("{vault} holds files, which a recovery would write over; move it away first");
-            }
-            if Ledger::read_for(host, &env.app.name)?.current.is_some() {
-                bail!(
-                    "this host has a release of the app {} already, and a recovery is for an empty host; see: appliance backup restore --help",
-                    env.app.name
-                );
-            }
-        }
-    }
+    refuse_full(envs, host)?;
     let lock = BackupLock::take(host, "backup recover", PATIENCE).await?;
     let restic = Restic::of(envs.host(), host)?;
     if restic.state().await? == State::Missing {
@@ -67,7 +75,8 @@ pub async fn plan<'a>(envs: &Envs, run: Option<&str>, host: &'a Host) -> Result<
         let app = &env.app.name;
         match found.of(app, run) {
             Ok(run) => manifests.push(run.manifest(&restic, host).await?),
-            Err(error) if envs.is_alone() => return Err(error),
+            // Who names a run means that one.
+            Err(error) if envs.is_alone() || run.is_some() => return Err(error),
             Err(_) => without.push(app.clone()),
         }
     }
@@ -82,13 +91,18 @@ impl Plan<'_> {
     ///
     /// # Errors
     /// Something cannot be fetched or written; run again, it begins anew.
-    pub async fn place_files(&self, host: &Host, progress: &dyn Fn(&str)) -> Result<()> {
+    pub async fn place_files(&self, envs: &Envs, host: &Host, progress: &dyn Fn(&str)) -> Result<()> {
+        // Once more, now that the disks are where they belong: one of them may be the old host's.
+        refuse_full(envs, host)?;
         recovering::begin(host)?;
         let newest = self.manifests.iter().max_by_key(|one| (one.generation, one.at));
         let first = newest.context("there is no app to recover")?;
         progress("restoring what is the host's");
         make_room(&content::of_host(host), host).await?;
-        self.restic.restore(&first.of_host, "/", &[], &[ENV.to_owned()]).await?;
+        // An app without a run begins anew, and not with the ledger of one that has run.
+        let of_others = self.without.iter().flat_map(|app| [app_directory(app), format!("/data/etc/{app}")]);
+        let left_out: Vec<String> = of_others.chain([ENV.to_owned()]).collect();
+        self.restic.restore(&first.of_host, "/", &[], &left_out).await?;
         for manifest in &self.manifests {
             for volume in &manifest.volumes {
                 make_volume(volume, host).await?;
@@ -131,9 +145,10 @@ impl Plan<'_> {
     }
 
     /// Everything is in place: from now on this host is the one that writes into the repository.
-    pub fn end(&self, host: &Host) -> Result<()> {
+    pub async fn end(&self, host: &Host) -> Result<()> {
+        let repository = self.restic.id().await?;
         let newest = self.manifests.iter().map(|manifest| manifest.generation).max().unwrap_or_default();
-        record::adopt(newest, host)?;
+        record::adopt(newest, repository, host)?;
         recovering::end(host)
     }
 }

@@ -70,6 +70,22 @@ struct Summary {
     total_bytes_processed: u64,
 }
 
+/// A line on stderr of `backup --json` about a file that could not be read.
+#[derive(Deserialize)]
+struct Unread {
+    #[serde(default)]
+    item: String,
+}
+
+/// What restic ends with since 0.17, where it was to write JSON.
+#[derive(Deserialize)]
+struct ExitError {
+    message: String,
+}
+
+/// Where its words on stderr are cut, in bytes.
+const MAX_WORDS: usize = 8 << 10;
+
 /// How a repository stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
@@ -148,8 +164,9 @@ impl<'a> Restic<'a> {
             .idle(IDLE)
             .env("HOME", "/root")
             .env("RESTIC_CACHE_DIR", format!("{CACHE}/cache"))
-            // Nobody looks at its progress; a line for each moment would be all that there is room for.
-            .env("RESTIC_PROGRESS_FPS", "0.01")
+            // Nobody looks at its progress: a line for each moment would be all that there is room for, and one now and then would be taken
+            // for work by whoever looks whether it stands still.
+            .env("RESTIC_PROGRESS_FPS", "0.0005")
             .env("GOGC", "20")
             .directory("/");
         let cmd = self.variables().into_iter().fold(cmd, |cmd, (name, value)| cmd.env(name, value));
@@ -183,6 +200,17 @@ impl<'a> Restic<'a> {
         }
         // Its first line says what is wrong; further ones ask whether there is a repository.
         bail!("the backup's target does not answer: {}", self.masked(first_line(said)))
+    }
+
+    /// The repository's id.
+    ///
+    /// # Errors
+    /// There is none, or as [`Restic::state`].
+    pub async fn id(&self) -> Result<String> {
+        match self.state().await? {
+            State::Ready(id) => Ok(id),
+            State::Missing => bail!("there is no repository at 'appliance.backup.url'"),
+        }
     }
 
     fn masked(&self, text: &str) -> String {
@@ -244,11 +272,18 @@ impl<'a> Restic<'a> {
         let told = self.host.try_ask(cmd).await?;
         match told.code {
             Some(0) => stored(&told.stdout),
-            Some(INCOMPLETE) => {
-                Ok(Stored { unread: Some(self.masked(last_line(&told.stderr))), ..stored(&told.stdout)? })
-            }
-            _ => bail!("restic backup failed: {}", self.masked(last_line(&told.stderr))),
+            Some(INCOMPLETE) => Ok(Stored { unread: self.still_there(&told.stderr), ..stored(&told.stdout)? }),
+            _ => bail!("restic backup failed: {}", self.masked(&last_words(&told.stderr))),
         }
+    }
+
+    /// Of the files that could not be read, the first that is there: those that went away meanwhile are no loss.
+    fn still_there(&self, stderr: &str) -> Option<String> {
+        let item = |line: &str| serde_json::from_str::<Unread>(line).ok().map(|unread| unread.item);
+        let items: Vec<String> = stderr.lines().filter_map(item).filter(|item| !item.is_empty()).collect();
+        let first = items.iter().find(|item| self.host.exists(item)).cloned();
+        // Of very many not all are told.
+        first.or_else(|| (items.is_empty() || stderr.len() >= MAX_WORDS).then(|| "some files".to_owned()))
     }
 
     /// A file of a snapshot, as text.
@@ -316,6 +351,11 @@ fn stored(told: &str) -> Result<Stored> {
     });
     let summary = summary.context("restic has told no summary of what it stored")?;
     Ok(Stored { files: summary.total_files_processed, bytes: summary.total_bytes_processed, unread: None })
+}
+
+fn last_words(stderr: &str) -> String {
+    let line = last_line(stderr);
+    serde_json::from_str::<ExitError>(line).map_or_else(|_| line.to_owned(), |error| error.message)
 }
 
 fn first_line(text: &str) -> &str {

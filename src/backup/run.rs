@@ -11,7 +11,7 @@ use crate::host::http::Request;
 use crate::host::{Cmd, Host};
 use crate::prepare::{self, postgres};
 use crate::report::sentry;
-use crate::state::{BackupLock, Ledger, UpdateLock, recovering};
+use crate::state::{BackupLock, Ledger, Touched, UpdateLock, recovering};
 use crate::update::dump;
 use crate::value::AppName;
 use anyhow::{Context, Result, bail};
@@ -67,9 +67,10 @@ pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
 /// # Errors
 /// Nothing could be stored; or the repository is another host's.
 pub async fn run(envs: &Envs, accept: Accept, host: &Host, progress: Progress<'_>) -> Result<Outcome> {
-    // A host that holds half of what it shall is nothing to go back to.
+    // A host that holds half of what it shall is nothing to go back to; it is looked at again by whoever has the lock.
     recovering::refuse(host)?;
     let lock = BackupLock::take(host, "backup run", PATIENCE).await?;
+    recovering::refuse(host)?;
     let record = Record { last_start: Some(host.now()), ..Record::read(host)? };
     record.write(host)?;
     let made = make(envs, accept, record, &lock, host, progress).await;
@@ -110,6 +111,8 @@ async fn make(
     let before = runs::runs(&restic).await?;
     before.refuse_foreign(&machine, record.generation)?;
     record.generation = record.generation.max(1);
+    // Before anything is stored: what is begun anew is begun once.
+    record.write(host)?;
     let run = format!("{}-{}", host.now().strftime("%Y%m%dT%H%M%SZ"), hex(&host.random::<2>()?));
     let is_clock_synchronised = is_clock_synchronised(host).await;
     let generation = record.generation;
@@ -139,9 +142,8 @@ async fn make(
         bail!("nothing was stored: {}", whys.join("; "));
     }
     let unread = manifests.iter().find_map(|one| {
-        // What went away while it was read is no loss.
-        let said = one.files.unread.as_ref().filter(|said| !said.contains("no such file"))?;
-        Some(format!("{}: not all files could be read: {said}", one.app))
+        let first = one.files.unread.as_ref()?;
+        Some(format!("{}: not all files could be read, {first} for one", one.app))
     });
     let trouble = failed.first().map(|(app, why)| format!("{app}: {why}")).or(unread);
     record.last_run = Some(making.run.clone());
@@ -211,6 +213,13 @@ impl Making<'_> {
         let (app, host) = (&env.app.name, self.host);
         // Half an update is no state to go back to.
         let _update = UpdateLock::take(host, "backup run", UPDATES).await?;
+        let flight = Ledger::read_for(host, app)?.in_flight;
+        if let Some(flight) = flight.filter(|flight| flight.database != Touched::No) {
+            bail!(
+                "an update was cut off in its stage {}, and its database is no state to go back to: appliance status --app {app}",
+                flight.stage
+            );
+        }
         let content = content::of_app(env, host).await?;
         if let (Ok(last), false) = (self.before.of(app, None), self.accept.loss) {
             match last.manifest(&self.restic, host).await {
@@ -281,7 +290,7 @@ impl Making<'_> {
         let stored = self.store(&content.paths, app, "files").await;
         let (snapshot, stored) = stored.with_context(|| format!("could not store the files of {app}"))?;
         if let Some(unread) = &stored.unread {
-            tracing::warn!("{app}: some files could not be read, or went away meanwhile: {unread}");
+            tracing::warn!("{app}: some files could not be read, {unread} for one");
         }
         Ok(FilesPart {
             snapshot: snapshot.id,
@@ -305,10 +314,13 @@ impl Making<'_> {
         }
         let (now, found) = (self.host.now(), runs::runs(&self.restic).await?);
         // Each app by itself: one that fails for weeks loses no run to those of the others.
-        let mut gone = BTreeSet::new();
+        let (mut gone, mut wrong) = (BTreeSet::new(), Ok(()));
         for (app, times) in found.times(&self.machine) {
-            let ids = thin::to_forget(&times, env.appliance.backup.keep, now)?;
-            gone.extend(ids.into_iter().map(|id| (app.as_str().to_owned(), id)));
+            match thin::to_forget(&times, env.appliance.backup.keep, now) {
+                Ok(ids) => gone.extend(ids.into_iter().map(|id| (app.as_str().to_owned(), id))),
+                // Told in the end: the others are thinned out all the same.
+                Err(error) => wrong = wrong.and(Err(error.context(format!("the runs of {app}")))),
+            }
         }
         let ids = ids_of(&found, &gone, &self.machine, now);
         if !ids.is_empty() {
@@ -325,7 +337,7 @@ impl Making<'_> {
             self.restic.prune().await?;
             record.last_prune = Some(now);
         }
-        Ok(())
+        wrong
     }
 }
 

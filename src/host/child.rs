@@ -29,19 +29,7 @@ pub(super) fn spawn(cmd: &Cmd, stdin: Stdio, stdout: Stdio) -> Result<tokio::pro
 }
 
 /// What a program leaves once it has ended by itself.
-pub(super) async fn ended(cmd: &Cmd, child: tokio::process::Child) -> Result<Output> {
-    let id = child.id();
-    let ended = all_of(cmd, child);
-    let Some(limit) = cmd.idle else { return ended.await };
-    tokio::select! {
-        ended = ended => ended,
-        () = stands_still(id, limit) => {
-            bail!("{} did nothing for {} s and was stopped", cmd.title().0, limit.as_secs())
-        }
-    }
-}
-
-async fn all_of(cmd: &Cmd, mut child: tokio::process::Child) -> Result<Output> {
+pub(super) async fn ended(cmd: &Cmd, mut child: tokio::process::Child) -> Result<Output> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let feed = async {
         if let Some(mut stdin) = stdin {
@@ -95,18 +83,38 @@ async fn read_all(
     Ok(String::from_utf8_lossy(&kept).into_owned())
 }
 
-/// How often a program is looked at that must not stand still: so many times before it is stopped.
+/// How often programs are looked at that must not stand still: so many times before they are stopped.
 const LOOKS: u32 = 15;
+/// What a program may compute between two looks and still count as standing still, in ticks: some tidy up now and then.
+const TICKS: u64 = 10;
 
-/// Until a program has neither read nor written anything for so long. One that is gone is waited for elsewhere.
-async fn stands_still(id: Option<u32>, limit: Duration) {
-    let (mut known, mut since) = (traffic(id), Instant::now());
+/// Does some work that these programs do, unless all of them stand still for longer than the command says.
+///
+/// # Errors
+/// They do; whoever gives the work up ends them.
+pub(super) async fn unless_idle<T>(cmd: &Cmd, ids: &[Option<u32>], work: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(limit) = cmd.idle else { return work.await };
+    tokio::select! {
+        done = work => done,
+        () = stand_still(ids, limit) => bail!("{} did nothing for {} s and was stopped", cmd.title().0, limit.as_secs()),
+    }
+}
+
+/// Until none of some programs has read, written or computed anything for so long. Those that are gone are waited for elsewhere.
+async fn stand_still(ids: &[Option<u32>], limit: Duration) {
+    let look = || ids.iter().map(|id| done_by(*id)).collect::<Vec<_>>();
+    let (mut known, mut since) = (look(), Instant::now());
     loop {
         tokio::time::sleep(limit / LOOKS).await;
-        let now = traffic(id);
-        if now.is_none() {
+        let now = look();
+        if now.iter().all(Option::is_none) {
             std::future::pending::<()>().await;
-        } else if now != known {
+        }
+        let moves = |(before, now): (&Option<Done>, &Option<Done>)| match (before, now) {
+            (Some(before), Some(now)) => now.bytes != before.bytes || now.ticks > before.ticks + TICKS,
+            (before, now) => before.is_some() != now.is_some(),
+        };
+        if known.iter().zip(&now).any(moves) {
             (known, since) = (now, Instant::now());
         } else if since.elapsed() >= limit {
             return;
@@ -114,11 +122,23 @@ async fn stands_still(id: Option<u32>, limit: Duration) {
     }
 }
 
-/// The bytes that a program has read and written so far, by whatever way (proc_pid_io(5)).
-fn traffic(id: Option<u32>) -> Option<(u64, u64)> {
-    let text = std::fs::read_to_string(format!("/proc/{}/io", id?)).ok()?;
-    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
-    Some((value("rchar:")?, value("wchar:")?))
+/// What a program has done so far.
+struct Done {
+    /// Read and written, by whatever way (proc_pid_io(5)).
+    bytes: (u64, u64),
+    /// Computed (proc_pid_stat(5): utime and stime).
+    ticks: u64,
+}
+
+fn done_by(id: Option<u32>) -> Option<Done> {
+    let id = id?;
+    let io = std::fs::read_to_string(format!("/proc/{id}/io")).ok()?;
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let value = |name: &str| io.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    // Behind the name, which may hold anything, the third field begins.
+    let fields: Vec<u64> =
+        stat.rsplit_once(')')?.1.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+    Some(Done { bytes: (value("rchar:")?, value("wchar:")?), ticks: fields.get(11)? + fields.get(12)? })
 }
 
 #[cfg(test)]
@@ -130,7 +150,10 @@ mod tests {
         let limit = Duration::from_millis(400);
         let run = |script: &str| {
             let cmd = Cmd::new("sh", ["-c", script]).idle(limit);
-            async move { ended(&cmd, spawn(&cmd, Stdio::null(), Stdio::piped())?).await }
+            async move {
+                let child = spawn(&cmd, Stdio::null(), Stdio::piped())?;
+                unless_idle(&cmd, &[child.id()], ended(&cmd, child)).await
+            }
         };
         let moving = run("for n in 1 2 3 4 5 6 7 8 9 10 11 12; do echo $n; sleep 0.1; done").await.expect("it ends");
         assert_eq!((moving.code, moving.stdout.lines().count()), (Some(0), 12));

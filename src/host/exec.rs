@@ -2,7 +2,7 @@
 //! started and watched, `child.rs`; two of them with a pipe in between, `pipe.rs`.
 #![allow(clippy::disallowed_methods)] // This is the door they are disallowed for.
 
-use super::child::{PATH, ended, spawn};
+use super::child::{PATH, ended, spawn, unless_idle};
 use super::cmd::{Cmd, Exec, Output};
 use super::{Host, Pending, What, pipe};
 use anyhow::{Context, Result, bail};
@@ -45,7 +45,8 @@ async fn run(cmd: &Cmd) -> Result<Output> {
         None => Stdio::piped(),
     };
     let child = spawn(cmd, stdin, stdout)?;
-    let work = ended(cmd, child);
+    let ids = [child.id()];
+    let work = unless_idle(cmd, &ids, ended(cmd, child));
     match tokio::time::timeout(cmd.deadline, work).await {
         Ok(output) => output,
         Err(_) => bail!("{} did not end within {} s and was stopped", cmd.title().0, cmd.deadline.as_secs()),

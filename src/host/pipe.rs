@@ -1,7 +1,7 @@
 //! Two programs, the second one reading what the first one prints, without the data passing through this process. A reader cannot tell a
 //! writer that is done from one that died: so this process holds the pipe open too, until it knows.
 
-use super::child::{ended, spawn};
+use super::child::{ended, spawn, unless_idle};
 use super::cmd::{Cmd, Output};
 use anyhow::{Context, Result, bail};
 use std::process::Stdio;
@@ -23,22 +23,25 @@ pub(super) async fn feed(from: &Cmd, into: &Cmd) -> Result<(Output, Output)> {
         // A reader that ends first makes the writer end, too: nobody else holds the reading end.
         let reading = spawn(into, Stdio::from(reader), Stdio::piped())?;
         let writing = spawn(from, Stdio::null(), Stdio::from(writer))?;
-        let reader_id = reading.id();
+        let (reader_id, ids) = (reading.id(), [reading.id(), writing.id()]);
         let reading = ended(into, reading);
         tokio::pin!(reading);
         let mut writing = Box::pin(ended(from, writing));
         let mut second = None;
-        let first = loop {
-            tokio::select! {
-                first = &mut writing => break first?,
-                done = &mut reading, if second.is_none() => second = Some(done?),
+        let first = async {
+            loop {
+                tokio::select! {
+                    first = &mut writing => return first,
+                    done = &mut reading, if second.is_none() => second = Some(done?),
+                }
             }
         };
+        let first = unless_idle(into, &ids, first).await?;
         let second = match second {
             Some(second) => second,
             None if first.code == Some(0) => {
                 drop(held.take());
-                reading.await?
+                unless_idle(into, &ids, reading).await?
             }
             None => {
                 kill(reader_id)?;

@@ -26,6 +26,8 @@ use tokio::time::Instant;
 
 /// What systemd keeps while a shutdown is scheduled (systemd-logind.service(8)).
 const REBOOTS: &str = "/run/systemd/shutdown/scheduled";
+/// A shutdown that is nearer than this would cut an update off, in seconds.
+const SOON_S: i64 = 600;
 /// How long an update waits for another command.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How an update ended.
@@ -168,7 +170,9 @@ fn refuse_outdated(env: &Env, host: &Host) -> Result<()> {
     {
         bail!("env.yml was changed while this waited for another command; nothing was done. Run it again");
     }
-    if host.exists(REBOOTS) {
+    let scheduled = host.read_text(REBOOTS, 4096)?.unwrap_or_default();
+    let at = scheduled.lines().find_map(|line| line.strip_prefix("USEC=")?.parse::<i64>().ok());
+    if at.is_some_and(|at| at / 1_000_000 - host.now().as_second() < SOON_S) {
         bail!("the host is about to reboot; nothing was done");
     }
     Ok(())

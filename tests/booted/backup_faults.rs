@@ -105,9 +105,7 @@ fn what_is_wrong_with_a_target_or_a_source_is_told_and_no_app_minds() {
     refused(&machine, "it is not there any more: is its file system mounted?");
     let out = machine.sh("appliance backup run --new-repository");
     assert!(out.code == 1 && out.stderr.contains("no space left on device"), "{}", out.all());
-    machine.ok(
-        "mount -o remount,size=200m /mnt/small && appliance backup run --new-repository && appliance backup verify",
-    );
+    machine.ok("mount -o remount,size=200m /mnt/small && appliance backup run && appliance backup verify");
     let pack = machine.ok("find /mnt/small/restic/data -type f -size +1M | head -1");
     machine.ok(&format!("chmod u+w {0}; printf x | dd of={0} bs=1 seek=500000 conv=notrunc status=none", pack.trim()));
     let out = machine.sh("appliance backup verify");

@@ -238,13 +238,14 @@ async fn recover(arguments: &RecoverArguments) -> Result<u8> {
         .ask("this host becomes what it was in these runs, and the one that writes into the repository from then on")?;
     // Where files are to lie comes first; their owners and the databases after them.
     prepare_all(&found, &host, Some(Step::Storage), "backup recover").await?;
-    plan.place_files(&host, &progress).await?;
+    plan.place_files(&found.envs, &host, &progress).await?;
     progress("preparing the host");
     prepare_all(&found, &host, None, "backup recover").await?;
     for env in found.envs.iter() {
         plan.fill_database(env, &host, &progress).await?;
     }
-    plan.end(&host)?;
+    plan.end(&host).await?;
+    drop(plan);
     progress("starting the appliance");
     start_supervisor(&host).await?;
     let status = Status::read(&host, None)?.context("the supervisor has written no status")?;
@@ -260,7 +261,7 @@ async fn adopt(agreed: &AgreedArgument) -> Result<u8> {
     let found = backup::runs(&restic).await?;
     let newest = found.runs.iter().map(|run| run.generation).max().unwrap_or_default();
     agreed.ask("this host will write into the repository, and the one that does so now will be refused")?;
-    let generation = backup::adopt(newest, &host)?;
+    let generation = backup::adopt(newest, restic.id().await?, &host)?;
     print(&format!("this host writes into the repository now (generation {generation})\n"))?;
     Ok(0)
 }
