@@ -75,7 +75,7 @@ impl Cmd {
         Cmd { deadline, ..self }
     }
 
-    /// How much the command may print, in bytes; [`MAX_OUTPUT`] unless told otherwise. More is an error where the output is used.
+    /// How much the command may print, in bytes; 4 MiB unless told otherwise. More is an error where the output is used.
     pub fn max_output(self, max_output: usize) -> Cmd {
         Cmd { max_output, ..self }
     }
@@ -128,9 +128,9 @@ impl Cmd {
 pub struct Output {
     /// The exit code; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// All of it, but after [`Host::act`], which keeps none.
+    /// All of it, but after `Host::act`, which keeps none.
     pub stdout: String,
-    /// The last [`MAX_TAIL`] bytes of it.
+    /// The last 8 KiB of it.
     pub stderr: String,
     /// It printed more than was kept. Whoever uses the output never sees one of these: see [`Host::read_output`].
     pub(super) is_cut: bool,
