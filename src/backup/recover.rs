@@ -74,7 +74,7 @@ pub async fn plan<'a>(envs: &Envs, run: Option<&str>, host: &'a Host) -> Result<
     for env in envs.iter() {
         let app = &env.app.name;
         match found.of(app, run) {
-            Ok(run) => manifests.push(run.manifest(&restic, host).await?),
+            Ok(run) => manifests.push(run.manifest(&restic).await?),
             // Who names a run means that one.
             Err(error) if envs.is_alone() || run.is_some() => return Err(error),
             Err(_) => without.push(app.clone()),

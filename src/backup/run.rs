@@ -222,7 +222,7 @@ impl Making<'_> {
         }
         let content = content::of_app(env, host).await?;
         if let (Ok(last), false) = (self.before.of(app, None), self.accept.loss) {
-            match last.manifest(&self.restic, host).await {
+            match last.manifest(&self.restic).await {
                 Ok(last) => content::refuse_loss(last.files.in_vault, content.in_vault, app.as_str())?,
                 // One that cannot be read keeps no later one from being made.
                 Err(error) => tracing::warn!("{error:#}"),
@@ -372,8 +372,8 @@ async fn ensure_repository(
     let found = match (restic.state().await?, known) {
         (State::Ready(id), None) => return Ok(id),
         (State::Ready(id), Some(known)) if id == *known => return Ok(id),
-        (State::Ready(_), Some(_)) => "another one is in its place",
-        (State::Missing, Some(_)) => "it is not there any more",
+        (State::Ready(_), Some(_)) => "has another one in its place",
+        (State::Missing, Some(_)) => "is not there any more",
         (State::Missing, None) => {
             progress("making the repository");
             restic.init().await?;
@@ -382,8 +382,8 @@ async fn ensure_repository(
         }
     };
     bail!(
-        "of the repository that this host has written, {found}: is its file system mounted? Nothing was stored. To begin anew: appliance backup \
-         run --new-repository"
+        "the repository that this host wrote last {found}; is its file system mounted? Nothing was stored. To start a new one: appliance backup run \
+         --new-repository"
     )
 }
 

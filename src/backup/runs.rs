@@ -2,7 +2,6 @@
 
 use super::manifest::{self, Manifest};
 use super::restic::{Restic, Snapshot};
-use crate::host::Host;
 use crate::value::AppName;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -107,7 +106,7 @@ impl Run {
     ///
     /// # Errors
     /// It cannot be read, or is not this run's.
-    pub async fn manifest(&self, restic: &Restic<'_>, _host: &Host) -> Result<Manifest> {
+    pub async fn manifest(&self, restic: &Restic<'_>) -> Result<Manifest> {
         let broken = || format!("the manifest of the run {} cannot be read", self.id);
         let text = restic.read(&self.snapshot, manifest::FILE).await.with_context(broken)?;
         let read = Manifest::parse(&text).with_context(broken)?;

@@ -1,5 +1,6 @@
 //! The command line: what can be said, and who answers it. One file per group of commands.
 
+mod agreed;
 mod app;
 mod apply;
 mod backup;

@@ -1,6 +1,7 @@
 //! The commands about PostgreSQL itself; the app's database is `database.rs`'s.
 
-use super::update::{is_agreed, ready, watched};
+use super::agreed::AgreedArgument;
+use super::update::{ready, watched};
 use super::{JsonArgument, print};
 use crate::env::Env;
 use crate::host::{Host, Mode};
@@ -8,7 +9,7 @@ use crate::report::sentry;
 use crate::source;
 use crate::update;
 use anyhow::{Context, Result, bail};
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub enum PostgresCommand {
@@ -24,22 +25,6 @@ pub enum PostgresCommand {
     /// Remove the cluster that is kept from before an upgrade
     #[command(after_help = "Example:\n  appliance postgres forget --yes")]
     Forget(AgreedArgument),
-}
-
-#[derive(Debug, Args)]
-pub struct AgreedArgument {
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
-}
-
-impl AgreedArgument {
-    fn ask(&self, text: &str) -> Result<()> {
-        if !self.yes && !is_agreed(text)? {
-            bail!("{text}; nothing was done. With --yes it is");
-        }
-        Ok(())
-    }
 }
 
 pub async fn postgres(command: PostgresCommand) -> Result<u8> {

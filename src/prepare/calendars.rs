@@ -55,7 +55,7 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
         let is_of_app = name.starts_with(PREFIX) && name.ends_with(SUFFIX);
         let unit = name.strip_suffix(".d").filter(|unit| is_of_app || *unit == BACKUP);
         let Some(unit) = unit.filter(|unit| !wanted.contains_key(*unit)) else { continue };
-        // First: without its file it could not be found again. One without a calendar cannot even be loaded, so not stopped either.
+        // First: without its file it could not be found again.
         if matches!(host.unit_state(unit).await?, UnitState::Active | UnitState::Changing) {
             host.stop_unit(unit).await?;
         }

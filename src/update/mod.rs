@@ -10,8 +10,8 @@
 
 mod ahead;
 pub mod archive;
-mod beside;
 mod blame;
+mod claims;
 mod copies;
 mod creation;
 mod databases;
@@ -35,7 +35,7 @@ mod undo;
 
 pub use ahead::{plan, runs_with_another};
 pub use archive::ResetFrom;
-pub use beside::refuse_conflicts;
+pub use claims::refuse_conflicts;
 pub use decide::{Waiting, Wish};
 pub use gate::probes;
 pub use git::{Difference, NotFetched, difference};

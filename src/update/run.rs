@@ -2,8 +2,8 @@
 //! fails; from there on it is finished.
 
 use super::archive::ResetFrom;
-use super::beside::refuse_new_conflicts;
 use super::blame::OfCommit;
+use super::claims::refuse_new_conflicts;
 use super::databases::Databases;
 use super::decide::{Decision, Facts, Waiting, Wish, asks_for_migration, committed, decide};
 use super::git::{self, Fetched};

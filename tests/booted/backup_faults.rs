@@ -102,7 +102,7 @@ fn what_is_wrong_with_a_target_or_a_source_is_told_and_no_app_minds() {
     machine.ok("mkdir /mnt/small && mount -t tmpfs -o size=8m,mode=755 tmpfs /mnt/small");
     machine.ok("head -c 20000000 /dev/urandom > /data/one-storage-vault/large");
     to("file:///mnt/small");
-    refused(&machine, "it is not there any more: is its file system mounted?");
+    refused(&machine, "wrote last is not there any more; is its file system mounted?");
     let out = machine.sh("appliance backup run --new-repository");
     assert!(out.code == 1 && out.stderr.contains("no space left on device"), "{}", out.all());
     machine.ok("mount -o remount,size=200m /mnt/small && appliance backup run && appliance backup verify");

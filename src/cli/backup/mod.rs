@@ -2,6 +2,7 @@
 
 mod show;
 
+use super::agreed::AgreedArgument;
 use super::choice::AppArgument;
 use super::host::prepare_all;
 use super::update::{is_agreed, start_supervisor, watched};
@@ -93,22 +94,6 @@ pub struct RecoverArguments {
     agreed: AgreedArgument,
 }
 
-#[derive(Debug, Args)]
-pub struct AgreedArgument {
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
-}
-
-impl AgreedArgument {
-    fn ask(&self, text: &str) -> Result<()> {
-        if !self.yes && !is_agreed(text)? {
-            bail!("{text}; nothing was done. With --yes it is");
-        }
-        Ok(())
-    }
-}
-
 /// How long another backup command is waited for.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -180,7 +165,7 @@ async fn verify() -> Result<u8> {
 /// The run that is meant, with the repository.
 async fn manifest<'a>(env: &Env, envs: &Envs, run: Option<&str>, host: &'a Host) -> Result<(Restic<'a>, Manifest)> {
     let restic = Restic::of(envs.host(), host)?;
-    let manifest = backup::runs(&restic).await?.of(&env.app.name, run)?.manifest(&restic, host).await?;
+    let manifest = backup::runs(&restic).await?.of(&env.app.name, run)?.manifest(&restic).await?;
     Ok((restic, manifest))
 }
 
