@@ -48,8 +48,10 @@ fi
 packages=systemd,systemd-sysv,systemd-resolved,systemd-timesyncd,libpam-systemd,dbus,udev,linux-image-amd64,initramfs-tools,zstd
 packages=$packages,grub-cloud-amd64,cloud-init,cloud-guest-utils,netplan.io
 packages=$packages,openssh-server,sudo,locales,ca-certificates,curl,less,vim-tiny,man-db,bash-completion,fdisk,e2fsprogs,dosfstools
-packages=$packages,docker.io,apparmor,iptables,postgresql,nginx-light,nftables,git,gpg,gpg-agent,openssl,procps,adduser,openssh-client,xorriso
-[ "$suite" = bookworm ] || packages=$packages,docker-cli
+# What the appliance's package depends on, from the package itself: nothing is downloaded when it is installed. Of alternatives the first one
+# that the suite has; Debian 12 has no docker-cli.
+packages=$packages,apparmor,iptables,$(dpkg-deb --field "$deb" Depends | tr ',' '\n' |
+    sed 's/|.*//; s/(.*)//; s/ //g' | { [ "$suite" = bookworm ] && grep -vx docker-cli || cat; } | paste -sd,)
 mkdir "$work/files"
 cp "$deb" "$work/files/appliance.deb"
 cp "$here"/customize "$work/files/customize"
