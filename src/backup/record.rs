@@ -1,6 +1,6 @@
 //! What this host knows of its backups without asking the target.
 
-use crate::host::Host;
+use crate::host::{Cmd, Host};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
@@ -58,4 +58,10 @@ pub fn adopt(after: u64, repository: String, host: &Host) -> Result<u64> {
     let generation = record.generation.max(after) + 1;
     Record { generation, repository: Some(repository), ..record }.write(host)?;
     Ok(generation)
+}
+
+/// Whether a server sets the clock; where systemd cannot say, it is taken for one that is not set.
+pub(super) async fn is_clock_synchronised(host: &Host) -> bool {
+    let asked = host.try_ask(Cmd::new("timedatectl", ["show", "--property=NTPSynchronized", "--value"])).await;
+    asked.is_ok_and(|told| told.stdout.trim() == "yes")
 }

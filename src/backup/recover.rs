@@ -3,10 +3,13 @@
 
 use super::content;
 use super::manifest::Manifest;
+use super::point::Point;
 use super::record;
 use super::restic::{Restic, State};
 use super::restore;
-use super::runs;
+use super::rewind::{self, Source};
+use super::runs::{self, Found};
+use super::scratch::{self, Scratch};
 use crate::env::{Env, Envs};
 use crate::host::{Cmd, Host, What};
 use crate::prepare::{self, postgres};
@@ -33,8 +36,47 @@ pub struct Plan<'a> {
     pub manifests: Vec<Manifest>,
     /// Apps of which there is none: they begin empty.
     pub without: Vec<AppName>,
+    /// What was shipped after the newest run, if anything was: then files and databases are from there.
+    pub point: Option<Chosen>,
+    /// Why something that was shipped is not used.
+    pub note: Option<String>,
     /// Nobody else uses the repository until all is done.
     lock: BackupLock,
+}
+
+/// A point between runs, and how the databases get there.
+pub struct Chosen {
+    pub point: Point,
+    snapshot: String,
+    source: Source,
+}
+
+/// The newest point after all of these runs to which the databases can be brought back; and why a newer one cannot be used.
+async fn newest_point(
+    restic: &Restic<'_>,
+    found: &Found,
+    manifests: &[Manifest],
+    host: &Host,
+) -> (Option<Chosen>, Option<String>) {
+    let newest = manifests.iter().map(|one| (one.generation, one.at)).max();
+    let mut note = None;
+    let is_later =
+        |one: &&runs::Shipment| one.is_point && newest.is_none_or(|newest| (one.generation, one.at) > newest);
+    for shipment in found.shipments.iter().filter(is_later) {
+        let chosen = async {
+            let source = rewind::source(found, shipment)?;
+            source.check(host)?;
+            let point = Point::read(restic, shipment).await?;
+            anyhow::Ok(Chosen { point, snapshot: shipment.stretch.snapshot.clone(), source })
+        };
+        match chosen.await {
+            Ok(chosen) => return (Some(chosen), note),
+            Err(error) => {
+                note.get_or_insert(format!("what was shipped until {} cannot be brought back: {error:#}", shipment.at));
+            }
+        }
+    }
+    (None, note)
 }
 
 /// # Errors
@@ -76,14 +118,27 @@ pub async fn plan<'a>(envs: &Envs, run: Option<&str>, host: &'a Host) -> Result<
         match found.of(app, run) {
             Ok(run) => manifests.push(run.manifest(&restic).await?),
             // Who names a run means that one.
-            Err(error) if envs.is_alone() || run.is_some() => return Err(error),
+            Err(error) if run.is_some() => return Err(error),
             Err(_) => without.push(app.clone()),
+        }
+    }
+    // Who names a run means that one, and nothing that came after it.
+    let (point, note) = match run {
+        Some(_) => (None, None),
+        None => newest_point(&restic, &found, &manifests, host).await,
+    };
+    if let Some(chosen) = &point {
+        let apps = chosen.point.apps.iter().filter(|part| envs.iter().any(|env| env.app.name == part.app));
+        for part in apps {
+            manifests.retain(|manifest| manifest.app != part.app);
+            without.retain(|app| *app != part.app);
+            manifests.push(chosen.point.manifest(part, &chosen.snapshot));
         }
     }
     if manifests.is_empty() {
         bail!("the repository has no complete run of any of the apps of env.yml");
     }
-    Ok(Plan { restic, manifests, without, lock })
+    Ok(Plan { restic, manifests, without, point, note, lock })
 }
 
 impl Plan<'_> {
@@ -101,32 +156,77 @@ impl Plan<'_> {
         make_room(&content::of_host(host), host).await?;
         // An app without a run begins anew, and not with the ledger of one that has run.
         let of_others = self.without.iter().flat_map(|app| [app_directory(app), format!("/data/etc/{app}")]);
-        let left_out: Vec<String> = of_others.chain([ENV.to_owned()]).collect();
-        self.restic.restore(&first.of_host, "/", &[], &left_out).await?;
+        let of_others: Vec<String> = of_others.collect();
+        // restic takes either what is wanted or what is not.
+        match &self.point {
+            Some(chosen) => {
+                let of_host: Vec<String> = chosen.point.of_host.iter().filter(|path| *path != ENV).cloned().collect();
+                self.restic.restore(&first.of_host, "/", &of_host, &[]).await?;
+                for path in &of_others {
+                    host.remove_tree(path).await?;
+                }
+            }
+            None => {
+                let left_out: Vec<String> = of_others.into_iter().chain([ENV.to_owned()]).collect();
+                self.restic.restore(&first.of_host, "/", &[], &left_out).await?;
+            }
+        }
         for manifest in &self.manifests {
             for volume in &manifest.volumes {
                 make_volume(volume, host).await?;
             }
-            progress(&format!("{}: restoring {} files", manifest.app, manifest.files.count));
+            progress(&format!("{}: restoring files", manifest.app));
             make_room(&manifest.files.paths, host).await?;
-            self.restic.restore(&manifest.files.snapshot, "/", &[], &[]).await?;
+            self.restic.restore(&manifest.files.snapshot, "/", &manifest.files.paths, &[]).await?;
         }
         // What was restored may not be what says that this is done.
         recovering::begin(host)
     }
 
-    /// Fills an app's database, which the host's preparation has made, and compares it with what was counted when it was stored.
+    /// Fills the databases, which the host's preparation has made, and compares each with what was counted when it was stored.
     ///
     /// # Errors
-    /// It cannot be restored, or is not the same.
-    pub async fn fill_database(&self, env: &Env, host: &Host, progress: &dyn Fn(&str)) -> Result<()> {
-        let app = &env.app.name;
-        let manifest = self.manifests.iter().find(|manifest| &manifest.app == app);
-        let Some((manifest, part)) = manifest.and_then(|one| Some((one, one.database.as_ref()?))) else {
-            return Ok(());
+    /// One cannot be restored, or is not the same.
+    pub async fn fill_databases(&self, envs: &Envs, host: &Host, progress: &(dyn Fn(&str) + Sync)) -> Result<()> {
+        let scratch = match &self.point {
+            Some(Chosen { source, .. }) => {
+                let made = rewind::rewind(&self.restic, source, scratch::REWIND, host, progress).await;
+                Some(made.context(
+                    "without what was shipped after it, a run is brought back by: appliance backup recover --run ID",
+                )?)
+            }
+            None => None,
         };
+        for env in envs.iter() {
+            self.fill_database(env, scratch.as_ref(), host, progress).await?;
+        }
+        match scratch {
+            Some(scratch) => scratch.end().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn fill_database(
+        &self,
+        env: &Env,
+        scratch: Option<&Scratch<'_>>,
+        host: &Host,
+        progress: &(dyn Fn(&str) + Sync),
+    ) -> Result<()> {
+        let app = &env.app.name;
+        let Some(manifest) = self.manifests.iter().find(|manifest| &manifest.app == app) else { return Ok(()) };
         progress(&format!("{app}: fetching the database"));
-        let file = restore::fetch_dump_locked(env, &self.restic, manifest, &self.lock, host).await?;
+        let (file, contents, major) = match (&manifest.database, scratch) {
+            (Some(part), _) => {
+                let file = restore::fetch_dump_locked(env, &self.restic, manifest, &self.lock, host).await?;
+                (file, part.contents.clone(), part.major)
+            }
+            (None, Some(scratch)) => {
+                let contents = scratch.contents(env).await?;
+                (scratch.dump(env, &manifest.run).await?, contents, scratch.major())
+            }
+            (None, None) => return Ok(()),
+        };
         progress(&format!("{app}: restoring the database"));
         if databases::has_data(env, host).await? {
             // A disk that was kept, or a recovery that was cut off: nobody knows which.
@@ -137,7 +237,7 @@ impl Plan<'_> {
         let login = prepare::app_login(env, host)?.pinned();
         let counted =
             host.hold(&login, postgres::census::CONTENTS.to_owned(), COUNTING).await?.value.unwrap_or_default();
-        let difference = difference(&part.contents, &counted, part.major == postgres::cluster(host)?.id.number().0);
+        let difference = difference(&contents, &counted, major == postgres::cluster(host)?.id.number().0);
         if let Some(difference) = difference {
             bail!("the restored database of {app} is not the one that was stored: {difference}");
         }
@@ -155,7 +255,7 @@ impl Plan<'_> {
 
 /// What one list has and the other has not. Between major versions of PostgreSQL only rows are compared: names of what is in catalogs differ.
 /// Sequences never are: they count on beside every transaction, so they were counted at another moment than they were dumped.
-fn difference(stored: &[String], counted: &str, same_major: bool) -> Option<String> {
+pub(super) fn difference(stored: &[String], counted: &str, same_major: bool) -> Option<String> {
     let counts = |line: &&str| line.starts_with("table ") || same_major && !line.starts_with("sequence ");
     let counted: Vec<&str> = counted.lines().filter(counts).collect();
     let stored: Vec<&str> = stored.iter().map(String::as_str).filter(counts).collect();

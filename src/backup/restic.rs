@@ -1,6 +1,7 @@
 //! restic's command line: the only place that knows it. Password, repository and credentials travel in its environment, never in an argument.
 //! What it prints differs between Debian 12's 0.14 and Debian 13's 0.18; what is read here is the same in both.
 
+use super::told::{self, Listed, Snapshot, Stored, first_line, last_line, last_words, passed_over, stored};
 use super::{CACHE, key};
 use crate::env::Env;
 use crate::host::{Cmd, Dir, Host, Output, What};
@@ -32,59 +33,8 @@ pub struct Restic<'a> {
     name: String,
 }
 
-/// A snapshot, as restic lists it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Snapshot {
-    pub id: String,
-    pub time: jiff::Timestamp,
-    #[serde(default)]
-    pub tags: Vec<String>,
-    #[serde(default)]
-    pub paths: Vec<String>,
-}
-
-impl Snapshot {
-    /// The value of a tag `NAME=VALUE`.
-    pub fn tag(&self, name: &str) -> Option<&str> {
-        self.tags.iter().find_map(|tag| tag.strip_prefix(name)?.strip_prefix('='))
-    }
-}
-
-/// What was stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
-    /// Files that were read, and their bytes.
-    pub files: u64,
-    pub bytes: u64,
-    /// Some files could not be read, or were gone by then; restic's own words.
-    pub unread: Option<String>,
-}
-
-/// The last line of `backup --json`.
-#[derive(Deserialize)]
-struct Summary {
-    message_type: String,
-    #[serde(default)]
-    total_files_processed: u64,
-    #[serde(default)]
-    total_bytes_processed: u64,
-}
-
-/// A line on stderr of `backup --json` about a file that could not be read.
-#[derive(Deserialize)]
-struct Unread {
-    #[serde(default)]
-    item: String,
-}
-
-/// What restic ends with since 0.17, where it was to write JSON.
-#[derive(Deserialize)]
-struct ExitError {
-    message: String,
-}
-
-/// Where its words on stderr are cut, in bytes.
-const MAX_WORDS: usize = 8 << 10;
+/// The most that a list of files may take, in bytes: some million files.
+const MAX_FILES: usize = 1 << 30;
 
 /// How a repository stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +49,12 @@ pub enum State {
 #[derive(Deserialize)]
 struct Config {
     id: String,
+}
+
+/// What `stats --json` tells.
+#[derive(Deserialize)]
+struct Stats {
+    total_size: u64,
 }
 
 /// What restic ends with where there is no repository, since 0.17.
@@ -272,18 +228,18 @@ impl<'a> Restic<'a> {
         let told = self.host.try_ask(cmd).await?;
         match told.code {
             Some(0) => stored(&told.stdout),
-            Some(INCOMPLETE) => Ok(Stored { unread: self.still_there(&told.stderr), ..stored(&told.stdout)? }),
+            Some(INCOMPLETE) => {
+                let passed_over = passed_over(&told.stderr);
+                Ok(Stored { unread: self.still_there(&passed_over), passed_over, ..stored(&told.stdout)? })
+            }
             _ => bail!("restic backup failed: {}", self.masked(&last_words(&told.stderr))),
         }
     }
 
     /// Of the files that could not be read, the first that is there: those that went away meanwhile are no loss.
-    fn still_there(&self, stderr: &str) -> Option<String> {
-        let item = |line: &str| serde_json::from_str::<Unread>(line).ok().map(|unread| unread.item);
-        let items: Vec<String> = stderr.lines().filter_map(item).filter(|item| !item.is_empty()).collect();
-        let first = items.iter().find(|item| self.host.exists(item)).cloned();
-        // Of very many not all are told.
-        first.or_else(|| (items.is_empty() || stderr.len() >= MAX_WORDS).then(|| "some files".to_owned()))
+    fn still_there(&self, passed_over: &[String]) -> Option<String> {
+        let first = passed_over.iter().find(|path| !path.is_empty() && self.host.exists(path)).cloned();
+        first.or_else(|| passed_over.iter().any(String::is_empty).then(|| "some files".to_owned()))
     }
 
     /// A file of a snapshot, as text.
@@ -296,6 +252,33 @@ impl<'a> Restic<'a> {
     pub async fn fetch(&self, snapshot: &str, path: &str, to: &str) -> Result<()> {
         let cmd = self.cmd(&["dump", "--no-lock", snapshot, path]).output_file(&self.host.path(to)).deadline(LONG);
         self.host.act(What::File, to, "fetch from the backup", cmd).await.map(drop)
+    }
+
+    /// How long the files of a snapshot are together.
+    pub async fn bytes_of(&self, snapshot: &str) -> Result<u64> {
+        let cmd = self.cmd(&["stats", "--json", "--no-lock", "--mode", "restore-size", snapshot]);
+        let told = self.host.ask(cmd.deadline(QUICK)).await?;
+        let stats: Stats = serde_json::from_str(told.stdout.trim()).context("restic's statistics cannot be read")?;
+        Ok(stats.total_size)
+    }
+
+    /// The regular files of a snapshot.
+    pub async fn list(&self, snapshot: &str) -> Result<Vec<Listed>> {
+        let cmd = self.cmd(&["ls", "--json", "--no-lock", snapshot]).deadline(LONG).max_output(MAX_FILES);
+        let told = self.host.ask(cmd).await?.stdout;
+        Ok(told::files(&told))
+    }
+
+    /// A file of a snapshot, into a program that reads it.
+    pub async fn pour(&self, snapshot: &str, path: &str, into: Cmd) -> Result<()> {
+        self.pour_and_read(snapshot, path, into).await.map(drop)
+    }
+
+    /// [`Restic::pour`]; gives back what the program prints.
+    pub async fn pour_and_read(&self, snapshot: &str, path: &str, into: Cmd) -> Result<String> {
+        let cmd = self.cmd(&["dump", "--no-lock", snapshot, path]).deadline(LONG);
+        let into = into.deadline(LONG).idle(IDLE);
+        Ok(self.host.feed(What::Directory, path, "fetch from the backup", cmd, into).await?.stdout)
     }
 
     /// Files of a snapshot, below a directory, under their own paths there.
@@ -342,44 +325,5 @@ impl<'a> Restic<'a> {
 
     async fn act(&self, how: &str, args: &[&str], deadline: Duration) -> Result<Output> {
         self.host.act(What::Directory, "the backup's repository", how, self.cmd(args).deadline(deadline)).await
-    }
-}
-
-fn stored(told: &str) -> Result<Stored> {
-    let summary = told.lines().rev().find_map(|line| {
-        serde_json::from_str::<Summary>(line).ok().filter(|summary| summary.message_type == "summary")
-    });
-    let summary = summary.context("restic has told no summary of what it stored")?;
-    Ok(Stored { files: summary.total_files_processed, bytes: summary.total_bytes_processed, unread: None })
-}
-
-fn last_words(stderr: &str) -> String {
-    let line = last_line(stderr);
-    serde_json::from_str::<ExitError>(line).map_or_else(|_| line.to_owned(), |error| error.message)
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it says nothing")
-}
-
-fn last_line(text: &str) -> &str {
-    text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it says nothing")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_restic_lists_and_sums_up_is_read() {
-        // 0.14 has a time zone and nanoseconds, and short ids beside the long ones.
-        let text = r#"[{"time":"2026-11-28T22:41:03.123456789+01:00","tree":"x","paths":["/m.json"],"hostname":"a.de","username":"root",
-            "tags":["run=1","app=shop"],"id":"c0ffee","short_id":"c0"},{"time":"2026-11-28T21:00:00Z","id":"aa"}]"#;
-        let read: Vec<Snapshot> = serde_json::from_str(text).expect("it is read");
-        assert_eq!((read[0].tag("run"), read[0].tag("app"), read[0].tag("part")), (Some("1"), Some("shop"), None));
-        assert!(read[1].tags.is_empty() && read[0].time > read[1].time);
-        let lines = "{\"message_type\":\"status\"}\n{\"message_type\":\"summary\",\"total_files_processed\":3,\"total_bytes_processed\":7}\n";
-        assert_eq!(stored(lines).expect("a summary"), Stored { files: 3, bytes: 7, unread: None });
-        assert!(stored("{\"message_type\":\"status\"}\n").is_err(), "a run that was cut off has none");
     }
 }

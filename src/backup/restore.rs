@@ -3,6 +3,9 @@
 
 use super::manifest::Manifest;
 use super::restic::Restic;
+use super::rewind::{self, Source};
+use super::room;
+use super::scratch;
 use crate::env::Env;
 use crate::host::{Dir, Host};
 use crate::prepare::postgres;
@@ -14,8 +17,6 @@ use std::time::Duration;
 
 /// How long another backup command is waited for.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// What a file system keeps free beside what is fetched, in bytes.
-const SPARE: u64 = 256 << 20;
 
 /// Fetches a run's dump into the directory of the app's dumps; gives back the file, which is the caller's to remove.
 ///
@@ -38,7 +39,7 @@ pub(super) async fn fetch_dump_locked(
     refuse_older(part.major, host)?;
     let directory = dump::directory(&env.app.name);
     // Once as a file, once as a database.
-    refuse_no_room(&directory, part.bytes.saturating_mul(2), host)?;
+    room::refuse_too_little(&directory, part.bytes.saturating_mul(2), host)?;
     let target = format!("{directory}/{}-backup-{}.pgdump", env.app.name, manifest.run);
     let beside = format!("{target}.part");
     let fetched = restic.fetch(&part.snapshot, &part.path, &beside).await;
@@ -53,6 +54,26 @@ pub(super) async fn fetch_dump_locked(
     }
     done.with_context(|| format!("could not fetch the database of the run {}", manifest.run))?;
     Ok(target)
+}
+
+/// Dumps the app's database as it was at a moment between runs into the directory of its dumps; gives back the file, which is the caller's to
+/// remove.
+///
+/// # Errors
+/// What was shipped does not reach there; there is no room; or it cannot be fetched.
+pub async fn rewound_dump(
+    env: &Env,
+    restic: &Restic<'_>,
+    source: &Source,
+    host: &Host,
+    progress: &(dyn Fn(&str) + Sync),
+) -> Result<String> {
+    let _lock = BackupLock::take(host, "backup restore", PATIENCE).await?;
+    refuse_older(source.major(), host)?;
+    let scratch = rewind::rewind(restic, source, scratch::REWIND, host, progress).await?;
+    let dumped = scratch.dump(env, "rewound").await;
+    scratch.end().await?;
+    dumped
 }
 
 /// # Errors
@@ -82,27 +103,12 @@ pub async fn files(restic: &Restic<'_>, manifest: &Manifest, to: &str, only: &[S
         bail!("{to} is not empty; name a new directory");
     }
     if only.is_empty() {
-        refuse_no_room(to, manifest.files.bytes, host)?;
+        room::refuse_too_little(to, manifest.files.bytes, host)?;
     }
     host.ensure_dir(to, &Dir::plain().mode(0o700))?;
     restic.restore(&manifest.files.snapshot, to, only, &[]).await?;
     if host.names(to)?.is_empty() {
         bail!("the run {} has no such files; it has: {}", manifest.run, manifest.files.paths.join(", "));
-    }
-    Ok(())
-}
-
-/// # Errors
-/// The file system that a path is on, or will be, has not so much room.
-fn refuse_no_room(path: &str, bytes: u64, host: &Host) -> Result<()> {
-    let mut at = path;
-    while !host.exists(at) {
-        at = at.rsplit_once('/').map_or("/", |(parent, _)| if parent.is_empty() { "/" } else { parent });
-    }
-    let Some(room) = host.room(at)? else { return Ok(()) };
-    let needed = bytes + SPARE;
-    if room.free < needed {
-        bail!("{path} would need {} MB, and {} MB are free there; nothing was done", needed >> 20, room.free >> 20);
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
-//! The runs of a repository, from the list of its snapshots.
+//! What a repository holds, from the list of its snapshots: runs, and what was shipped between them.
 
 use super::manifest::{self, Manifest};
-use super::restic::{Restic, Snapshot};
+use super::restic::Restic;
+use super::told::Snapshot;
+use super::wal::{Segment, Stretch};
 use crate::value::AppName;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
@@ -19,14 +21,74 @@ pub struct Run {
     pub snapshot: String,
 }
 
+/// A copy of a cluster's files, on which the log builds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseCopy {
+    pub id: String,
+    /// When it was begun.
+    pub at: jiff::Timestamp,
+    pub machine: String,
+    pub snapshot: String,
+    /// Which log it is a part of: another one has the same names, and something else in them.
+    pub chain: String,
+    pub first: Segment,
+    pub segment_bytes: u64,
+    pub major: u32,
+}
+
+/// What was shipped at one time: a part of the log, and at a point the files as well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shipment {
+    pub id: String,
+    /// All transactions that had ended by then are in it.
+    pub at: jiff::Timestamp,
+    pub machine: String,
+    pub generation: u64,
+    /// Which base copy was the newest then, and which log it is a part of.
+    pub base: String,
+    pub chain: String,
+    /// Whether files were shipped with it, and what is the host's.
+    pub is_point: bool,
+    pub stretch: Stretch,
+    /// Up to where the database can be brought back by it.
+    pub lsn: String,
+}
+
 /// What a repository holds.
 #[derive(Debug, Clone, Default)]
 pub struct Found {
     /// Complete ones, the newest first.
     pub runs: Vec<Run>,
-    /// Every snapshot of an appliance's making.
+    pub bases: Vec<BaseCopy>,
+    /// The newest first.
+    pub shipments: Vec<Shipment>,
+    /// Every snapshot of an appliance's making that is part of a run, complete or not.
     pub snapshots: Vec<Snapshot>,
 }
+
+/// Who writes.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    pub machine: String,
+    pub generation: u64,
+}
+
+impl Writer {
+    /// The tags of a snapshot of this host's.
+    pub fn tags(&self, own: &[(&str, &str)]) -> Vec<String> {
+        let generation = self.generation.to_string();
+        let of_host = [("machine", &self.machine[..8]), ("generation", &generation)];
+        own.iter().chain(&of_host).map(|(name, value)| format!("{name}={value}")).collect()
+    }
+}
+
+/// The app that stands for the host, in tags.
+pub(super) const HOST: &str = "-";
+/// What a snapshot of a base copy is called by.
+pub(super) const BASE: &str = "base";
+/// What a shipment is: with files, or without.
+pub(super) const POINT: &str = "point";
+pub(super) const LOG: &str = "log";
 
 /// Looks what there is.
 pub async fn runs(restic: &Restic<'_>) -> Result<Found> {
@@ -34,13 +96,45 @@ pub async fn runs(restic: &Restic<'_>) -> Result<Found> {
 }
 
 fn sorted(snapshots: Vec<Snapshot>) -> Found {
+    let bases = snapshots.iter().filter_map(base).collect();
+    let mut shipments: Vec<Shipment> = snapshots.iter().filter_map(shipment).collect();
+    shipments.sort_by_key(|one| std::cmp::Reverse((one.generation, one.at)));
     let snapshots: Vec<Snapshot> = snapshots.into_iter().filter(|snapshot| snapshot.tag("run").is_some()).collect();
     let mut runs: Vec<Run> = snapshots.iter().filter_map(run).collect();
     // One that was made by somebody who had been replaced is no newer than what came after.
     runs.sort_by(|one, other| {
         (other.generation, other.at).cmp(&(one.generation, one.at)).then_with(|| one.app.cmp(&other.app))
     });
-    Found { runs, snapshots }
+    Found { runs, bases, shipments, snapshots }
+}
+
+fn base(snapshot: &Snapshot) -> Option<BaseCopy> {
+    Some(BaseCopy {
+        id: snapshot.tag("base").filter(|_| snapshot.tag("part") == Some(BASE))?.to_owned(),
+        at: snapshot.tag("at")?.parse().ok()?,
+        machine: snapshot.tag("machine")?.to_owned(),
+        snapshot: snapshot.id.clone(),
+        chain: snapshot.tag("chain")?.to_owned(),
+        first: snapshot.tag("first")?.parse().ok()?,
+        segment_bytes: snapshot.tag("segment")?.parse().ok()?,
+        major: snapshot.tag("major")?.parse().ok()?,
+    })
+}
+
+fn shipment(snapshot: &Snapshot) -> Option<Shipment> {
+    let part = snapshot.tag("part").filter(|part| [POINT, LOG].contains(part))?;
+    let segment = |name: &str| snapshot.tag(name)?.parse::<Segment>().ok();
+    Some(Shipment {
+        id: snapshot.tag("shipment")?.to_owned(),
+        at: snapshot.tag("at")?.parse().ok()?,
+        machine: snapshot.tag("machine")?.to_owned(),
+        generation: snapshot.tag("generation")?.parse().ok()?,
+        base: snapshot.tag("base")?.to_owned(),
+        chain: snapshot.tag("chain")?.to_owned(),
+        is_point: part == POINT,
+        stretch: Stretch { snapshot: snapshot.id.clone(), first: segment("first")?, last: segment("last")? },
+        lsn: snapshot.tag("lsn")?.to_owned(),
+    })
 }
 
 fn run(snapshot: &Snapshot) -> Option<Run> {
@@ -77,18 +171,32 @@ impl Found {
     }
 
     /// # Errors
-    /// The newest run is another machine's, or this one's from before somebody else took over.
+    /// The newest in it is another machine's, or this one's from before somebody else took over.
     pub fn refuse_foreign(&self, machine: &str, generation: u64) -> Result<()> {
-        let Some(newest) = self.runs.iter().max_by_key(|run| (run.generation, run.at)) else { return Ok(()) };
-        if machine.starts_with(&newest.machine) && newest.generation <= generation || newest.generation < generation {
+        let runs = self.runs.iter().map(|run| (run.generation, run.at, &run.id, &run.machine));
+        let shipments = self.shipments.iter().map(|one| (one.generation, one.at, &one.id, &one.machine));
+        let Some((newest, _, id, of)) = runs.chain(shipments).max() else { return Ok(()) };
+        if machine.starts_with(of) && newest <= generation || newest < generation {
             return Ok(());
         }
         bail!(
-            "the repository belongs to another host: its newest run {} is of the machine {}…; nothing was written. If this host is to take its \
-             place, run: appliance backup adopt",
-            newest.id,
-            newest.machine
+            "the repository belongs to another host: the newest in it, {id}, is of the machine {of}…; nothing was written. If this host is to \
+             take its place, run: appliance backup adopt"
         )
+    }
+
+    /// The highest generation of whoever has written into it; 0: nobody has.
+    pub fn generation(&self) -> u64 {
+        let shipments = self.shipments.iter().map(|one| one.generation);
+        self.runs.iter().map(|run| run.generation).chain(shipments).max().unwrap_or_default()
+    }
+
+    pub fn bases_of(&self, machine: &str) -> Vec<&BaseCopy> {
+        self.bases.iter().filter(|base| machine.starts_with(&base.machine)).collect()
+    }
+
+    pub fn shipments_of(&self, machine: &str) -> Vec<&Shipment> {
+        self.shipments.iter().filter(|one| machine.starts_with(&one.machine)).collect()
     }
 
     /// A machine's own runs by app: their ids and times.

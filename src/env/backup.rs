@@ -2,7 +2,7 @@
 
 use super::diagnostic::nearest;
 use super::document::{Kind, shown};
-use super::reader::{Fields, Unknown};
+use super::reader::{Fields, Unknown, parse_boolean};
 use crate::value::{AbsPath, BackupTarget, Calendar, FileSystemType, Invalid, KnownHost, Secret, WebUrl};
 use std::str::FromStr;
 
@@ -16,6 +16,10 @@ pub struct Backup {
     pub encrypt: Option<Secret>,
     /// When a run is made by itself.
     pub oncalendar: Calendar,
+    /// How often what was written since is shipped between runs; `None`: never.
+    pub continuous: Option<Every>,
+    /// When it is tried out whether the newest run can be restored; `None`: never by itself.
+    pub drill: Option<Calendar>,
     pub keep: Keep,
     /// Asked for after each run that is complete: a service that tells somebody when that does not come.
     pub alive: Option<WebUrl>,
@@ -25,17 +29,41 @@ pub struct Backup {
     pub host_keys: Vec<KnownHost>,
 }
 
-/// How many runs are kept: the last one of each of so many days, weeks, months.
+/// How many runs are kept: the last one of each of so many days, weeks, months. For how many days one can go back to any moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep {
     pub daily: usize,
     pub weekly: usize,
     pub monthly: usize,
+    pub continuous_days: usize,
 }
 
 impl Default for Keep {
     fn default() -> Keep {
-        Keep { daily: 14, weekly: 8, monthly: 12 }
+        Keep { daily: 14, weekly: 8, monthly: 12, continuous_days: 7 }
+    }
+}
+
+/// A time between two beginnings, from 1 minute to an hour: what waits meanwhile is looked at only then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Every {
+    pub minutes: u32,
+}
+
+impl Default for Every {
+    fn default() -> Every {
+        Every { minutes: 5 }
+    }
+}
+
+impl FromStr for Every {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text.strip_suffix("min").and_then(|number| number.trim_end().parse().ok()) {
+            _ if text == "1h" => Ok(Every { minutes: 60 }),
+            Some(minutes @ 1..=60) => Ok(Every { minutes }),
+            _ => Err(Invalid::new("no, or from 1min to 60min")),
+        }
     }
 }
 
@@ -162,6 +190,8 @@ pub(super) fn read_backup(appliance: &Fields) -> Backup {
         mount,
         encrypt: fields.secret("encrypt"),
         oncalendar: fields.calendar("oncalendar").unwrap_or_else(nightly),
+        continuous: read_continuous(&fields),
+        drill: read_drill(&fields),
         keep: read_keep(&fields),
         alive: fields.checked("alive"),
         credentials: read_credentials(&fields),
@@ -177,6 +207,31 @@ fn nightly() -> Calendar {
     "*-*-* 22:30:00".parse().expect("the default calendar is valid")
 }
 
+fn read_continuous(backup: &Fields) -> Option<Every> {
+    let read = backup.get("continuous", |reading, node, path| match &*node.kind {
+        Kind::Scalar { text, .. } if parse_boolean(text.trim()) == Some(false) => {
+            reading.mark_open(node);
+            Some(None)
+        }
+        _ => reading.checked::<Every>(node, path).map(Some),
+    });
+    read.unwrap_or_else(|| Some(Every::default()))
+}
+
+/// The default of `backup.drill.oncalendar` (docs/backup.md).
+fn weekly() -> Calendar {
+    // The text is a constant that the check takes.
+    "Sun *-*-* 03:00:00".parse().expect("the default calendar is valid")
+}
+
+fn read_drill(backup: &Fields) -> Option<Calendar> {
+    let fields = backup.fields("drill");
+    let is_wanted = fields.boolean("enabled").unwrap_or(true);
+    let calendar = fields.calendar("oncalendar").unwrap_or_else(weekly);
+    fields.finish(Unknown::Refuse);
+    is_wanted.then_some(calendar)
+}
+
 fn read_keep(backup: &Fields) -> Keep {
     let fields = backup.fields("keep");
     let number = |key| fields.get(key, |reading, node, path| reading.number(node, path, KEEP));
@@ -186,6 +241,7 @@ fn read_keep(backup: &Fields) -> Keep {
         daily: or(number("daily"), usual.daily),
         weekly: or(number("weekly"), usual.weekly),
         monthly: or(number("monthly"), usual.monthly),
+        continuous_days: or(number("continuous"), usual.continuous_days),
     };
     // A slip would keep less than was asked for.
     fields.finish(Unknown::Refuse);

@@ -27,7 +27,7 @@ mod words;
 
 pub use app::{Allow, App, AppGit, Binds, GitLocal, Migrate};
 pub use appliance::{Appliance, ExtraFile, Metric, StorageWish, Update, is_public_name};
-pub use backup::{Backup, BackupMount, Keep};
+pub use backup::{Backup, BackupMount, Every, Keep};
 pub use diagnostic::{BrokenFile, Diagnostic, FileKind, Quote, Report, Severity};
 pub use gate::{Asks, Probe};
 pub use limits::Limits;

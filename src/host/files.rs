@@ -53,6 +53,8 @@ pub struct Room {
     pub device: u64,
     /// In bytes.
     pub free: u64,
+    /// Of the whole file system, in bytes.
+    pub size: u64,
 }
 
 /// A directory as it should be.
@@ -268,12 +270,23 @@ impl Host {
         Ok(())
     }
 
+    /// How long a plain file is, in bytes; `None` if there is none, or something else.
+    pub fn length_unlinked(&self, path: &str) -> Result<Option<u64>> {
+        match self.path(path).symlink_metadata() {
+            Ok(meta) if meta.is_file() => Ok(Some(meta.len())),
+            Ok(_) => Ok(None),
+            Err(missing) if missing.kind() == ErrorKind::NotFound => Ok(None),
+            Err(other) => Err(other).with_context(|| format!("could not look at {path}")),
+        }
+    }
+
     /// How much room there is for a directory's files; `None` if it is missing.
     pub fn room(&self, path: &str) -> Result<Option<Room>> {
         let path_here = self.path(path);
         let Ok(meta) = path_here.metadata() else { return Ok(None) };
         let stat = nix::sys::statvfs::statvfs(&path_here).with_context(|| format!("could not look at {path}"))?;
-        Ok(Some(Room { device: meta.dev(), free: stat.blocks_available() * stat.fragment_size() }))
+        let bytes = |blocks: u64| blocks * stat.fragment_size();
+        Ok(Some(Room { device: meta.dev(), free: bytes(stat.blocks_available()), size: bytes(stat.blocks()) }))
     }
 
     /// Removes a file or link of the appliance's own state, without a journal entry.

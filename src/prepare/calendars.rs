@@ -1,4 +1,4 @@
-//! Part of the step timer: the timer of backups, and those of apps that are updated at a time of their own. The units are the package's; when
+//! Part of the step timer: the timers of backups, of shipping and of drills, and those of apps that are updated at a time of their own. The units are the package's; when
 //! they elapse is said here.
 
 use crate::env::Env;
@@ -10,12 +10,20 @@ use std::collections::BTreeMap;
 const UNITS: &str = "/etc/systemd/system";
 const PREFIX: &str = "appliance-update@";
 const SUFFIX: &str = ".timer.d";
-/// The timer of backups.
+/// The timer of backups, and that of shipping between them.
 const BACKUP: &str = "appliance-backup.timer";
+const SHIP: &str = "appliance-ship.timer";
+/// That of trying out whether they can be restored.
+const DRILL: &str = "appliance-drill.timer";
 
 /// An empty one first: it takes the package's own time away.
 fn text(calendar: &Calendar) -> String {
     format!("[Timer]\nOnCalendar=\nOnCalendar={calendar}\n")
+}
+
+/// So long after the last one ended. An empty one first, as above.
+fn text_every(minutes: u32) -> String {
+    format!("[Timer]\nOnActiveSec=\nOnActiveSec={minutes}min\nOnUnitInactiveSec={minutes}min\n")
 }
 
 /// By which systemd knows when a persistent timer elapsed last (systemd.timer(5)).
@@ -33,6 +41,12 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     // Persistent: a run that was missed is made up for.
     if env.appliance.backup.url.is_some() {
         wanted.insert(BACKUP.to_owned(), text(&env.appliance.backup.oncalendar));
+        if let Some(calendar) = &env.appliance.backup.drill {
+            wanted.insert(DRILL.to_owned(), text(calendar));
+        }
+        if let Some(every) = env.appliance.backup.continuous {
+            wanted.insert(SHIP.to_owned(), text_every(every.minutes));
+        }
     }
     for (unit, text) in &wanted {
         let directory = format!("{UNITS}/{unit}.d");
@@ -41,7 +55,7 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
         host.ensure_file_of(unit, Owed::Restart, &format!("{directory}/appliance.conf"), &file)?;
         if host.owed(unit)?.is_some() {
             host.reload_units().await?;
-            if host.applies() {
+            if host.applies() && unit != SHIP {
                 // By another calendar the last time may be long ago: that is no reason to begin at once.
                 host.put(&stamp(unit), b"", 0o644)?;
             }
@@ -53,7 +67,7 @@ pub async fn prepare(env: &Env, host: &Host) -> Result<()> {
     }
     for name in host.names(UNITS)? {
         let is_of_app = name.starts_with(PREFIX) && name.ends_with(SUFFIX);
-        let unit = name.strip_suffix(".d").filter(|unit| is_of_app || *unit == BACKUP);
+        let unit = name.strip_suffix(".d").filter(|unit| is_of_app || [BACKUP, SHIP, DRILL].contains(unit));
         let Some(unit) = unit.filter(|unit| !wanted.contains_key(*unit)) else { continue };
         // First: without its file it could not be found again.
         if matches!(host.unit_state(unit).await?, UnitState::Active | UnitState::Changing) {

@@ -47,6 +47,8 @@ pub struct BackupMetrics {
     pub seconds: Option<u64>,
     pub bytes: Option<u64>,
     pub data_bytes: Option<u64>,
+    pub last_shipped: Option<i64>,
+    pub last_drill: Option<i64>,
 }
 
 /// Writes what is known of the last run.
@@ -69,6 +71,18 @@ pub fn write_backup(known: &BackupMetrics, host: &Host) -> Result<()> {
         ),
         ("backup_last_duration", "gauge", "seconds that the last complete run took", number(known.seconds)),
         ("backup_last_size", "gauge", "bytes of files in the last complete run", number(known.bytes)),
+        (
+            "backup_last_shipped_time",
+            "gauge",
+            "timestamp-epoch-seconds of when changes were shipped last",
+            time(known.last_shipped),
+        ),
+        (
+            "backup_drill_success_time",
+            "gauge",
+            "timestamp-epoch-seconds of the last drill, if it passed",
+            time(known.last_drill),
+        ),
         ("backup_last_data_size", "gauge", "bytes of databases in the last complete run", number(known.data_bytes)),
     ] {
         if let Some(value) = value {

@@ -68,6 +68,8 @@ locks! {
     AuthorityLock, Authority, OfHost, "authority.lock";
     /// Of whoever uses the backup's repository: whoever holds it knows that a lock of this host in there is a dead process's.
     BackupLock, Backup, OfHost, "backup.lock";
+    /// Of whoever tries out whether a backup can be restored: beside other uses of the repository, which it only reads.
+    DrillLock, Drill, OfHost, "drill.lock";
 }
 
 /// How long a lock is looked at again after its file was closed, in pauses of milliseconds. The kernel tells of a close before it

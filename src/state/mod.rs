@@ -11,7 +11,9 @@ pub mod recovering;
 pub mod status;
 
 pub use ledger::{Attempt, InFlight, Ledger, Release, Touched};
-pub use lock::{AuthorityLock, BackupLock, CheckoutLock, HostLock, OrderLock, StackLock, UpdateLock, locks_of};
+pub use lock::{
+    AuthorityLock, BackupLock, CheckoutLock, DrillLock, HostLock, OrderLock, StackLock, UpdateLock, locks_of,
+};
 pub use status::{ServiceStatus, Status, StepState, StepStatus};
 
 /// Where an app's own state lies: what root trusts about it, and nobody else can write.

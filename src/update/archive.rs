@@ -109,7 +109,7 @@ const LISTING: Duration = Duration::from_secs(600);
 const MAX_LIST: usize = 1 << 30;
 
 /// What is put back, where these schemas are there already; and the extensions that are made before.
-pub(super) fn chosen(list: &str, schemas: &[String]) -> (String, Vec<String>) {
+pub fn chosen(list: &str, schemas: &[String]) -> (String, Vec<String>) {
     let made: Vec<String> = schemas.iter().map(|schema| format!(" SCHEMA - {schema} ")).collect();
     let is_chosen = |line: &&str| {
         let mut left_out = LEFT_OUT.iter().copied().chain(made.iter().map(String::as_str));

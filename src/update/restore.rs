@@ -6,7 +6,7 @@ use super::archive::{Archive, ResetFrom, chosen, list};
 use super::databases::{Databases, Role};
 use super::dump::{self, DEADLINE};
 use crate::env::Env;
-use crate::host::{Host, What, quote_identifier};
+use crate::host::{Host, Login, What, quote_identifier};
 use crate::prepare::{self, postgres::Cluster};
 use crate::value::Owner;
 use anyhow::{Context, Result, bail};
@@ -61,9 +61,9 @@ pub async fn make_ready(env: &Env, dump: &str, host: &Host) -> Result<()> {
         bail!("{dump} is missing, so the database cannot be put back; it stays as it is");
     }
     let fresh = databases.create_fresh().await?;
-    let extensions = extensions(&databases.cluster, env.app.database.as_str(), host).await?;
-    let schemas =
-        create_extensions(&databases.cluster, &fresh, &extensions, &prepare::app_role(env, host)?, host).await?;
+    let extensions = extensions(&databases.cluster.superuser(env.app.database.as_str()), host).await?;
+    let inside = databases.cluster.superuser(&fresh);
+    let schemas = create_extensions(&inside, &extensions, &prepare::app_role(env, host)?, host).await?;
     let list = list(env, dump, host).await?;
     let restored = fill(&databases.cluster, env, &fresh, dump, &chosen(&list, &schemas).0, &[], host).await;
     restored.with_context(|| format!("could not restore {dump}; the database {} is as it was", databases.name))?;
@@ -78,20 +78,14 @@ pub async fn reset(env: &Env, from: &ResetFrom, host: &Host) -> Result<()> {
     let databases = Databases::of(env, host)?;
     let fresh = databases.create_fresh().await?;
     // Only a superuser can make some of them, so no migration brings them back.
-    let mut extensions = extensions(&databases.cluster, env.app.database.as_str(), host).await?;
-    if let ResetFrom::Archive(archive) = from {
-        for name in archive
-            .extensions
-            .iter()
-            .filter(|name| !extensions.iter().any(|known| known.name == **name))
-            .cloned()
-            .collect::<Vec<_>>()
-        {
-            extensions.push(Extension { name, schema: "public".to_owned() });
-        }
-    }
-    let schemas =
-        create_extensions(&databases.cluster, &fresh, &extensions, &prepare::app_role(env, host)?, host).await?;
+    let named = match from {
+        ResetFrom::Archive(archive) => archive.extensions.clone(),
+        ResetFrom::Empty => Vec::new(),
+    };
+    let live = databases.cluster.superuser(env.app.database.as_str());
+    let extensions = extensions_with(&live, &named, host).await?;
+    let inside = databases.cluster.superuser(&fresh);
+    let schemas = create_extensions(&inside, &extensions, &prepare::app_role(env, host)?, host).await?;
     if let ResetFrom::Archive(archive) = from {
         fill_from(&databases.cluster, env, &fresh, archive, &schemas, host).await?;
     }
@@ -138,16 +132,16 @@ pub(super) async fn fill(
 
 /// An extension, and the schema that it is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Extension {
+pub struct Extension {
     name: String,
     schema: String,
 }
 
 /// Those of a database, in the order in which they were made.
-pub(super) async fn extensions(cluster: &Cluster, database: &str, host: &Host) -> Result<Vec<Extension>> {
+pub(super) async fn extensions(database: &Login, host: &Host) -> Result<Vec<Extension>> {
     let sql = "SELECT extname::text, nspname::text FROM pg_catalog.pg_extension \
                JOIN pg_catalog.pg_namespace n ON n.oid = extnamespace WHERE extname <> 'plpgsql' ORDER BY pg_extension.oid";
-    let rows = host.query(&cluster.superuser(database), sql, &[]).await?;
+    let rows = host.query(database, sql, &[]).await?;
     let read = |row: Vec<Option<String>>| match &row.into_iter().flatten().collect::<Vec<_>>()[..] {
         [name, schema] => Some(Extension { name: name.clone(), schema: schema.clone() }),
         _ => None,
@@ -155,22 +149,31 @@ pub(super) async fn extensions(cluster: &Cluster, database: &str, host: &Host) -
     Ok(rows.into_iter().filter_map(read).collect())
 }
 
+/// Those of a database, and others that a dump names.
+pub async fn extensions_with(database: &Login, named: &[String], host: &Host) -> Result<Vec<Extension>> {
+    let mut all = extensions(database, host).await?;
+    for name in named {
+        if !all.iter().any(|known| known.name == *name) {
+            all.push(Extension { name: name.clone(), schema: "public".to_owned() });
+        }
+    }
+    Ok(all)
+}
+
 /// Makes extensions in a database that nobody has put anything into yet; gives back the schemas that were made for them.
-pub(super) async fn create_extensions(
-    cluster: &Cluster,
-    fresh: &str,
+pub async fn create_extensions(
+    inside: &Login,
     extensions: &[Extension],
     owner: &str,
     host: &Host,
 ) -> Result<Vec<String>> {
-    let inside = cluster.superuser(fresh);
     let mut schemas = Vec::new();
     for extension in extensions {
         let name = quote_identifier(&extension.name);
         // Some are in one schema and no other, which they make themselves.
         let sql = "SELECT schema::text FROM pg_available_extension_versions v JOIN pg_available_extensions e USING (name) \
                    WHERE name = $1 AND version = default_version AND schema IS NOT NULL";
-        let is_fixed = !host.query(&inside, sql, &[&extension.name]).await?.is_empty();
+        let is_fixed = !host.query(inside, sql, &[&extension.name]).await?.is_empty();
         let schema = quote_identifier(&extension.schema);
         let mut create = String::new();
         if !is_fixed && extension.schema != "public" && !schemas.contains(&extension.schema) {
@@ -185,12 +188,12 @@ pub(super) async fn create_extensions(
         if !is_fixed {
             create.push_str(&format!(" SCHEMA {schema}"));
         }
-        host.execute(&inside, fresh, "create an extension in", create).await?;
+        host.execute(inside, &inside.database, "create an extension in", create).await?;
     }
     Ok(schemas)
 }
 
 /// How libpq is told a database's name, whatever is in it.
-pub(super) fn connection(database: &str) -> String {
+pub fn connection(database: &str) -> String {
     format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
 }

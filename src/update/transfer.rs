@@ -132,9 +132,10 @@ async fn fill_as_app(
     list: &str,
     host: &Host,
 ) -> Result<()> {
-    let extensions = restore::extensions(from, name, host).await?;
+    let extensions = restore::extensions(&from.superuser(name), host).await?;
     let schemas =
-        restore::create_extensions(to, name, &extensions, &crate::prepare::app_role(env, host)?, host).await?;
+        restore::create_extensions(&to.superuser(name), &extensions, &crate::prepare::app_role(env, host)?, host)
+            .await?;
     // Tables of extensions whose rows are a part of a dump, like PostGIS's reference systems: the app may not write them.
     let sql = "SELECT DISTINCT c.oid::text FROM pg_extension CROSS JOIN LATERAL unnest(extconfig) AS part \
                JOIN pg_class c ON c.oid = part WHERE pg_get_userbyid(c.relowner) <> 'app'";

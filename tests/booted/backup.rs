@@ -9,7 +9,7 @@ const KEY: &str = "canary-key-of-the-repository-0123456789";
 
 /// One app, whose backups go to a directory of the host's.
 fn env(url: &str) -> String {
-    let backup = format!("  backup: {{url: '{url}', encrypt: {KEY}}}\n");
+    let backup = format!("  backup: {{url: '{url}', continuous: no, encrypt: {KEY}}}\n");
     env_yml(&backup, "").replace("apps:\n  - name: one\n", "app:\n    name: one\n")
 }
 

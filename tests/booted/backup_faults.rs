@@ -8,7 +8,7 @@ use crate::host::several::*;
 const KEY: &str = "canary-key-of-the-repository-0123456789";
 
 fn env_to(url: &str) -> String {
-    env_yml(&format!("  backup: {{url: '{url}', encrypt: {KEY}}}\n"), &instance("two", ""))
+    env_yml(&format!("  backup: {{url: '{url}', continuous: no, encrypt: {KEY}}}\n"), &instance("two", ""))
 }
 
 /// A host with two apps, each with a table of notes and a file in its vault; its own sshd is the target.

@@ -24,6 +24,9 @@ pub enum BackupCommand {
     /// Make a run now: database, files, and what is the host's
     #[command(after_help = "Example:\n  appliance backup run")]
     Run(RunArguments),
+    /// Ship what was written since the last run or shipment
+    #[command(after_help = "Example:\n  appliance backup ship")]
+    Ship(ShipArguments),
     /// List the complete runs of the repository
     #[command(after_help = "Example:\n  appliance backup list --json | jq -r '.[0].run'")]
     List(JsonArgument),
@@ -33,6 +36,9 @@ pub enum BackupCommand {
     /// Read all of the repository's data and check it
     #[command(after_help = "Example:\n  appliance backup verify")]
     Verify,
+    /// Try out whether the newest run can be restored, beside what runs (exit 0 it can, 1 it cannot)
+    #[command(after_help = "Example:\n  appliance backup drill")]
+    Drill(DrillArguments),
     /// Put a run's database in the place of the app's, or its files into a new directory
     #[command(
         after_help = "Examples:\n  appliance backup restore --database           (what is in it now is dumped first)\n  appliance backup restore --files --to /root/found /data/shop-storage-vault"
@@ -62,10 +68,29 @@ pub struct RunArguments {
 }
 
 #[derive(Debug, Args)]
+pub struct ShipArguments {
+    /// Called by the timer: not if the last time took more than a twentieth of the time since
+    #[arg(long)]
+    scheduled: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DrillArguments {
+    /// The run (default: the newest complete one of each app, and what was shipped after it)
+    #[arg(long, value_name = "ID")]
+    run: Option<String>,
+    #[command(flatten)]
+    json: JsonArgument,
+}
+
+#[derive(Debug, Args)]
 pub struct RestoreArguments {
     /// The run (default: the newest complete one)
     #[arg(long, value_name = "ID")]
     run: Option<String>,
+    /// The moment that the database goes back to, of which what was written is shipped: 2026-11-30T14:05:00Z
+    #[arg(long, value_name = "TIME", requires = "database", conflicts_with = "run")]
+    at: Option<jiff::Timestamp>,
     /// Put its database in the place of the app's
     #[arg(long, required_unless_present = "files", conflicts_with = "files")]
     database: bool,
@@ -100,8 +125,10 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub async fn backup(command: BackupCommand) -> Result<u8> {
     match command {
         BackupCommand::Run(arguments) => run(&arguments).await,
+        BackupCommand::Ship(arguments) => ship(&arguments).await,
         BackupCommand::List(json) => show::list(json.json).await,
         BackupCommand::Status(json) => show::status(json.json),
+        BackupCommand::Drill(arguments) => drill(&arguments).await,
         BackupCommand::Verify => verify().await,
         BackupCommand::Restore(arguments) => restore_part(arguments).await,
         BackupCommand::Recover(arguments) => recover(&arguments).await,
@@ -122,7 +149,7 @@ async fn run(arguments: &RunArguments) -> Result<u8> {
     let tell: backup::Progress<'_> = if arguments.json.json { &quiet } else { &progress };
     let accept = backup::Accept { loss: arguments.accept_loss, new_repository: arguments.new_repository };
     let made = backup::run(&envs, accept, &host, tell).await;
-    let told = metrics::write_backup(&backup_metrics(&Record::read(&host)?), &host);
+    let told = metrics::write_backup(&backup_metrics(&host)?, &host);
     let outcome = made?;
     told?;
     if arguments.json.json {
@@ -140,15 +167,52 @@ async fn run(arguments: &RunArguments) -> Result<u8> {
     Ok(if outcome.trouble.is_some() { 1 } else { 0 })
 }
 
-fn backup_metrics(record: &Record) -> metrics::BackupMetrics {
+async fn ship(arguments: &ShipArguments) -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    let envs = source::active(&host)?.envs;
+    let _reports = sentry::start(envs.host());
+    let shipped = backup::ship(&envs, arguments.scheduled, &host, &progress).await;
+    let told = metrics::write_backup(&backup_metrics(&host)?, &host);
+    match shipped? {
+        backup::Shipped::Nothing(why) => print(&format!("nothing was shipped: {why}\n"))?,
+        backup::Shipped::UpTo { at, is_point } => {
+            let files = if is_point { "" } else { "; files were not, since an update is at work" };
+            print(&format!("shipped what was written until {at}{files}\n"))?;
+        }
+    }
+    told?;
+    Ok(0)
+}
+
+fn backup_metrics(host: &Host) -> Result<metrics::BackupMetrics> {
+    let (record, shipping) = (Record::read(host)?, backup::Shipping::read(host)?);
     let seconds = |time: Option<jiff::Timestamp>| time.map(jiff::Timestamp::as_second);
-    metrics::BackupMetrics {
+    Ok(metrics::BackupMetrics {
         last_start: seconds(record.last_start),
         last_success: seconds(record.last_success),
         seconds: record.last_seconds,
         bytes: record.last_bytes,
         data_bytes: record.last_database_bytes,
+        last_shipped: seconds(shipping.last_success),
+        last_drill: backup::Drill::read(host)?
+            .filter(|drill| drill.trouble.is_none())
+            .map(|drill| drill.at.as_second()),
+    })
+}
+
+async fn drill(arguments: &DrillArguments) -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    let envs = source::active(&host)?.envs;
+    let _reports = sentry::start(envs.host());
+    let quiet = |_: &str| ();
+    let tell: backup::Progress<'_> = if arguments.json.json { &quiet } else { &progress };
+    let drill = backup::drill(&envs, arguments.run.as_deref(), &host, tell).await?;
+    metrics::write_backup(&backup_metrics(&host)?, &host)?;
+    match arguments.json.json {
+        true => print(&format!("{}\n", serde_json::to_string(&drill)?))?,
+        false => print(&show::drill(&drill))?,
     }
+    Ok(u8::from(drill.trouble.is_some()))
 }
 
 async fn verify() -> Result<u8> {
@@ -174,6 +238,9 @@ async fn restore_part(arguments: RestoreArguments) -> Result<u8> {
     recovering::refuse(&host)?;
     let envs = source::active(&host)?.envs;
     let env = arguments.app.one(&envs)?;
+    if let Some(at) = arguments.at {
+        return restore_moment(env, &envs, at, arguments.yes).await;
+    }
     let (restic, manifest) = manifest(env, &envs, arguments.run.as_deref(), &host).await?;
     if let Some(to) = &arguments.to {
         let to = absolute(to)?;
@@ -181,31 +248,53 @@ async fn restore_part(arguments: RestoreArguments) -> Result<u8> {
         print(&format!("files of the run {} are in {to}\n", manifest.run))?;
         return Ok(0);
     }
-    let host = super::update::ready().await?;
-    let text = format!(
-        "the database {} becomes what it was on {} ({} rows), and is migrated to the release that runs; what is in it now is dumped to {} first, \
-         and visitors see the status page meanwhile",
-        env.app.database,
-        manifest.at,
-        manifest.rows(),
-        update::dump::directory(&env.app.name)
-    );
-    if !arguments.yes && !is_agreed(&text)? {
-        bail!("{text}; nothing was done. With --yes it is");
-    }
+    let what = format!("what it was on {} ({} rows)", manifest.at, manifest.rows());
+    let host = agreed_to_replace(env, &what, arguments.yes).await?;
     eprintln!("fetching the database");
     let file = restore::fetch_dump(env, &restic, &manifest, &host).await?;
-    let restored = async {
-        let archive = update::archive::open(env, &file, &host).await?;
-        let _reports = sentry::start(env);
-        let wish = Wish { reset: Some(ResetFrom::Archive(archive)), ..Wish::default() };
-        watched(env, &host, false, async |reporter| update::update(env, wish, &host, reporter).await).await
-    };
-    let restored = restored.await;
-    host.discard(&file)?;
-    restored?;
+    put_in_place(env, &file, &host).await?;
     print(&format!("the database {} is that of the run {}\n", env.app.database, manifest.run))?;
     Ok(0)
+}
+
+async fn restore_moment(env: &Env, envs: &Envs, at: jiff::Timestamp, yes: bool) -> Result<u8> {
+    let host = Host::system(Mode::Apply);
+    let restic = Restic::of(envs.host(), &host)?;
+    let source = backup::rewind::source_at(&backup::runs(&restic).await?, at)?;
+    source.check(&host)?;
+    let host = agreed_to_replace(env, &format!("what it was on {at}"), yes).await?;
+    let file = restore::rewound_dump(env, &restic, &source, &host, &progress).await?;
+    put_in_place(env, &file, &host).await?;
+    print(&format!("the database {} is what it was on {at}\n", env.app.database))?;
+    Ok(0)
+}
+
+/// The host, once it is ready and somebody has agreed that the database is replaced.
+async fn agreed_to_replace(env: &Env, by: &str, yes: bool) -> Result<Host> {
+    let host = super::update::ready().await?;
+    let text = format!(
+        "the database {} becomes {by}, and is migrated to the release that runs; what is in it now is dumped to {} first, and visitors see the \
+         status page meanwhile",
+        env.app.database,
+        update::dump::directory(&env.app.name)
+    );
+    if !yes && !is_agreed(&text)? {
+        bail!("{text}; nothing was done. With --yes it is");
+    }
+    Ok(host)
+}
+
+/// Puts a fetched dump in the place of the app's database; the file goes.
+async fn put_in_place(env: &Env, file: &str, host: &Host) -> Result<()> {
+    let restored = async {
+        let archive = update::archive::open(env, file, host).await?;
+        let _reports = sentry::start(env);
+        let wish = Wish { reset: Some(ResetFrom::Archive(archive)), ..Wish::default() };
+        watched(env, host, false, async |reporter| update::update(env, wish, host, reporter).await).await
+    };
+    let restored = restored.await;
+    host.discard(file)?;
+    restored.map(drop)
 }
 
 async fn recover(arguments: &RecoverArguments) -> Result<u8> {
@@ -217,6 +306,7 @@ async fn recover(arguments: &RecoverArguments) -> Result<u8> {
     let _reports = sentry::start(found.envs.host());
     let plan = backup::recover::plan(&found.envs, arguments.run.as_deref(), &host).await?;
     plan.manifests.iter().for_each(|one| eprintln!("{}", show::line(one)));
+    plan.note.iter().for_each(|note| eprintln!("warning: {note}"));
     plan.without.iter().for_each(|app| eprintln!("warning: {app}: there is no run of it; it begins empty"));
     arguments
         .agreed
@@ -226,9 +316,7 @@ async fn recover(arguments: &RecoverArguments) -> Result<u8> {
     plan.place_files(&found.envs, &host, &progress).await?;
     progress("preparing the host");
     prepare_all(&found, &host, None, "backup recover").await?;
-    for env in found.envs.iter() {
-        plan.fill_database(env, &host, &progress).await?;
-    }
+    plan.fill_databases(&found.envs, &host, &progress).await?;
     plan.end(&host).await?;
     drop(plan);
     progress("starting the appliance");
@@ -244,7 +332,7 @@ async fn adopt(agreed: &AgreedArgument) -> Result<u8> {
     let _lock = BackupLock::take(&host, "backup adopt", PATIENCE).await?;
     let restic = Restic::of(envs.host(), &host)?;
     let found = backup::runs(&restic).await?;
-    let newest = found.runs.iter().map(|run| run.generation).max().unwrap_or_default();
+    let newest = found.generation();
     agreed.ask("this host will write into the repository, and the one that does so now will be refused")?;
     let generation = backup::adopt(newest, restic.id().await?, &host)?;
     print(&format!("this host writes into the repository now (generation {generation})\n"))?;

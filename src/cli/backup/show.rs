@@ -1,7 +1,8 @@
 //! `appliance backup list` and `status`.
 
 use super::super::{print, render, stats};
-use crate::backup::{self, Manifest, Record, Restic};
+use crate::backup::{self, Drill, How, Manifest, Record, Restic, Shipping};
+use crate::env::Env;
 use crate::host::{Host, Mode};
 use crate::source;
 use anyhow::Result;
@@ -21,6 +22,28 @@ pub fn line(manifest: &Manifest) -> String {
         manifest.files.count,
         stats::size(manifest.files.bytes)
     )
+}
+
+/// What a drill has come to.
+pub fn drill(drill: &Drill) -> String {
+    let at = drill.at.strftime("%Y-%m-%d %H:%M UTC");
+    let mut text = match &drill.trouble {
+        None => format!("drilled            {at}, passed ({} s)\n", drill.seconds),
+        Some(trouble) => format!("drilled            {at}, FAILED: {trouble}\n"),
+    };
+    for part in &drill.parts {
+        let how = match part.how {
+            How::Restored => "restored and compared",
+            How::Counted => "rows counted in the dump; there was no room to restore it",
+            How::None => "has no database",
+        };
+        let what = match &part.app {
+            Some(app) => format!("{app}: run {}: {how}, {} files compared", part.run, part.files),
+            None => format!("all databases as they were shipped last: {how}"),
+        };
+        text.push_str(&format!("                   {what} ({} s)\n", part.seconds));
+    }
+    text
 }
 
 #[derive(Debug, Serialize)]
@@ -58,6 +81,57 @@ pub async fn list(json: bool) -> Result<u8> {
     Ok(0)
 }
 
+/// What `status --json` prints: the record of runs, and what was shipped between them.
+#[derive(Debug, Serialize)]
+struct Status<'a> {
+    #[serde(flatten)]
+    run: &'a Record,
+    shipping: Option<&'a Shipped>,
+    drill: Option<&'a Drill>,
+}
+
+/// What is shipped between runs, where it is wanted and there was a run.
+#[derive(Debug, Serialize)]
+struct Shipped {
+    until: Option<jiff::Timestamp>,
+    /// Nothing was shipped for six times as long as it should be.
+    is_behind: bool,
+    trouble: Option<String>,
+}
+
+/// So many times may shipping fail before it is told as trouble.
+const MISSES: i64 = 6;
+
+fn shipped(env: &Env, host: &Host) -> Result<Option<Shipped>> {
+    let backup = &env.appliance.backup;
+    let (Some(every), true) = (backup.continuous, backup.url.is_some()) else { return Ok(None) };
+    let (record, shipping) = (Record::read(host)?, Shipping::read(host)?);
+    let Some(first) = record.last_success else { return Ok(None) };
+    let last = shipping.last_success.unwrap_or(first);
+    let age = host.now().as_second() - last.as_second();
+    // One that takes long comes less often.
+    let long = shipping.last_seconds.saturating_mul(20).min(backup::PAUSE);
+    let is_behind = age > i64::from(every.minutes).saturating_mul(60 * MISSES).saturating_add(i64::try_from(long)?);
+    Ok(Some(Shipped { until: shipping.last_success, is_behind, trouble: shipping.trouble }))
+}
+
+impl Shipped {
+    fn text(&self) -> String {
+        let at = |at: jiff::Timestamp| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
+        let until = self.until.map_or_else(|| "nothing yet".to_owned(), at);
+        let mut text = format!("shipped until      {until}\n");
+        if self.is_behind {
+            text.push_str(
+                "trouble            changes are not shipped as they should be; see: journalctl -u appliance-ship\n",
+            );
+        }
+        if let Some(trouble) = &self.trouble {
+            text.push_str(&format!("                   the last attempt failed: {trouble}\n"));
+        }
+        text
+    }
+}
+
 /// From what this host knows: the target is not asked.
 pub fn status(json: bool) -> Result<u8> {
     let host = Host::system(Mode::Check);
@@ -66,9 +140,16 @@ pub fn status(json: bool) -> Result<u8> {
     let age = record.last_success.map(|at| host.now().as_second() - at.as_second());
     let is_wanted = envs.host().appliance.backup.url.is_some();
     let is_old = is_wanted && age.is_none_or(|age| age > TOO_OLD_S);
-    let code = u8::from(is_old || record.trouble.is_some());
+    let shipping = shipped(envs.host(), &host)?;
+    let is_behind = shipping.as_ref().is_some_and(|shipped| shipped.is_behind);
+    let drill = Drill::read(&host)?;
+    let has_failed = drill.as_ref().is_some_and(|drill| drill.trouble.is_some());
+    let code = u8::from(is_old || record.trouble.is_some() || is_behind || has_failed);
     if json {
-        print(&format!("{}\n", serde_json::to_string(&record)?))?;
+        print(&format!(
+            "{}\n",
+            serde_json::to_string(&Status { run: &record, shipping: shipping.as_ref(), drill: drill.as_ref() })?
+        ))?;
         return Ok(code);
     }
     let mut text = match (&record.last_run, record.last_success) {
@@ -81,6 +162,12 @@ pub fn status(json: bool) -> Result<u8> {
         ),
         _ => "last complete run  none\n".to_owned(),
     };
+    if let Some(shipped) = &shipping {
+        text.push_str(&shipped.text());
+    }
+    if let Some(last) = &drill {
+        text.push_str(&self::drill(last));
+    }
     if !is_wanted {
         text.push_str("target             none: 'appliance.backup.url' is not set, so nothing is backed up\n");
     }

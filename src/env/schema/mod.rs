@@ -191,6 +191,9 @@ struct Backup {
     encrypt: Option<Text>,
     /// When a run is made (default "*-*-* 22:30:00"): a calendar expression of systemd's.
     oncalendar: Option<String>,
+    /// How often what was written since is shipped between runs: 5min (the default), 1h, or no.
+    continuous: Option<Text>,
+    drill: Option<Drill>,
     keep: Option<Keep>,
     /// Asked for after each complete run.
     alive: Option<String>,
@@ -198,6 +201,15 @@ struct Backup {
     credentials: Option<serde_json::Map<String, serde_json::Value>>,
     /// Known ssh host keys of the target.
     host_keys: Option<Vec<String>>,
+}
+
+/// Trying out whether the newest run can be restored.
+#[derive(JsonSchema)]
+struct Drill {
+    /// Default true.
+    enabled: Option<Boolean>,
+    /// When (default "Sun *-*-* 03:00:00"): a calendar expression of systemd's.
+    oncalendar: Option<String>,
 }
 
 /// How many runs are kept: the last one of each of so many days, weeks and months.
@@ -212,6 +224,9 @@ struct Keep {
     /// Default 12.
     #[schemars(range(min = 0, max = 1000))]
     monthly: Option<u16>,
+    /// For how many days one can go back to any moment (default 7).
+    #[schemars(range(min = 0, max = 1000))]
+    continuous: Option<u16>,
 }
 
 /// Mounted before a backup, unmounted after it.

@@ -142,7 +142,7 @@ pub fn installed(host: &Host) -> Result<Vec<String>> {
 }
 
 /// The last uncommented setting of postgresql.conf, without its quotes: `name = 'value'`, where the sign may be missing.
-fn setting(config: &str, name: &str) -> Option<String> {
+pub(super) fn setting(config: &str, name: &str) -> Option<String> {
     config.lines().rev().find_map(|line| {
         let (key, value) = line.trim_start().split_once(|c: char| c == '=' || c.is_whitespace())?;
         let value = value.trim_start_matches(|c: char| c == '=' || c.is_whitespace()).trim_end();

@@ -1,9 +1,9 @@
 //! Step postgres: the cluster that is there is tuned, listens on the bridge, and lets root in as role postgres. Databases and who may
 //! reach them over the network: `database.rs`.
 //!
-//! `cluster.rs` finds the cluster, `tuning.rs` is the formula; `change.rs` makes,
-//! swaps and removes clusters by `tools.rs`, with `record.rs` as its memory and `census.rs` to compare them; `upgrade.rs` makes one of another version.
+//! `cluster.rs` finds the cluster, `tuning.rs` is the formula, `archive.rs` says where its log goes; `change.rs` makes, swaps and removes clusters by `tools.rs`, with `record.rs` as its memory and `census.rs` to compare them; `upgrade.rs` makes one of another version.
 
+pub mod archive;
 pub mod census;
 pub mod change;
 mod cluster;
@@ -16,6 +16,7 @@ pub use cluster::{Cluster, Id, MAIN, clusters, installed};
 
 use crate::env::Env;
 use crate::host::{Cmd, Dir, File, Host, Owed, UnitState, What, replace_block};
+use crate::state::recovering;
 use crate::value::Owner;
 use anyhow::{Context, Result, bail};
 use cluster::Choice;
@@ -108,6 +109,15 @@ pub async fn bring_up(env: &Env, host: &Host) -> Result<()> {
     let unit = cluster.unit();
     let path = cluster.config("conf.d/appliance.conf");
     let tuned = tuning::tuning(mem_mb, tuning::cores(&cpuinfo), env.apps.len(), bridge);
+    let is_theirs = archive::set_by_operator(&cluster, host)?.is_some();
+    // What a recovery writes is in the backup already.
+    let is_archived = archive::is_wanted(env) && !recovering::is_under_way(host);
+    let tuned = if is_theirs { tuned } else { tuned + &archive::settings(is_archived, &cluster.id) };
+    if !is_theirs && is_archived && archive::is_possible(&cluster.id) {
+        // Before PostgreSQL is told of it: it refuses a directory that is not there.
+        let postgres: Owner = "postgres".parse().context("a user name is an owner")?;
+        host.ensure_dir(&archive::spool(&cluster.id), &Dir::plain().mode(0o700).owner(&postgres))?;
+    }
     let before = host.read_text(&path, MAX_CONFIG)?.unwrap_or_default();
     let owes = if tuning::needs_restart(&before, &tuned) { Owed::Restart } else { Owed::Reload };
     let included = ensure_included(&cluster, host).await?;

@@ -41,7 +41,14 @@ pub fn tuning(mem_mb: u64, cores: u64, apps: usize, bridge: Ipv4Addr) -> String 
 }
 
 /// What takes effect at a reload (PostgreSQL's documentation, "context" in pg_settings); everything else needs a restart.
-const RELOADED: [&str; 3] = ["work_mem", "effective_cache_size", "password_encryption"];
+const RELOADED: [&str; 6] = [
+    "work_mem",
+    "effective_cache_size",
+    "password_encryption",
+    "archive_command",
+    "archive_library",
+    "basic_archive.archive_directory",
+];
 
 /// Whether going from one drop-in to another needs a restart.
 pub fn needs_restart(before: &str, after: &str) -> bool {

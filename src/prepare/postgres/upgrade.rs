@@ -3,6 +3,7 @@
 //! databases back as the superuser, which runs whatever an app has left in its own; so it is given an empty cluster. What fills the new
 //! one is `update/transfer.rs`.
 
+use super::archive;
 use super::cluster::{self, Cluster, Id};
 use super::record::{self, Change, Record};
 use super::tools::{WORKER, put_in_place, stop, wipe, worker};
@@ -78,7 +79,7 @@ pub async fn begin(from: &Cluster, to: &Id, host: &Host) -> Result<()> {
     }
     let record = record::read(host)?;
     record::write(&Record { change: Some(Change::Copy { to: to.clone(), port: from.port }), ..record }, host)?;
-    close(&from.id, host)?;
+    close(&from.id, "", host)?;
     host.restart_unit(&from.unit()).await?;
     check_closed(from, host).await
 }
@@ -101,7 +102,8 @@ pub async fn make(from: &Cluster, to: &Id, host: &Host) -> Result<Cluster> {
     // It may run beside its unit.
     stop(to, host).await?;
     take_settings(from, to, host).await?;
-    close(to, host)?;
+    // What it writes until it is in use is copied anyway.
+    close(to, &archive::settings(false, to), host)?;
     host.reload_units().await?;
     host.start_unit(&to.unit()).await?;
     let made = cluster::clusters(host)?.into_iter().find(|known| known.id == *to);
@@ -212,15 +214,18 @@ async fn take_settings(from: &Cluster, to: &Id, host: &Host) -> Result<()> {
     let is_operators = |name: &&String| name.ends_with(".conf") && format!("conf.d/{name}") != CLOSING;
     for name in host.names(&directory(from))?.iter().filter(is_operators) {
         let text = host.read_text(&format!("{}/{name}", directory(from)), MAX_CONFIG)?.unwrap_or_default();
+        // What it writes is no part of the old one's log.
+        let text = text.replace(&archive::spool(from), &archive::spool(to));
         host.ensure_file(&format!("{}/{name}", directory(to)), &File::text(text).mode(0o644))?;
     }
     Ok(())
 }
 
-fn close(id: &Id, host: &Host) -> Result<()> {
+/// `more` is set beside.
+fn close(id: &Id, more: &str, host: &Host) -> Result<()> {
     let hba = format!("{}/{CLOSED_HBA}", id.configuration());
     host.ensure_file(&hba, &File::text(CLOSED).mode(0o644))?;
-    let setting = format!("# Written by appliance while a copy of this cluster is made.\nhba_file = '{hba}'\n");
+    let setting = format!("# Written by appliance while a copy of this cluster is made.\nhba_file = '{hba}'\n{more}");
     host.ensure_file(&format!("{}/{CLOSING}", id.configuration()), &File::text(setting).mode(0o644)).map(drop)
 }
 

@@ -1,0 +1,55 @@
+//! What the last drill came to.
+
+use crate::host::Host;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "/data/appliance/host/drill.json";
+const MAX: u64 = 64 << 10;
+
+/// The last drill.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drill {
+    pub at: jiff::Timestamp,
+    /// What was tried; empty if it came to nothing.
+    pub parts: Vec<Part>,
+    /// Why it failed; none: all of it can be restored.
+    pub trouble: Option<String>,
+    pub seconds: u64,
+}
+
+/// One app's part of a drill, or the host's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// None: the whole cluster, by its log.
+    pub app: Option<String>,
+    /// The run or shipment.
+    pub run: String,
+    pub how: How,
+    /// How many files were brought back and compared.
+    pub files: usize,
+    pub seconds: u64,
+}
+
+/// How a database was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// It was restored, counted, and its indexes checked.
+    Restored,
+    /// There was no room for that: rows were counted while the dump was read.
+    Counted,
+    /// The run has no database.
+    None,
+}
+
+impl Drill {
+    pub fn read(host: &Host) -> Result<Option<Drill>> {
+        let Some(text) = host.read_text(FILE, MAX)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).with_context(|| format!("{FILE} is broken; remove it"))
+    }
+
+    pub(super) fn write(&self, host: &Host) -> Result<()> {
+        host.put(FILE, serde_json::to_string(self)?.as_bytes(), 0o600)
+    }
+}
