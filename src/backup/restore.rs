@@ -71,7 +71,7 @@ pub async fn rewound_dump(
     let _lock = BackupLock::take(host, "backup restore", PATIENCE).await?;
     refuse_older(source.major(), host)?;
     let scratch = rewind::rewind(restic, source, scratch::REWIND, host, progress).await?;
-    let dumped = scratch.dump(env, "rewound").await;
+    let dumped = scratch.dump(env, &source.name()).await;
     scratch.end().await?;
     dumped
 }

@@ -89,6 +89,14 @@ fn chain(found: &Found, base: &BaseCopy, up_to: &Shipment) -> Result<(Vec<String
 }
 
 impl Source {
+    /// What its dump is called by.
+    pub fn name(&self) -> String {
+        match &self.target {
+            Target::Lsn(lsn) => lsn.replace('/', "-"),
+            Target::Time(at, _) => at.strftime("%Y%m%dT%H%M%SZ").to_string(),
+        }
+    }
+
     /// PostgreSQL's major version.
     pub fn major(&self) -> u32 {
         self.base.major

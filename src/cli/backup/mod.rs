@@ -41,7 +41,7 @@ pub enum BackupCommand {
     Drill(DrillArguments),
     /// Put a run's database in the place of the app's, or its files into a new directory
     #[command(
-        after_help = "Examples:\n  appliance backup restore --database           (what is in it now is dumped first)\n  appliance backup restore --files --to /root/found /data/shop-storage-vault"
+        after_help = "Examples:\n  appliance backup restore --database           (what is in it now is dumped first)\n  appliance backup restore --database --at 2026-11-30T14:05:00+01:00 --dump\n  appliance backup restore --files --to /root/found /data/shop-storage-vault"
     )]
     Restore(RestoreArguments),
     /// Bring back everything onto a host that holds nothing of it yet
@@ -94,6 +94,9 @@ pub struct RestoreArguments {
     /// Put its database in the place of the app's
     #[arg(long, required_unless_present = "files", conflicts_with = "files")]
     database: bool,
+    /// Only as a dump, beside the app's own: nothing else is changed
+    #[arg(long, requires = "database", conflicts_with = "yes")]
+    dump: bool,
     /// Restore its files below a new directory
     #[arg(long, requires = "to")]
     files: bool,
@@ -239,13 +242,18 @@ async fn restore_part(arguments: RestoreArguments) -> Result<u8> {
     let envs = source::active(&host)?.envs;
     let env = arguments.app.one(&envs)?;
     if let Some(at) = arguments.at {
-        return restore_moment(env, &envs, at, arguments.yes).await;
+        return restore_moment(env, &envs, at, &arguments).await;
     }
     let (restic, manifest) = manifest(env, &envs, arguments.run.as_deref(), &host).await?;
     if let Some(to) = &arguments.to {
         let to = absolute(to)?;
         restore::files(&restic, &manifest, &to, &arguments.paths, &host).await?;
         print(&format!("files of the run {} are in {to}\n", manifest.run))?;
+        return Ok(0);
+    }
+    if arguments.dump {
+        let file = restore::fetch_dump(env, &restic, &manifest, &host).await?;
+        print(&format!("the database of the run {} is in {file}\n", manifest.run))?;
         return Ok(0);
     }
     let what = format!("what it was on {} ({} rows)", manifest.at, manifest.rows());
@@ -257,12 +265,17 @@ async fn restore_part(arguments: RestoreArguments) -> Result<u8> {
     Ok(0)
 }
 
-async fn restore_moment(env: &Env, envs: &Envs, at: jiff::Timestamp, yes: bool) -> Result<u8> {
+async fn restore_moment(env: &Env, envs: &Envs, at: jiff::Timestamp, arguments: &RestoreArguments) -> Result<u8> {
     let host = Host::system(Mode::Apply);
     let restic = Restic::of(envs.host(), &host)?;
     let source = backup::rewind::source_at(&backup::runs(&restic).await?, at)?;
     source.check(&host)?;
-    let host = agreed_to_replace(env, &format!("what it was on {at}"), yes).await?;
+    if arguments.dump {
+        let file = restore::rewound_dump(env, &restic, &source, &host, &progress).await?;
+        print(&format!("the database as it was on {at} is in {file}\n"))?;
+        return Ok(0);
+    }
+    let host = agreed_to_replace(env, &format!("what it was on {at}"), arguments.yes).await?;
     let file = restore::rewound_dump(env, &restic, &source, &host, &progress).await?;
     put_in_place(env, &file, &host).await?;
     print(&format!("the database {} is what it was on {at}\n", env.app.database))?;
