@@ -44,6 +44,10 @@ tools: packages
 	  echo "installing docker compose of Debian unstable into target/tools"; \
 	  sh tests/newer.sh sid $(TOOLS)/compose docker-compose; \
 	fi
+	@if [ ! -x $(TOOLS)/rest-server/usr/bin/restic-rest-server ]; then \
+	  echo "installing restic's rest-server of Debian 13 into target/tools"; \
+	  sh tests/newer.sh trixie $(TOOLS)/rest-server restic-rest-server; \
+	fi
 	@if [ ! -x $(TOOLS)/testssl/usr/bin/testssl ]; then \
 	  echo "installing testssl.sh of Debian 13 into target/tools"; \
 	  sh tests/newer.sh trixie $(TOOLS)/testssl testssl.sh; \

@@ -4,6 +4,7 @@
 use super::Progress;
 use super::drilled::{Drill, How, Part};
 use super::manifest::DatabasePart;
+use super::point::Point;
 use super::recover::difference;
 use super::restic::Restic;
 use super::rewind;
@@ -11,7 +12,7 @@ use super::runs::{self, Found};
 use super::scratch::{DRILL, LOOKING, Scratch};
 use super::{restore, room, sample};
 use crate::env::{Env, Envs};
-use crate::host::{Cmd, File, Host, What, quote_identifier};
+use crate::host::{Cmd, File, Host, Login, What, quote_identifier};
 use crate::prepare::postgres::{self, archive as wal};
 use crate::report::sentry;
 use crate::state::{DrillLock, Ledger};
@@ -32,12 +33,22 @@ const MAX_LIST: usize = 64 << 20;
 pub async fn drill(envs: &Envs, run: Option<&str>, host: &Host, progress: Progress<'_>) -> Result<Drill> {
     let _lock = DrillLock::take(host, "backup drill", PATIENCE).await?;
     let (at, begun) = (host.now(), Instant::now());
-    let restic = Restic::of(envs.host(), host)?;
-    let found = runs::runs(&restic).await?;
-    let mut parts = Vec::new();
-    let tried = try_all(envs, run, &restic, &found, &mut parts, host, progress).await;
-    let trouble = tried.err().map(|error| format!("{error:#}"));
-    let drill = Drill { at, parts, trouble, seconds: begun.elapsed().as_secs() };
+    let before = Drill::read(host)?;
+    let last_passed = before.as_ref().and_then(|before| before.last_passed);
+    let passed = before.map(|before| before.passed).unwrap_or_default();
+    let trouble = Some("it was cut off before it came to an end".to_owned());
+    let mut drill = Drill { at, parts: Vec::new(), trouble, passed, last_passed, seconds: 0 };
+    // Before anything is tried: one that is killed is not taken for the one before, which has passed.
+    drill.write(host)?;
+    let failed = match try_all(envs, run, &mut drill, host, progress).await {
+        Ok(failed) => failed,
+        Err(error) => vec![format!("{error:#}")],
+    };
+    drill.trouble = (!failed.is_empty()).then(|| failed.join("; "));
+    if drill.trouble.is_none() {
+        drill.last_passed = Some(at);
+    }
+    drill.seconds = begun.elapsed().as_secs();
     drill.write(host)?;
     if let Some(trouble) = &drill.trouble {
         sentry::critical(host, "The backup cannot be restored", trouble);
@@ -45,39 +56,84 @@ pub async fn drill(envs: &Envs, run: Option<&str>, host: &Host, progress: Progre
     Ok(drill)
 }
 
+/// Gives back why some of it failed: each part is tried, whatever became of the others.
 async fn try_all(
     envs: &Envs,
     run: Option<&str>,
-    restic: &Restic<'_>,
-    found: &Found,
-    parts: &mut Vec<Part>,
+    drill: &mut Drill,
     host: &Host,
     progress: Progress<'_>,
-) -> Result<()> {
+) -> Result<Vec<String>> {
+    let restic = Restic::of(envs.host(), host)?;
+    let found = runs::runs(&restic).await?;
+    let mut failed = Vec::new();
     for env in envs.iter() {
         let app = &env.app.name;
         if Ledger::read_for(host, app)?.current.is_none() {
             continue;
         }
-        let tried = async {
-            let begun = Instant::now();
-            let manifest = found.of(app, run)?.manifest(restic).await?;
-            let how = match &manifest.database {
-                Some(part) => database(env, part, restic, host, progress).await?,
-                None => How::None,
-            };
-            progress(&format!("{app}: bringing back some files"));
-            let files = sample::files(restic, &manifest, host).await?;
-            let seconds = begun.elapsed().as_secs();
-            anyhow::Ok(Part { app: Some(app.as_str().to_owned()), run: manifest.run, how, files, seconds })
-        };
-        parts.push(tried.await.with_context(|| app.as_str().to_owned())?);
+        match try_app(env, run, &restic, &found, host, progress).await {
+            Ok(part) => {
+                drill.passed.insert(app.as_str().to_owned(), part.run.clone());
+                drill.parts.push(part);
+            }
+            Err(error) => failed.push(format!("{app}: {error:#}")),
+        }
     }
-    let (None, true, Some(newest)) = (run, wal::is_wanted(envs.host()), found.shipments.first()) else { return Ok(()) };
-    let begun = Instant::now();
-    let source = rewind::source(found, newest).context("what was shipped")?;
+    if run.is_none() && wal::is_wanted(envs.host()) {
+        match try_shipped(envs, &restic, &found, host, progress).await {
+            Ok(part) => drill.parts.extend(part),
+            Err(error) => failed.push(format!("what was shipped: {error:#}")),
+        }
+    }
+    if drill.parts.is_empty() && failed.is_empty() {
+        failed.push("no app has a release, so there was nothing to try".to_owned());
+    }
+    Ok(failed)
+}
+
+async fn try_app(
+    env: &Env,
+    run: Option<&str>,
+    restic: &Restic<'_>,
+    found: &Found,
+    host: &Host,
+    progress: Progress<'_>,
+) -> Result<Part> {
+    let (app, begun) = (&env.app.name, Instant::now());
+    let manifest = found.of(app, run)?.manifest(restic).await?;
+    let how = match &manifest.database {
+        Some(part) => database(env, part, restic, host, progress).await?,
+        None => How::None,
+    };
+    progress(&format!("{app}: bringing back some files"));
+    let files = sample::files(restic, &manifest.files.snapshot, manifest.files.count, host).await?;
+    let seconds = begun.elapsed().as_secs();
+    Ok(Part { app: Some(app.as_str().to_owned()), run: manifest.run, how, files, seconds })
+}
+
+/// All databases as they were shipped last, and some of the files beside them.
+async fn try_shipped(
+    envs: &Envs,
+    restic: &Restic<'_>,
+    found: &Found,
+    host: &Host,
+    progress: Progress<'_>,
+) -> Result<Option<Part>> {
+    let Some(newest) = found.shipments.first() else { return Ok(None) };
+    let (source, begun) = (rewind::source(found, newest)?, Instant::now());
+    let mut files = 0;
+    if let Some(point) = found.shipments.iter().find(|one| one.is_point) {
+        Point::read(restic, point).await?;
+        files = sample::files(restic, &point.stretch.snapshot, 0, host).await?;
+    }
+    let part = |how| Part { app: None, run: newest.id.clone(), how, files, seconds: begun.elapsed().as_secs() };
+    if let Err(error) = room::refuse_too_little(DRILL.directory, source.bytes(restic).await?, host) {
+        tracing::warn!("what was shipped: {error:#}");
+        return Ok(Some(part(How::NoRoom)));
+    }
     progress("bringing back all databases from what was shipped");
-    let scratch = rewind::rewind(restic, &source, DRILL, host, progress).await.context("what was shipped")?;
+    let scratch = rewind::rewind(restic, &source, DRILL, host, progress).await?;
     let looked = async {
         for env in envs.iter() {
             scratch.contents(env).await?;
@@ -87,15 +143,7 @@ async fn try_all(
     };
     let looked = looked.await;
     scratch.end().await?;
-    looked.context("what was shipped")?;
-    parts.push(Part {
-        app: None,
-        run: newest.id.clone(),
-        how: How::Restored,
-        files: 0,
-        seconds: begun.elapsed().as_secs(),
-    });
-    Ok(())
+    looked.map(|()| Some(part(How::Restored)))
 }
 
 async fn database(
@@ -148,16 +196,26 @@ async fn restore_into(
     ];
     let make = scratch.as_postgres(Cmd::new(&scratch.program("initdb"), args))?.deadline(LOOKING);
     host.act(What::Database, "the scratch cluster", "make", make).await?;
-    scratch.start(&[]).await?;
+    let cluster = postgres::cluster(host)?;
+    let preloaded = first(host, &cluster.superuser("postgres"), "SHOW shared_preload_libraries").await;
+    scratch.start(&[format!("shared_preload_libraries={}", preloaded.unwrap_or_default())]).await?;
     let login = scratch.app_login(env)?;
     let (role, name) = (quote_identifier(&login.user), quote_identifier(&login.database));
     let superuser = scratch.superuser("postgres");
-    for sql in [format!("CREATE ROLE {role} LOGIN"), format!("CREATE DATABASE {name} OWNER {role} TEMPLATE template0")]
-    {
+    let live = cluster.superuser(env.app.database.as_str());
+    // With the app's own order of letters; where its database is gone, with that of the scratch cluster.
+    let like = first(host, &live, LIKE).await.unwrap_or_default();
+    let create = format!("CREATE DATABASE {name} OWNER {role} TEMPLATE template0 {like}");
+    for sql in [format!("CREATE ROLE {role} LOGIN"), create] {
         host.execute(&superuser, "the scratch cluster", "fill", sql).await?;
     }
-    let live = postgres::cluster(host)?.superuser(env.app.database.as_str());
-    let extensions = databases::extensions_with(&live, &archive::chosen(&list.stdout, &[]).1, host).await?;
+    // Those of the dump alone; where they were, the live database says, if it is there.
+    let named = archive::chosen(&list.stdout, &[]).1;
+    let mut extensions = match databases::extensions_with(&live, &named, host).await {
+        Ok(extensions) => extensions,
+        Err(_) => named.iter().map(|name| databases::Extension::in_public(name)).collect(),
+    };
+    extensions.retain(|extension| named.contains(&extension.name));
     let inside = scratch.superuser(&login.database);
     let schemas = databases::create_extensions(&inside, &extensions, &login.user, host).await?;
     let chosen = scratch.path("list");
@@ -175,11 +233,29 @@ async fn restore_into(
     check_indexes(scratch, &login.database, host).await
 }
 
+/// How a database is made like the one that is asked.
+const LIKE: &str = "SELECT format('ENCODING %L LC_COLLATE %L LC_CTYPE %L', pg_encoding_to_char(encoding), datcollate, datctype) \
+                    || CASE WHEN to_jsonb(d) ->> 'datlocprovider' = 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %L', \
+                       coalesce(to_jsonb(d) ->> 'daticulocale', to_jsonb(d) ->> 'datlocale')) ELSE '' END \
+                    FROM pg_database d WHERE datname = current_database()";
+
+/// The first value of a question.
+async fn first(host: &Host, login: &Login, sql: &'static str) -> Result<String> {
+    let rows = host.query(login, sql, &[]).await?;
+    rows.into_iter().flatten().flatten().next().context("PostgreSQL gives no answer")
+}
+
 /// Looks whether indexes and tables fit together (pg_amcheck).
 async fn check_indexes(scratch: &Scratch<'_>, database: &str, host: &Host) -> Result<()> {
+    // As the superuser: nothing that it calls may be the app's, as it could be in a schema in which the app may make something.
+    let own = "DROP EXTENSION IF EXISTS amcheck CASCADE; CREATE EXTENSION amcheck SCHEMA pg_catalog".to_owned();
+    host.execute(&scratch.superuser(database), database, "make ready for a check", own).await?;
     let connection = databases::connection(database);
-    let args = ["--install-missing", "--no-dependent-toast", &connection];
+    let args = ["--no-dependent-toast", &connection];
     let check = scratch.superuser(database).client(&scratch.program("pg_amcheck"), args).deadline(LOOKING);
+    // What is set for the database or a role would end it.
+    let check =
+        check.env("PGOPTIONS", "-c search_path=pg_catalog -c statement_timeout=0 -c default_transaction_read_only=off");
     host.ask(scratch.as_postgres(check)?).await.context("tables or indexes are damaged")?;
     Ok(())
 }

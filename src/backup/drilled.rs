@@ -3,6 +3,7 @@
 use crate::host::Host;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 const FILE: &str = "/data/appliance/host/drill.json";
 const MAX: u64 = 64 << 10;
@@ -15,6 +16,12 @@ pub struct Drill {
     pub parts: Vec<Part>,
     /// Why it failed; none: all of it can be restored.
     pub trouble: Option<String>,
+    /// The last run of each app that has passed one, whatever came after.
+    #[serde(default)]
+    pub passed: BTreeMap<String, String>,
+    /// When one has passed last.
+    #[serde(default)]
+    pub last_passed: Option<jiff::Timestamp>,
     pub seconds: u64,
 }
 
@@ -39,6 +46,8 @@ pub enum How {
     Restored,
     /// There was no room for that: rows were counted while the dump was read.
     Counted,
+    /// There was no room for it.
+    NoRoom,
     /// The run has no database.
     None,
 }

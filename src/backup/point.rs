@@ -47,6 +47,9 @@ pub struct PointApp {
     pub paths: Vec<String>,
     pub volumes: Vec<VolumePart>,
     pub in_vault: u64,
+    /// Tables that are empty in it, whatever was in them: PostgreSQL keeps them out of its log.
+    #[serde(default)]
+    pub unlogged: Vec<String>,
 }
 
 impl Point {

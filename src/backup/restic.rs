@@ -17,7 +17,7 @@ const QUICK: Duration = Duration::from_secs(15 * 60);
 /// How long it may stand still: a target that does not answer any more, and does not say so either.
 const IDLE: Duration = Duration::from_secs(15 * 60);
 /// The most that a list of snapshots may take, in bytes.
-const MAX_LIST: usize = 64 << 20;
+const MAX_LIST: usize = 256 << 20;
 /// The largest manifest that is read, in bytes.
 pub(super) const MAX_MANIFEST: usize = 32 << 20;
 /// What it ends with that has stored a snapshot without some files that it could not read, or that were gone by then.
@@ -262,9 +262,10 @@ impl<'a> Restic<'a> {
         Ok(stats.total_size)
     }
 
-    /// The regular files of a snapshot.
-    pub async fn list(&self, snapshot: &str) -> Result<Vec<Listed>> {
-        let cmd = self.cmd(&["ls", "--json", "--no-lock", snapshot]).deadline(LONG).max_output(MAX_FILES);
+    /// The regular files of a snapshot, or of a directory in it.
+    pub async fn list(&self, snapshot: &str, directory: Option<&str>) -> Result<Vec<Listed>> {
+        let args: Vec<&str> = ["ls", "--json", "--no-lock", snapshot].into_iter().chain(directory).collect();
+        let cmd = self.cmd(&args).deadline(LONG).max_output(MAX_FILES);
         let told = self.host.ask(cmd).await?.stdout;
         Ok(told::files(&told))
     }

@@ -97,6 +97,12 @@ impl Source {
         }
     }
 
+    /// How much room its scratch cluster takes.
+    pub async fn bytes(&self, restic: &Restic<'_>) -> Result<u64> {
+        let log = self.base.segment_bytes.saturating_mul(self.segments);
+        Ok(restic.bytes_of(&self.base.snapshot).await?.saturating_add(log))
+    }
+
     /// PostgreSQL's major version.
     pub fn major(&self) -> u32 {
         self.base.major
@@ -128,9 +134,7 @@ pub async fn rewind<'a>(
 ) -> Result<Scratch<'a>> {
     source.check(host)?;
     let scratch = Scratch::begin(place, source.base.major, host).await?;
-    let log_bytes = source.base.segment_bytes.saturating_mul(source.segments);
-    let bytes = restic.bytes_of(&source.base.snapshot).await?;
-    room::refuse_too_little(place.directory, bytes.saturating_add(log_bytes), host)?;
+    room::refuse_too_little(place.directory, source.bytes(restic).await?, host)?;
     let made = async {
         fetch(restic, source, &scratch, host, progress).await?;
         progress("reading PostgreSQL's log");
@@ -195,6 +199,9 @@ async fn start(source: &Source, scratch: &Scratch<'_>, host: &Host) -> Result<()
             let time = at.strftime("%Y-%m-%d %H:%M:%S.%6f+00");
             let Err(error) = run(format!("recovery_target_time={time}")).await else { return Ok(()) };
             // Nothing was written any more behind that moment: then it is the same as at the position.
+            if !scratch.said("recovery ended before configured recovery target was reached").await? {
+                return Err(error);
+            }
             tracing::info!("{error:#}; trying the position that was shipped");
             run(format!("recovery_target_lsn={lsn}")).await
         }

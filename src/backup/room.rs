@@ -20,3 +20,8 @@ pub(super) fn refuse_too_little(path: &str, bytes: u64, host: &Host) -> Result<(
     }
     Ok(())
 }
+
+/// How much more a file system takes, beside what it keeps free; `None`: there is no such directory.
+pub(super) fn spare(path: &str, host: &Host) -> Result<Option<u64>> {
+    Ok(host.room(path)?.map(|room| room.free.saturating_sub(SPARE)))
+}

@@ -100,7 +100,9 @@ async fn make(
     let (restic, machine) = (Restic::of(envs.host(), host)?, machine(host)?);
     record.repository = Some(ensure_repository(&restic, &record, accept, progress).await?);
     restic.unlock().await?;
-    rebase::sweep(envs, host).await?;
+    if let Err(error) = rebase::sweep(envs, host).await {
+        tracing::warn!("what was left of earlier commands cannot be taken away: {error:#}");
+    }
     let before = runs::runs(&restic).await?;
     before.refuse_foreign(&machine, record.generation)?;
     record.generation = record.generation.max(1);

@@ -1,7 +1,7 @@
 //! Some files of a run, brought back into a directory of their own and compared with what the repository lists of them.
 
-use super::manifest::Manifest;
 use super::restic::Restic;
+use super::room;
 use super::scratch::DRILL;
 use super::told::Listed;
 use crate::host::{Dir, Host};
@@ -15,12 +15,13 @@ const BYTES: u64 = 1 << 30;
 ///
 /// # Errors
 /// The list has fewer files than were stored; one of them cannot be brought back, or is not as long as it was.
-pub async fn files(restic: &Restic<'_>, manifest: &Manifest, host: &Host) -> Result<usize> {
-    let all = restic.list(&manifest.files.snapshot).await.context("the files cannot be listed")?;
-    if (all.len() as u64) < manifest.files.count {
-        bail!("the repository lists {} files, and {} were stored", all.len(), manifest.files.count);
+pub async fn files(restic: &Restic<'_>, snapshot: &str, stored: u64, host: &Host) -> Result<usize> {
+    let all = restic.list(snapshot, None).await.context("the files cannot be listed")?;
+    if (all.len() as u64) < stored {
+        bail!("the repository lists {} files, and {stored} were stored", all.len());
     }
-    let chosen = chosen(&all, host.random::<8>().map(u64::from_le_bytes)?);
+    let most = room::spare("/data", host)?.map_or(BYTES, |spare| (spare / 2).min(BYTES));
+    let chosen = chosen(&all, most, host.random::<8>().map(u64::from_le_bytes)?);
     let place = format!("{}/files", DRILL.directory);
     host.remove_tree(DRILL.directory).await?;
     host.ensure_dir(DRILL.directory, &Dir::plain())?;
@@ -28,10 +29,7 @@ pub async fn files(restic: &Restic<'_>, manifest: &Manifest, host: &Host) -> Res
     let restored = async {
         let only: Vec<String> = chosen.iter().map(|file| file.path.clone()).collect();
         if !only.is_empty() {
-            restic
-                .restore(&manifest.files.snapshot, &place, &only, &[])
-                .await
-                .context("files cannot be brought back")?;
+            restic.restore(snapshot, &place, &only, &[]).await.context("files cannot be brought back")?;
         }
         for file in &chosen {
             let length = host.length_unlinked(&format!("{place}{}", file.path))?;
@@ -46,9 +44,11 @@ pub async fn files(restic: &Restic<'_>, manifest: &Manifest, host: &Host) -> Res
     restored
 }
 
-/// Spread over all of them, from a random one on. What restic would take for a pattern is left out.
-fn chosen(all: &[Listed], seed: u64) -> Vec<&Listed> {
-    let plain: Vec<&Listed> = all.iter().filter(|file| !file.path.contains(['*', '?', '[', '\\'])).collect();
+/// Spread over all of them, from a random one on. Left out is what restic would take for a pattern, or lists by another name than it has: one
+/// that is not UTF-8.
+fn chosen(all: &[Listed], most: u64, seed: u64) -> Vec<&Listed> {
+    let unsuited = ['*', '?', '[', '\\', char::REPLACEMENT_CHARACTER];
+    let plain: Vec<&Listed> = all.iter().filter(|file| !file.path.contains(unsuited)).collect();
     if plain.is_empty() {
         return Vec::new();
     }
@@ -58,7 +58,7 @@ fn chosen(all: &[Listed], seed: u64) -> Vec<&Listed> {
     let spread = (0..plain.len().div_ceil(step)).map(|n| plain[(first + n * step) % plain.len()]);
     spread
         .filter(|file| {
-            let fits = bytes.saturating_add(file.size) <= BYTES;
+            let fits = bytes.saturating_add(file.size) <= most;
             bytes = if fits { bytes + file.size } else { bytes };
             fits
         })
@@ -74,7 +74,7 @@ mod tests {
         #[test]
         fn never_too_many_nor_too_much_nor_one_twice(sizes in prop::collection::vec(0_u64..(1 << 29), 0..900), seed: u64) {
             let all: Vec<Listed> = sizes.iter().enumerate().map(|(n, size)| Listed { path: format!("/data/{n}"), size: *size }).collect();
-            let chosen = chosen(&all, seed);
+            let chosen = chosen(&all, BYTES, seed);
             let mut paths: Vec<&str> = chosen.iter().map(|file| file.path.as_str()).collect();
             paths.sort_unstable();
             paths.dedup();
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn what_could_be_a_pattern_is_left_out() {
         let file = |path: &str| Listed { path: path.to_owned(), size: 1 };
-        let all = [file("/a*"), file("/b"), file("/c[1]")];
-        assert_eq!(chosen(&all, 7), [&file("/b")]);
+        let all = [file("/a*"), file("/b"), file("/c[1]"), file("/M\u{fffd}ller")];
+        assert_eq!(chosen(&all, 100, 7), [&file("/b")]);
     }
 }

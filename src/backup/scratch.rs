@@ -112,6 +112,9 @@ impl<'a> Scratch<'a> {
             "--property=TimeoutStopSec=60".to_owned(),
             "--property=PrivateNetwork=yes".to_owned(),
             "--property=NoNewPrivileges=yes".to_owned(),
+            // What is in the copied databases is the apps', and this runs as the user who owns the cluster that is in use.
+            "--property=InaccessiblePaths=-/run/postgresql -/var/lib/postgresql -/data/postgresql -/data/postgresql-wal".to_owned(),
+            "--property=InaccessiblePaths=-/etc/postgresql -/run/docker.sock".to_owned(),
             "--nice=10".to_owned(),
             self.program("postgres"),
             "-D".to_owned(),
@@ -136,6 +139,7 @@ impl<'a> Scratch<'a> {
             "max_locks_per_transaction=1024".to_owned(),
             "max_prepared_transactions=1000".to_owned(),
             "logging_collector=off".to_owned(),
+            "lc_messages=C".to_owned(),
             "log_destination=stderr".to_owned(),
         ];
         let all = own.iter().chain(settings).flat_map(|setting| ["-c".to_owned(), setting.clone()]);
@@ -147,6 +151,14 @@ impl<'a> Scratch<'a> {
         let login = self.superuser("postgres");
         self.host.wait_for_postgres(&login).await?;
         if self.host.can_log_in(&login).await? { Ok(()) } else { bail!(failed()) }
+    }
+
+    /// Whether it has said something since its last start.
+    pub async fn said(&self, words: &str) -> Result<bool> {
+        let unit = format!("--unit={}", self.place.unit);
+        let args = ["--output=cat", "--no-pager", "--lines=50", &unit];
+        let told = self.host.ask(Cmd::new("journalctl", args)).await?;
+        Ok(told.stdout.lines().any(|line| line.contains(words)))
     }
 
     pub fn superuser(&self, database: &str) -> Login {

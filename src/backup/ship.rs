@@ -12,7 +12,7 @@ use super::runs::{self, LOG, POINT, Writer};
 use super::shipping::{self, Base, Closed, Shipping};
 use super::told::Stored;
 use super::wal::{self, Segment};
-use crate::env::{Envs, hex};
+use crate::env::{Env, Envs, hex};
 use crate::host::{Host, What};
 use crate::prepare::postgres::{self, archive};
 use crate::report::sentry;
@@ -26,6 +26,8 @@ use tokio::time::Instant;
 const SHARE: u64 = 20;
 /// And no pause for it is longer than this, in seconds.
 pub const PAUSE: u64 = 3600;
+/// How soon a base backup that has failed is tried again, in seconds.
+const RETRY: u64 = 1200;
 /// How long PostgreSQL may take to put a segment into the spool; it tries again after 60 s (PGARCH_RESTART_INTERVAL).
 const ARCHIVING: Duration = Duration::from_secs(150);
 const LOOK: Duration = Duration::from_millis(100);
@@ -51,16 +53,13 @@ pub async fn ship(envs: &Envs, scheduled: bool, host: &Host, progress: Progress<
     if !archive::is_wanted(envs.host()) {
         return Ok(Shipped::Nothing("appliance.backup.continuous is no, or there is no target".to_owned()));
     }
-    recovering::refuse(host)?;
-    if let Some(why) = base::why_impossible(host).await? {
-        return Ok(Shipped::Nothing(why));
-    }
-    let cluster = postgres::cluster(host)?;
-    let spool = archive::spool(&cluster.id);
+    let spool = archive::spool(&postgres::cluster(host)?.id);
     let before = Shipping::read(host)?;
     let segment_bytes = before.base.as_ref().map_or(USUAL_SEGMENT, |base| base.segment_bytes);
-    // Whoever has the lock may be busy for hours: the spool must not fill up meanwhile.
+    // Before all else: whoever has the lock may be busy for hours, and the spool must not fill up meanwhile.
     shipping::bound(&before, &spool, segment_bytes, host)?;
+    recovering::refuse(host)?;
+    let impossible = base::why_impossible(host).await?;
     let Some(lock) = BackupLock::try_take(host, "backup ship")? else {
         return Ok(Shipped::Nothing("another backup command is at work".to_owned()));
     };
@@ -71,9 +70,14 @@ pub async fn ship(envs: &Envs, scheduled: bool, host: &Host, progress: Progress<
     }
     let mut shipping = Shipping::read(host)?;
     shipping.notice_given_up(&spool, host)?;
-    let since = shipping.last_success.map_or(u64::MAX, |last| host.now().as_second().abs_diff(last.as_second()));
-    if scheduled && since < shipping.last_seconds.saturating_mul(SHARE).min(PAUSE) {
-        return Ok(Shipped::Nothing("the last time took so long that it is not the time yet".to_owned()));
+    shipping.impossible = impossible;
+    if let Some(why) = shipping.impossible.clone() {
+        // PostgreSQL may archive all the same, until it is told otherwise.
+        shipping.give_up(&why, &spool, host)?;
+        return Ok(Shipped::Nothing(why));
+    }
+    if scheduled && is_too_soon(&shipping, host.now()) {
+        return Ok(Shipped::Nothing("the last time took long, or has failed, so it is not the time yet".to_owned()));
     }
     shipping.last_start = Some(host.now());
     shipping.write(host)?;
@@ -90,6 +94,22 @@ pub async fn ship(envs: &Envs, scheduled: bool, host: &Host, progress: Progress<
         sentry::critical(host, "Changes could not be shipped to the backup", trouble);
     }
     made
+}
+
+/// Tables that PostgreSQL keeps out of its log: what is in them cannot be shipped.
+async fn unlogged(env: &Env, host: &Host) -> Result<Vec<String>> {
+    let login = postgres::cluster(host)?.superuser(env.app.database.as_str());
+    let sql = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE c.relpersistence = 'u' AND c.relkind = 'r' ORDER BY 1 LIMIT 100";
+    Ok(host.query(&login, sql, &[]).await?.into_iter().flatten().flatten().collect())
+}
+
+/// Whether the last time took much, or a base backup has failed, not long ago.
+fn is_too_soon(shipping: &Shipping, now: Timestamp) -> bool {
+    let since = |last: Option<Timestamp>| last.map_or(u64::MAX, |last| now.as_second().abs_diff(last.as_second()));
+    let has_failed = shipping.base.is_none() && shipping.trouble.is_some();
+    since(shipping.last_success) < shipping.last_seconds.saturating_mul(SHARE).min(PAUSE)
+        || has_failed && since(shipping.last_start) < RETRY
 }
 
 /// Does something for as long as the spool does not hold too much.
@@ -224,8 +244,16 @@ impl<'a> Making<'a> {
         // Segments only ever go: one that is there now was there all the time.
         let left = wal::segments(&self.host.names(&base.spool)?);
         let gone = wal::hole(&left, first, last, base.segment_bytes).map(|gone| gone.to_string());
-        let prefix = format!("{}/", base.spool);
-        let unread = stored.passed_over.iter().find(|path| path.is_empty() || path.starts_with(&prefix)).cloned();
+        let unread = match stored.passed_over.is_empty() {
+            true => None,
+            // Files of apps may well go away meanwhile: what the snapshot has of the log is asked for.
+            false => {
+                let held = self.restic.list(&stored.snapshot, Some(&base.spool)).await?;
+                let names = held.iter().filter_map(|file| file.path.rsplit_once('/')).map(|(_, name)| name.to_owned());
+                let held = wal::segments(&names.collect::<Vec<_>>());
+                wal::hole(&held, first, last, base.segment_bytes).map(|missing| missing.to_string())
+            }
+        };
         let Some(missing) = gone.or(unread) else { return Ok(()) };
         self.restic.forget(std::slice::from_ref(&stored.snapshot)).await?;
         bail!(
@@ -259,9 +287,14 @@ impl<'a> Making<'a> {
     }
 
     async fn wait_for(&self, segment: Segment, spool: &str) -> Result<()> {
-        let (path, begun) = (format!("{spool}/{segment}"), Instant::now());
+        let (path, mut since, mut count) = (format!("{spool}/{segment}"), Instant::now(), 0);
         while !self.host.exists(&path) {
-            if begun.elapsed() > ARCHIVING {
+            // While others arrive before it, it is on its way.
+            let now = self.host.names(spool)?.len();
+            if now != count {
+                (since, count) = (Instant::now(), now);
+            }
+            if since.elapsed() > ARCHIVING {
                 bail!(
                     "PostgreSQL has not put {segment} into {spool} within {} s; see: journalctl -u 'postgresql@*' and the log in /var/log/postgresql",
                     ARCHIVING.as_secs()
@@ -294,6 +327,7 @@ impl<'a> Making<'a> {
                 paths: content.paths,
                 volumes: content.volumes,
                 in_vault: content.in_vault,
+                unlogged: unlogged(env, host).await?,
             });
         }
         if apps.is_empty() {

@@ -74,6 +74,9 @@ pub struct Shipping {
     pub last_seconds: u64,
     /// How many files each app's vault held when it was stored last.
     pub in_vault: BTreeMap<String, u64>,
+    /// Why nothing can be shipped on this host.
+    #[serde(default)]
+    pub impossible: Option<String>,
     /// Why the last attempt failed.
     pub trouble: Option<String>,
 }

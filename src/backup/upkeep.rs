@@ -42,7 +42,7 @@ pub async fn keep_up(
         return Ok(());
     }
     let (now, found) = (host.now(), runs::runs(restic).await?);
-    let drilled = Drill::read(host)?.filter(|drill| drill.trouble.is_none());
+    let drilled = Drill::read(host)?;
     let (ids, wrong) = to_remove(&found, env, machine, drilled.as_ref(), now);
     if !ids.is_empty() {
         progress(&format!("removing {} snapshots", ids.len()));
@@ -73,9 +73,7 @@ fn to_remove(
     // Each app by itself: one that fails for weeks loses no run to those of the others.
     let (mut gone, mut wrong) = (BTreeSet::new(), Ok(()));
     for (app, times) in found.times(machine) {
-        let parts = drilled.iter().flat_map(|drill| &drill.parts);
-        let drilled =
-            parts.filter(|part| part.app.as_deref() == Some(app.as_str())).map(|part| part.run.as_str()).next();
+        let drilled = drilled.and_then(|drill| drill.passed.get(app.as_str())).map(String::as_str);
         match thin::to_forget(&times, drilled, keep, now) {
             Ok(ids) => gone.extend(ids.into_iter().map(|id| (app.as_str().to_owned(), id))),
             // Told in the end: the others are thinned out all the same.

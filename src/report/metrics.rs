@@ -80,7 +80,7 @@ pub fn write_backup(known: &BackupMetrics, host: &Host) -> Result<()> {
         (
             "backup_drill_success_time",
             "gauge",
-            "timestamp-epoch-seconds of the last drill, if it passed",
+            "timestamp-epoch-seconds of the last drill that passed",
             time(known.last_drill),
         ),
         ("backup_last_data_size", "gauge", "bytes of databases in the last complete run", number(known.data_bytes)),

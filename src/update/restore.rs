@@ -133,8 +133,15 @@ pub(super) async fn fill(
 /// An extension, and the schema that it is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extension {
-    name: String,
+    pub name: String,
     schema: String,
+}
+
+impl Extension {
+    /// One of which it is not known where it was.
+    pub fn in_public(name: &str) -> Extension {
+        Extension { name: name.to_owned(), schema: "public".to_owned() }
+    }
 }
 
 /// Those of a database, in the order in which they were made.
@@ -154,7 +161,7 @@ pub async fn extensions_with(database: &Login, named: &[String], host: &Host) ->
     let mut all = extensions(database, host).await?;
     for name in named {
         if !all.iter().any(|known| known.name == *name) {
-            all.push(Extension { name: name.clone(), schema: "public".to_owned() });
+            all.push(Extension::in_public(name));
         }
     }
     Ok(all)

@@ -55,6 +55,7 @@ mod shipping;
 mod sources;
 mod stumbles;
 mod supervision;
+mod targets;
 mod tls;
 mod trust;
 mod update;

@@ -107,10 +107,8 @@ fn what_was_shipped_is_back_on_a_new_host_and_any_moment_of_it_on_the_old_one() 
     // One row of a moment, beside what there is now.
     let dump = machine.ok(&format!("appliance backup restore --database --at {} --dump 2>/dev/null", moment.trim()));
     let dump = dump.trim().rsplit(' ').next().expect("it ends with a file").to_owned();
-    machine.ok(&format!(
-        "createdb -U postgres rescue && pg_restore -U postgres --no-owner --no-acl --dbname=rescue {dump} && rm {dump}"
-    ));
-    let found = machine.ok("psql -U postgres rescue -Atqc 'SELECT max(n) FROM note' && dropdb -U postgres rescue");
+    machine.ok(&format!("cd /root; pg_restore --data-only --table=note --file=rows.sql {dump} && rm {dump}"));
+    let found = machine.ok("grep -x '[0-9]*' /root/rows.sql | sort -n | tail -1");
     assert_eq!((found.as_str(), notes(&machine).as_str()), ("10\n", "18\n18\n"));
 
     // Back to a moment, and what came after it is in the dump.

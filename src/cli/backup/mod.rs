@@ -197,9 +197,7 @@ fn backup_metrics(host: &Host) -> Result<metrics::BackupMetrics> {
         bytes: record.last_bytes,
         data_bytes: record.last_database_bytes,
         last_shipped: seconds(shipping.last_success),
-        last_drill: backup::Drill::read(host)?
-            .filter(|drill| drill.trouble.is_none())
-            .map(|drill| drill.at.as_second()),
+        last_drill: seconds(backup::Drill::read(host)?.and_then(|drill| drill.last_passed)),
     })
 }
 
@@ -319,6 +317,16 @@ async fn recover(arguments: &RecoverArguments) -> Result<u8> {
     let _reports = sentry::start(found.envs.host());
     let plan = backup::recover::plan(&found.envs, arguments.run.as_deref(), &host).await?;
     plan.manifests.iter().for_each(|one| eprintln!("{}", show::line(one)));
+    if let Some(chosen) = &plan.point {
+        eprintln!("as it was shipped at {}", chosen.point.at.strftime("%Y-%m-%d %H:%M:%S UTC"));
+        for app in chosen.point.apps.iter().filter(|app| !app.unlogged.is_empty()) {
+            eprintln!(
+                "warning: {}: these tables will be empty, since they are UNLOGGED: {}",
+                app.app,
+                app.unlogged.join(", ")
+            );
+        }
+    }
     plan.note.iter().for_each(|note| eprintln!("warning: {note}"));
     plan.without.iter().for_each(|app| eprintln!("warning: {app}: there is no run of it; it begins empty"));
     arguments

@@ -11,6 +11,9 @@ use serde::Serialize;
 /// A complete run that is older is told as trouble: two nights have passed, or nearly.
 const TOO_OLD_S: i64 = 26 * 3600;
 
+/// A drill that passed so long ago is told as trouble: one was missed, and nearly a second one.
+const DRILL_TOO_OLD_S: i64 = 10 * 24 * 3600;
+
 /// A run in a line.
 pub fn line(manifest: &Manifest) -> String {
     format!(
@@ -35,11 +38,12 @@ pub fn drill(drill: &Drill) -> String {
         let how = match part.how {
             How::Restored => "restored and compared",
             How::Counted => "rows counted in the dump; there was no room to restore it",
+            How::NoRoom => "there was no room to restore it",
             How::None => "has no database",
         };
         let what = match &part.app {
             Some(app) => format!("{app}: run {}: {how}, {} files compared", part.run, part.files),
-            None => format!("all databases as they were shipped last: {how}"),
+            None => format!("all databases as they were shipped last: {how}, {} files compared", part.files),
         };
         text.push_str(&format!("                   {what} ({} s)\n", part.seconds));
     }
@@ -96,6 +100,8 @@ struct Shipped {
     until: Option<jiff::Timestamp>,
     /// Nothing was shipped for six times as long as it should be.
     is_behind: bool,
+    /// Why nothing can be shipped on this host.
+    impossible: Option<String>,
     trouble: Option<String>,
 }
 
@@ -107,18 +113,24 @@ fn shipped(env: &Env, host: &Host) -> Result<Option<Shipped>> {
     let (Some(every), true) = (backup.continuous, backup.url.is_some()) else { return Ok(None) };
     let (record, shipping) = (Record::read(host)?, Shipping::read(host)?);
     let Some(first) = record.last_success else { return Ok(None) };
+    if let Some(why) = shipping.impossible {
+        return Ok(Some(Shipped { until: None, is_behind: false, impossible: Some(why), trouble: None }));
+    }
     let last = shipping.last_success.unwrap_or(first);
     let age = host.now().as_second() - last.as_second();
     // One that takes long comes less often.
     let long = shipping.last_seconds.saturating_mul(20).min(backup::PAUSE);
     let is_behind = age > i64::from(every.minutes).saturating_mul(60 * MISSES).saturating_add(i64::try_from(long)?);
-    Ok(Some(Shipped { until: shipping.last_success, is_behind, trouble: shipping.trouble }))
+    Ok(Some(Shipped { until: shipping.last_success, is_behind, impossible: None, trouble: shipping.trouble }))
 }
 
 impl Shipped {
     fn text(&self) -> String {
         let at = |at: jiff::Timestamp| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
         let until = self.until.map_or_else(|| "nothing yet".to_owned(), at);
+        if let Some(why) = &self.impossible {
+            return format!("not shipped        {why}\n");
+        }
         let mut text = format!("shipped until      {until}\n");
         if self.is_behind {
             text.push_str(
@@ -143,7 +155,10 @@ pub fn status(json: bool) -> Result<u8> {
     let shipping = shipped(envs.host(), &host)?;
     let is_behind = shipping.as_ref().is_some_and(|shipped| shipped.is_behind);
     let drill = Drill::read(&host)?;
-    let has_failed = drill.as_ref().is_some_and(|drill| drill.trouble.is_some());
+    let last_drill = drill.as_ref().and_then(|drill| drill.last_passed);
+    let is_stale = envs.host().appliance.backup.drill.is_some()
+        && last_drill.is_some_and(|at| host.now().as_second() - at.as_second() > DRILL_TOO_OLD_S);
+    let has_failed = is_stale || drill.as_ref().is_some_and(|drill| drill.trouble.is_some());
     let code = u8::from(is_old || record.trouble.is_some() || is_behind || has_failed);
     if json {
         print(&format!(
@@ -167,6 +182,9 @@ pub fn status(json: bool) -> Result<u8> {
     }
     if let Some(last) = &drill {
         text.push_str(&self::drill(last));
+        if is_stale {
+            text.push_str("trouble            no drill has passed for 10 days; see: journalctl -u appliance-drill\n");
+        }
     }
     if !is_wanted {
         text.push_str("target             none: 'appliance.backup.url' is not set, so nothing is backed up\n");

@@ -187,7 +187,7 @@ WITH own AS (
     AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
                     WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 ), lines AS (
-    SELECT 'table ' || name || ': ' || (xpath('/row/n/text()', query_to_xml('SELECT count(*) AS n FROM ' || name, false, true, '')))[1]
+    SELECT 'table ' || name || ': ' || (xpath('/row/n/text()', query_to_xml('SELECT count(*) AS n FROM ONLY ' || name, false, true, '')))[1]
            || ' rows' AS line
     FROM own WHERE relkind = 'r' AND NOT relforcerowsecurity
     UNION ALL
