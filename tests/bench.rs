@@ -1,5 +1,5 @@
 //! `make bench`: measured figures on a booted host, as a table. Speeds are given beside a peer's in the same run where
-//! there is one; nothing here passes or fails. With the word `restarts`, `reloads`, `scale`, `instances`, `updates`, `migrations`,
+//! there is one; nothing here passes or fails. With the word `restarts`, `reloads`, `scale`, `instances`, `backups`, `updates`, `migrations`,
 //! `storage` or `boot`, that part alone.
 #![allow(clippy::disallowed_methods)] // Drives the machine from outside.
 
@@ -12,33 +12,16 @@ use std::time::Duration;
 
 fn main() {
     host::ground::ON_DISK.store(true, std::sync::atomic::Ordering::Relaxed);
-    if std::env::args().nth(1).as_deref() == Some("reloads") {
-        return table(&reloads());
-    }
-    if std::env::args().nth(1).as_deref() == Some("scale") {
-        return table(&scale());
-    }
-    if std::env::args().nth(1).as_deref() == Some("instances") {
-        return table(&instances());
-    }
-    if std::env::args().nth(1).as_deref() == Some("updates") {
-        return table(&updates());
-    }
-    if std::env::args().nth(1).as_deref() == Some("migrations") {
-        return table(&migrations());
-    }
-    if std::env::args().nth(1).as_deref() == Some("storage") {
-        return table(&storage());
-    }
-    if std::env::args().nth(1).as_deref() == Some("boot") {
-        return table(&boot());
+    let word = std::env::args().nth(1);
+    if let Some(rows) = word.as_deref().and_then(part) {
+        return table(&rows);
     }
     let machine = Machine::boot("bench");
     apps::start_notes(&machine, "v1");
     apps::wait_for_phase(&machine, "running");
     let mut rows: Vec<(&str, String, &str)> = Vec::new();
 
-    if std::env::args().nth(1).as_deref() == Some("restarts") {
+    if word.as_deref() == Some("restarts") {
         let (ours, docker) = restarts(&machine);
         println!(
             "supervisor {}, Docker's policy {}, ratio {:.2}",
@@ -91,12 +74,28 @@ fn main() {
     rows.extend(reloads());
     rows.extend(scale());
     rows.extend(instances());
+    rows.extend(host::backups::backups());
     rows.extend(updates());
     rows.extend(migrations());
     rows.extend(storage());
     rows.extend(boot());
     table(&rows);
     println!("\nthe trace at rest:\n{trace}");
+}
+
+/// What is measured on hosts of its own.
+fn part(word: &str) -> Option<Vec<(&'static str, String, &'static str)>> {
+    Some(match word {
+        "reloads" => reloads(),
+        "scale" => scale(),
+        "instances" => instances(),
+        "backups" => host::backups::backups(),
+        "updates" => updates(),
+        "migrations" => migrations(),
+        "storage" => storage(),
+        "boot" => boot(),
+        _ => return None,
+    })
 }
 
 fn table(rows: &[(&str, String, &str)]) {

@@ -7,6 +7,7 @@
 
 pub mod acme;
 pub mod apps;
+pub mod backups;
 pub mod boot;
 pub mod browser;
 pub mod drive;
