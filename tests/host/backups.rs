@@ -10,7 +10,7 @@ const ROWS: u32 = 7_000_000;
 /// Wall time and processor time of a command, in seconds.
 fn timed(machine: &Machine, command: &str) -> (f64, f64) {
     let told = machine.ok(&format!(
-        "bash -c 'TIMEFORMAT=\"%R %U %S\"; time ({command}) >/dev/null 2>/root/said' 2>&1 || cat /root/said"
+        "bash -c 'TIMEFORMAT=\"%R %U %S\"; time {{ ({command}) >/dev/null 2>/root/said; }}' 2>&1 || cat /root/said"
     ));
     let numbers: Vec<f64> = told.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let [wall, user, system] = numbers[..] else { panic!("{command}: {told}") };
