@@ -107,7 +107,11 @@ fn what_is_wrong_with_a_target_or_a_source_is_told_and_no_app_minds() {
     assert!(out.code == 1 && out.stderr.contains("no space left on device"), "{}", out.all());
     machine.ok("mount -o remount,size=200m /mnt/small && appliance backup run && appliance backup verify");
     let pack = machine.ok("find /mnt/small/restic/data -type f -size +1M | head -1");
-    machine.ok(&format!("chmod u+w {0}; printf x | dd of={0} bs=1 seek=500000 conv=notrunc status=none", pack.trim()));
+    let flip = format!(
+        "b = bytearray(open(\"{0}\", \"rb\").read()); b[500000] ^= 1; open(\"{0}\", \"wb\").write(b)",
+        pack.trim()
+    );
+    machine.ok(&format!("chmod u+w {}; python3 -c '{flip}'", pack.trim()));
     let out = machine.sh("appliance backup verify");
     assert!(out.code == 1 && out.stderr.contains("the repository is damaged"), "{}", out.all());
 }
