@@ -5,7 +5,7 @@ use super::runs::{BASE, Writer};
 use super::shipping::Base;
 use super::wal::Segment;
 use crate::env::hex;
-use crate::host::Host;
+use crate::host::{Host, Login};
 use crate::prepare::postgres::{self, Cluster, archive};
 use crate::value::Owner;
 use anyhow::{Context, Result, bail};
@@ -31,7 +31,7 @@ pub struct Position {
 /// It does not archive as it should.
 pub async fn position(cluster: &Cluster, host: &Host) -> Result<Position> {
     // Before the position is asked for: a transaction that ends in between is in the log, and is shipped again.
-    let snapshot = first(host, cluster, "SELECT pg_current_snapshot()::text").await?;
+    let snapshot = first(host, &cluster.superuser("postgres"), "SELECT pg_current_snapshot()::text").await?;
     let sql = "SELECT system_identifier::text, pg_current_wal_insert_lsn()::text, \
                pg_walfile_name(pg_current_wal_insert_lsn())::text, \
                (SELECT setting::text FROM pg_settings WHERE name = 'wal_segment_size'), \
@@ -56,8 +56,8 @@ pub async fn position(cluster: &Cluster, host: &Host) -> Result<Position> {
 }
 
 /// The first value of a question.
-pub(super) async fn first(host: &Host, cluster: &Cluster, sql: &'static str) -> Result<String> {
-    let rows = host.query(&cluster.superuser("postgres"), sql, &[]).await?;
+pub(super) async fn first(host: &Host, login: &Login, sql: &'static str) -> Result<String> {
+    let rows = host.query(login, sql, &[]).await?;
     rows.into_iter().flatten().flatten().next().context("PostgreSQL gives no answer")
 }
 
@@ -71,7 +71,7 @@ pub async fn why_impossible(host: &Host) -> Result<Option<String>> {
         return Ok(Some(why));
     }
     let spaces = "SELECT count(*)::text FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')";
-    let has_spaces = first(host, &cluster, spaces).await? != "0";
+    let has_spaces = first(host, &cluster.superuser("postgres"), spaces).await? != "0";
     Ok(has_spaces.then(|| format!("the cluster {} has tablespaces, which are not stored in a base backup", cluster.id)))
 }
 

@@ -2,6 +2,7 @@
 //! run that is damaged fails; that is what it is for. The repository is only read, so runs and shipping go on meanwhile.
 
 use super::Progress;
+use super::base::first;
 use super::drilled::{Drill, How, Part};
 use super::manifest::DatabasePart;
 use super::point::Point;
@@ -12,7 +13,7 @@ use super::runs::{self, Found};
 use super::scratch::{DRILL, LOOKING, Scratch};
 use super::{restore, room, sample};
 use crate::env::{Env, Envs};
-use crate::host::{Cmd, File, Host, Login, What, quote_identifier};
+use crate::host::{Cmd, File, Host, What, quote_identifier};
 use crate::prepare::postgres::{self, archive as wal};
 use crate::report::sentry;
 use crate::state::{DrillLock, Ledger};
@@ -238,12 +239,6 @@ const LIKE: &str = "SELECT format('ENCODING %L LC_COLLATE %L LC_CTYPE %L', pg_en
                     || CASE WHEN to_jsonb(d) ->> 'datlocprovider' = 'i' THEN format(' LOCALE_PROVIDER icu ICU_LOCALE %L', \
                        coalesce(to_jsonb(d) ->> 'daticulocale', to_jsonb(d) ->> 'datlocale')) ELSE '' END \
                     FROM pg_database d WHERE datname = current_database()";
-
-/// The first value of a question.
-async fn first(host: &Host, login: &Login, sql: &'static str) -> Result<String> {
-    let rows = host.query(login, sql, &[]).await?;
-    rows.into_iter().flatten().flatten().next().context("PostgreSQL gives no answer")
-}
 
 /// Looks whether indexes and tables fit together (pg_amcheck).
 async fn check_indexes(scratch: &Scratch<'_>, database: &str, host: &Host) -> Result<()> {

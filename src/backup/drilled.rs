@@ -1,12 +1,12 @@
 //! What the last drill came to.
 
+use super::kept;
 use crate::host::Host;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-const FILE: &str = "/data/appliance/host/drill.json";
-const MAX: u64 = 64 << 10;
+const FILE: &str = "drill.json";
 
 /// The last drill.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,11 +54,10 @@ pub enum How {
 
 impl Drill {
     pub fn read(host: &Host) -> Result<Option<Drill>> {
-        let Some(text) = host.read_text(FILE, MAX)? else { return Ok(None) };
-        serde_json::from_str(&text).map(Some).with_context(|| format!("{FILE} is broken; remove it"))
+        kept::read(FILE, host)
     }
 
     pub(super) fn write(&self, host: &Host) -> Result<()> {
-        host.put(FILE, serde_json::to_string(self)?.as_bytes(), 0o600)
+        kept::write(FILE, self, host)
     }
 }

@@ -5,6 +5,7 @@ mod base;
 mod content;
 mod drill;
 mod drilled;
+mod kept;
 mod key;
 mod manifest;
 mod point;

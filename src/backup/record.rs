@@ -1,11 +1,11 @@
 //! What this host knows of its backups without asking the target.
 
+use super::kept;
 use crate::host::{Cmd, Host};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-const FILE: &str = "/data/appliance/host/backup.json";
-const MAX: u64 = 64 << 10;
+const FILE: &str = "backup.json";
 
 /// The last runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,14 +30,11 @@ pub struct Record {
 
 impl Record {
     pub fn read(host: &Host) -> Result<Record> {
-        match host.read_text(FILE, MAX)? {
-            Some(text) => serde_json::from_str(&text).with_context(|| format!("{FILE} is broken; remove it")),
-            None => Ok(Record::default()),
-        }
+        Ok(kept::read(FILE, host)?.unwrap_or_default())
     }
 
     pub fn write(&self, host: &Host) -> Result<()> {
-        host.put(FILE, serde_json::to_string(self)?.as_bytes(), 0o600)
+        kept::write(FILE, self, host)
     }
 }
 

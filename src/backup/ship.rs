@@ -77,7 +77,7 @@ pub async fn ship(envs: &Envs, scheduled: bool, host: &Host, progress: Progress<
         return Ok(Shipped::Nothing(why));
     }
     if scheduled && is_too_soon(&shipping, host.now()) {
-        return Ok(Shipped::Nothing("the last time took long, or has failed, so it is not the time yet".to_owned()));
+        return Ok(Shipped::Nothing("the last shipment took long or failed; the next attempt comes later".to_owned()));
     }
     shipping.last_start = Some(host.now());
     shipping.write(host)?;
@@ -276,7 +276,8 @@ impl<'a> Making<'a> {
         let sql = "SELECT pg_catalog.pg_create_restore_point('appliance')".to_owned();
         host.execute(&cluster.superuser("postgres"), "PostgreSQL's log", "write into", sql).await?;
         host.note_act(What::Database, "PostgreSQL's log", "close a segment of");
-        let closed = base::first(host, &cluster, "SELECT pg_walfile_name(pg_switch_wal())::text").await?;
+        let closed =
+            base::first(host, &cluster.superuser("postgres"), "SELECT pg_walfile_name(pg_switch_wal())::text").await?;
         if let Err(error) = self.wait_for(closed.parse()?, &base.spool).await {
             // Something is in PostgreSQL's way there: it must not fill up its own directory with what it cannot archive.
             shipping.give_up(&format!("{error:#}"), &base.spool, host)?;

@@ -1,15 +1,16 @@
 //! What this host knows of shipping: which base backup the log builds on, and how far it has been shipped. And the spool in which segments
 //! wait for it, which is bounded: what cannot be shipped in time is given up, loudly, and the apps run on.
 
+use super::kept;
 use super::wal::{self, Segment};
 use crate::host::Host;
 use crate::report::sentry;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-const FILE: &str = "/data/appliance/host/shipping.json";
+const FILE: &str = "shipping.json";
 /// Somebody who did not hold the backup's lock has emptied the spool; why.
 const GIVEN_UP: &str = "/data/appliance/host/shipping-given-up";
 const MAX: u64 = 64 << 10;
@@ -83,14 +84,11 @@ pub struct Shipping {
 
 impl Shipping {
     pub fn read(host: &Host) -> Result<Shipping> {
-        match host.read_text(FILE, MAX)? {
-            Some(text) => serde_json::from_str(&text).with_context(|| format!("{FILE} is broken; remove it")),
-            None => Ok(Shipping::default()),
-        }
+        Ok(kept::read(FILE, host)?.unwrap_or_default())
     }
 
     pub fn write(&self, host: &Host) -> Result<()> {
-        host.put(FILE, serde_json::to_string(self)?.as_bytes(), 0o600)
+        kept::write(FILE, self, host)
     }
 
     fn shipped(&self) -> Option<Segment> {

@@ -6,24 +6,21 @@ use super::manual_stops::ManualStops;
 use super::releases::{self, Change, Releases, Running};
 use super::restarts::Memory;
 use super::waiting::wait_for_docker;
+use super::wake::{Events, Woken, tick, wait};
 use crate::error::Halt;
-use crate::host::docker::{Container, DockerError, DockerEvent, Look, is_away};
+use crate::host::docker::{Container, Look, is_away};
 use crate::host::{Host, notify};
 use crate::stack::actions::Occasion;
 use crate::stack::{Service, apply, stopped, surroundings};
 use crate::state::{ServiceStatus, StackLock};
 use crate::value::Event;
 use anyhow::Result;
-use futures_util::stream::BoxStream;
-use futures_util::{FutureExt, StreamExt};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// How long the loop waits for another command that holds the lock, before it looks again.
 const PATIENCE: Duration = Duration::from_secs(600);
-type Events = BoxStream<'static, Result<DockerEvent>>;
-
 /// Supervises until the stack fails.
 ///
 /// # Errors
@@ -202,59 +199,6 @@ async fn wait_for_others(releases: &mut Releases, watchdog: &mut Option<tokio::t
             changed = releases.changed() => return changed,
             () = tick(watchdog) => notify::watchdog(),
         }
-    }
-}
-
-/// What woke the loop.
-enum Woken {
-    /// Something happened to these.
-    Containers(BTreeSet<String>),
-    /// Another command wrote the ledger, or gave up its lock.
-    Others(Change),
-}
-
-/// Sleeps until something happens that asks for a look, and takes up all that has happened by then. Gives back the containers that
-/// it happened to.
-async fn wait(
-    events: &mut Events,
-    wake: Option<Instant>,
-    watchdog: &mut Option<tokio::time::Interval>,
-    manual_stops: &mut ManualStops,
-    releases: &mut Releases,
-) -> Result<Woken> {
-    let mut named = BTreeSet::new();
-    loop {
-        tokio::select! {
-            event = events.next() => {
-                let mut event = event.ok_or_else(|| DockerError::Away("it ended its events".to_owned()))??;
-                // Events come in swarms; one look serves them all.
-                loop {
-                    manual_stops.note(&event, Instant::now());
-                    named.insert(event.container_id);
-                    match events.next().now_or_never() {
-                        Some(Some(next)) => event = next?,
-                        _ => return Ok(Woken::Containers(named)),
-                    }
-                }
-            }
-            () = until(wake) => return Ok(Woken::Containers(named)),
-            changed = releases.changed() => return changed.map(Woken::Others),
-            () = tick(watchdog) => notify::watchdog(),
-        }
-    }
-}
-
-async fn until(wake: Option<Instant>) {
-    match wake {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn tick(watchdog: &mut Option<tokio::time::Interval>) {
-    match watchdog {
-        Some(ticks) => drop(ticks.tick().await),
-        None => std::future::pending().await,
     }
 }
 

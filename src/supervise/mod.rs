@@ -19,6 +19,7 @@ mod start;
 mod stop;
 mod up;
 mod waiting;
+mod wake;
 #[cfg(test)]
 mod walk_tests;
 

@@ -138,3 +138,27 @@ fn a_drill_without_room_counts_and_a_wrong_count_fails_it() {
         "the dump is not what was stored: - table public.note: 40000 rows; + table public.note: 39999 rows",
     );
 }
+
+/// Functions of the app's that fit better what pg_amcheck calls than the extension's own; each leaves a file if it runs as a superuser.
+const PLANTED: &str = "SET ROLE app;
+    CREATE FUNCTION public.bt_index_check(index oid, heapallindexed boolean) RETURNS void LANGUAGE plpgsql AS
+        $$BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''touch /tmp/canary'''; END$$;
+    CREATE FUNCTION public.verify_heapam(relation oid, on_error_stop boolean, check_toast boolean, skip text, startblock bigint,
+        endblock bigint, OUT blkno bigint, OUT offnum integer, OUT attnum integer, OUT msg text) RETURNS SETOF record LANGUAGE plpgsql AS
+        $$BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''touch /tmp/canary'''; END$$;";
+
+#[test]
+fn nothing_of_the_apps_runs_as_superuser_in_a_drill() {
+    let machine = Machine::boot("drill-intruder");
+    start(&machine, "");
+    // An extension of the operator's, where the app may make things.
+    machine.put("/root/planted.sql", PLANTED, 0o644);
+    machine.ok("systemctl stop appliance-ship.timer; psql -U postgres one -qc 'CREATE EXTENSION amcheck SCHEMA public'
+         psql -U postgres one -v ON_ERROR_STOP=1 -qf /root/planted.sql");
+    // It would work where the superuser calls them.
+    machine.sh("/usr/lib/postgresql/15/bin/pg_amcheck -U postgres --no-dependent-toast one");
+    machine.ok("rm /tmp/canary && appliance backup run && appliance backup ship");
+    let told = machine.ok("appliance backup drill 2>&1");
+    assert!(told.contains(", passed (") && told.contains("as they were shipped last"), "{told}");
+    assert_eq!(machine.sh("ls /tmp/canary").code, 2, "something of the app's ran as postgres");
+}

@@ -1,6 +1,7 @@
 //! What was written between runs: shipped every few minutes, brought back on another host and to a moment, and given up where it cannot be.
 
 use crate::host::apps::wait_for_phase;
+use crate::host::sample::{Random, is_soak, seed};
 use crate::host::several::*;
 use crate::host::{Machine, wait_for};
 use std::time::Duration;
@@ -67,6 +68,11 @@ fn what_was_shipped_is_back_on_a_new_host_and_any_moment_of_it_on_the_old_one() 
     let moment = machine.ok("sleep 1; date -u +%Y-%m-%dT%H:%M:%SZ; sleep 1");
     write_notes(&machine, 11..=12);
     let release = machine.ok("jq -r .current.commit /data/appliance/apps/one/ledger.json");
+    // Nobody but postgres and root sees what waits, or what is remembered of it.
+    for path in [SPOOL, "/data/appliance/host/shipping.json"] {
+        let out = machine.sh(&format!("setpriv --reuid app --regid app --clear-groups ls {path}"));
+        assert!(out.code != 0 && out.stderr.contains("Permission denied"), "{path}: {}", out.all());
+    }
     // While an update is at work only the log is shipped.
     let told = machine.ok("flock /run/appliance/update.lock appliance backup ship");
     assert!(told.contains("files were not, since an update is at work"), "{told}");
@@ -225,4 +231,55 @@ fn what_cannot_be_shipped_is_given_up_loudly_and_begun_anew() {
     }
     assert_eq!(machine.ok("psql -U postgres -Atqc 'SELECT pg_postmaster_start_time()'"), since);
     assert!(machine.ok("systemctl show -P TimersMonotonic appliance-ship.timer").contains("OnUnitInactiveUSec=1h"));
+}
+
+#[test]
+fn a_shipment_that_is_killed_is_none_and_what_follows_it_has_no_hole() {
+    let machine = Machine::boot("ship-kills");
+    start(&machine);
+    machine.ok("systemctl stop appliance-ship.timer; appliance backup run");
+    let mut random = Random::of(seed());
+    let mut n = 0;
+    for round in 0..if is_soak() { 200 } else { 8 } {
+        n += 1;
+        write_notes(&machine, n..=n);
+        let after = random.below(2500);
+        // All of it at once, as by a power cut; or this program alone; or PostgreSQL, which reads its log then.
+        let kill = match random.below(3) {
+            0 => "systemctl kill -s KILL --kill-whom=all killed",
+            1 => "systemctl kill -s KILL --kill-whom=main killed",
+            _ => "kill -9 $(head -n 1 /var/lib/postgresql/15/main/postmaster.pid)",
+        };
+        machine.ok(&format!(
+            "systemd-run -q --unit=killed appliance backup ship; sleep {}; {kill} || true
+             systemctl stop killed; systemctl reset-failed killed 2>/dev/null || true",
+            after as f64 / 1000.0
+        ));
+        until(&machine, "psql -U postgres one -Atqc 'SELECT 1'");
+        // What was cut off is no shipment, and the next one is whole; a dead process may have locked the repository before the first try.
+        n += 1;
+        write_notes(&machine, n..=n);
+        until(&machine, "appliance backup ship");
+        if round % 4 == 3 {
+            let told = machine.ok("appliance backup drill 2>&1 && appliance backup verify");
+            assert!(told.contains(", passed (") && told.contains("as they were shipped last"), "{told}");
+        }
+    }
+    assert_eq!(machine.sh("ls /data/postgresql-rewind /data/postgresql-drill").code, 2, "nothing is left over");
+    // A drill that is killed is not taken for one that has passed, and the next shipment takes away what it leaves.
+    machine.ok("systemd-run -q --unit=killed appliance backup drill");
+    until(&machine, "systemctl is-active --quiet appliance-drilled");
+    let as_app = "setpriv --reuid app --regid app --clear-groups psql -h /data/postgresql-drill/socket -U postgres -c 'SELECT 1'";
+    let out = machine.sh(as_app);
+    assert!(out.code != 0 && out.stderr.contains("Permission denied"), "{}", out.all());
+    machine.ok("systemctl kill -s KILL --kill-whom=all killed");
+    let status = machine.sh("appliance backup status");
+    assert!(status.code == 1 && status.stdout.contains("FAILED: it was cut off"), "{}", status.all());
+    until(&machine, "appliance backup ship");
+    assert_eq!(
+        machine.sh("ls /data/postgresql-drill; systemctl is-active appliance-drilled").code,
+        3,
+        "nothing is left of it"
+    );
+    machine.ok("appliance backup drill && appliance backup status");
 }

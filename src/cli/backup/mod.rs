@@ -36,10 +36,10 @@ pub enum BackupCommand {
     /// Read all of the repository's data and check it
     #[command(after_help = "Example:\n  appliance backup verify")]
     Verify,
-    /// Try out whether the newest run can be restored, beside what runs (exit 0 it can, 1 it cannot)
+    /// Test that the newest run can be restored; what runs is not touched (exit 0 it can, 1 it cannot)
     #[command(after_help = "Example:\n  appliance backup drill")]
     Drill(DrillArguments),
-    /// Put a run's database in the place of the app's, or its files into a new directory
+    /// Replace the app's database with that of a run or a moment, or restore files into a new directory
     #[command(
         after_help = "Examples:\n  appliance backup restore --database           (what is in it now is dumped first)\n  appliance backup restore --database --at 2026-11-30T14:05:00+01:00 --dump\n  appliance backup restore --files --to /root/found /data/shop-storage-vault"
     )]
@@ -69,7 +69,7 @@ pub struct RunArguments {
 
 #[derive(Debug, Args)]
 pub struct ShipArguments {
-    /// Called by the timer: not if the last time took more than a twentieth of the time since
+    /// As the timer calls it: does nothing soon after a shipment that took long or failed
     #[arg(long)]
     scheduled: bool,
 }
@@ -88,13 +88,13 @@ pub struct RestoreArguments {
     /// The run (default: the newest complete one)
     #[arg(long, value_name = "ID")]
     run: Option<String>,
-    /// The moment that the database goes back to, of which what was written is shipped: 2026-11-30T14:05:00Z
+    /// Restore the database as it was at this moment (RFC 3339: 2026-11-30T14:05:00Z)
     #[arg(long, value_name = "TIME", requires = "database", conflicts_with = "run")]
     at: Option<jiff::Timestamp>,
     /// Put its database in the place of the app's
     #[arg(long, required_unless_present = "files", conflicts_with = "files")]
     database: bool,
-    /// Only as a dump, beside the app's own: nothing else is changed
+    /// Only write it as a dump; the app's database is not changed
     #[arg(long, requires = "database", conflicts_with = "yes")]
     dump: bool,
     /// Restore its files below a new directory
