@@ -96,13 +96,13 @@ test: packages
 
 # What `make test` only takes a sample of, or leaves out in turn: starts after each cut of an update, walked through every fault; updates that
 # are cut off in every stage, in every way; a layout of disks that is cut off
-# before and after every command; an upgrade of PostgreSQL that is killed, and one that the app does not come up on; the
+# before and after every command; an upgrade of PostgreSQL that is killed, and one that the app does not come up on; backups that are killed 600 times; the
 # disk image from nothing, of both Debians and built twice, by every kind of cloud, and ten power cuts; vagrant up.
 soak: tools target/deb/appliance-test.deb target/image/test/appliance-bookworm.qcow2 target/image/test/appliance-trixie.qcow2 target/image/again/appliance-bookworm.qcow2
 	APPLIANCE_MATRIX=all cargo test --locked --lib -- --nocapture walk
 	cmp target/image/test/appliance-bookworm.qcow2 target/image/again/appliance-bookworm.qcow2
 	APPLIANCE_IMAGE=target/image/test/appliance-trixie.qcow2 cargo test --locked --test vm -- --nocapture the_image_comes_up
-	APPLIANCE_MATRIX=all cargo test --locked --test booted -- --nocapture cut_off another_major
+	APPLIANCE_MATRIX=all cargo test --locked --test booted -- --nocapture cut_off another_major backup_hosts that_is_killed stands_still
 	APPLIANCE_MATRIX=all cargo test --locked --test vm -- --nocapture drives a_layout the_root the_image vagrant_up
 
 bench: packages target/deb/appliance.deb

@@ -76,7 +76,7 @@ tests "units" cargo test --quiet --locked --lib
 tests "layers" cargo test --quiet --locked --test layers
 tests "golden files" cargo test --quiet --locked --test golden --test old_envs --test flat --test put_back
 tests "published compose files" cargo test --quiet --locked --test published
-tests "booted hosts" cargo test --locked --test booted -- --test-threads=3 --skip load:: --skip without_a_migration
+tests "booted hosts" cargo test --locked --test booted -- --test-threads=3 --skip load:: --skip without_a_migration --skip stands_still
 wait
 tests "emulated machines: $machines" ended $machines
 # Those that count what is lost under load need the machine for themselves.

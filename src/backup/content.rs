@@ -2,11 +2,11 @@
 //! file mounts. Something that should be there and is not is an error: a volume that is not mounted must not be stored as empty.
 
 use super::manifest::VolumePart;
-use crate::env::Env;
+use crate::env::{App, Env};
 use crate::host::{Cmd, Host};
 use crate::prepare::client_ca;
-use crate::stack;
 use crate::stack::model::{Source, Stack};
+use crate::stack::{self, inside};
 use crate::state::{DIRECTORY, app_directory};
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +38,8 @@ const MAX_LOSS: u64 = 2;
 /// The most files that are counted, and how long that may take.
 const MAX_FILES: usize = 256 << 20;
 const COUNTING: Duration = Duration::from_secs(3600);
+/// How long an app may take to put in order what is stored of it.
+const MAKING_READY: Duration = Duration::from_secs(3600);
 /// Below so many files nothing is concluded from their number.
 const FEW: u64 = 20;
 
@@ -119,9 +121,27 @@ pub fn of_host(host: &Host) -> Vec<String> {
     ["/app/env.yml", "/data/etc", DIRECTORY].into_iter().filter(|path| host.exists(path)).map(str::to_owned).collect()
 }
 
-/// What is in these and can be made again.
-pub fn left_out() -> Vec<String> {
-    vec![format!("{DIRECTORY}/apps/*/sources"), format!("{DIRECTORY}/apps/*/source.tar")]
+/// What is in these and can be made again, and what the apps say of theirs.
+pub fn left_out<'a>(apps: impl IntoIterator<Item = &'a App>) -> Vec<String> {
+    let own = ["sources", "source.tar"].map(|name| format!("{DIRECTORY}/apps/*/{name}"));
+    let of_apps = apps.into_iter().flat_map(|app| {
+        app.backup.exclude.iter().map(|path| match path.as_str() {
+            absolute if absolute.starts_with('/') => absolute.to_owned(),
+            below => format!("/data/{}-storage-vault/{below}", app.name),
+        })
+    });
+    own.into_iter().chain(of_apps).collect()
+}
+
+/// Lets an app put in order what is stored of it, where it says how.
+///
+/// # Errors
+/// Its command fails, or takes longer than an hour.
+pub async fn make_ready(env: &Env, host: &Host) -> Result<()> {
+    let Some(exec) = &env.app.backup.exec else { return Ok(()) };
+    let (app, service) = (env.app.name.as_str(), exec.service.as_str());
+    let run = inside::run_inside(host, app, service, &exec.command, MAKING_READY).await;
+    run.context("app.backup.exec failed, so nothing was stored")
 }
 
 async fn volumes(stack: &Stack, host: &Host) -> Result<Vec<VolumePart>> {

@@ -10,6 +10,10 @@ const VERSION: u32 = 1;
 /// What it is called in its snapshot.
 pub(super) const FILE: &str = "/manifest.json";
 
+/// What was stored later is greater: by whose turn it was, by the number that its writer counts on from what it finds, by time. Time alone
+/// would not do: a run of a clock that was years ahead would be the newest for years.
+pub type Order = (u64, u64, jiff::Timestamp);
+
 /// One app's part of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -26,6 +30,9 @@ pub struct Manifest {
     pub machine: String,
     /// Whose turn it is to write into the repository: raised by `backup adopt` and by a recovery.
     pub generation: u64,
+    /// What counts runs and shipments within a generation; 0 in runs of versions that did not count.
+    #[serde(default)]
+    pub serial: u64,
     /// Whether the clock was set by a server.
     pub is_clock_synchronised: bool,
     pub env_digest: String,
@@ -86,6 +93,11 @@ impl Manifest {
             );
         }
         Ok(read)
+    }
+
+    /// What tells which of two is the newer one.
+    pub fn order(&self) -> Order {
+        (self.generation, self.serial, self.at)
     }
 
     /// Rows of all tables together.

@@ -2,9 +2,11 @@
 //! runs are kept; and the ways back. When a run is made is systemd's matter (`prepare/timer.rs`).
 
 mod base;
+pub mod beginning;
 mod content;
 mod drill;
 mod drilled;
+mod fetched;
 mod kept;
 mod key;
 mod manifest;
@@ -29,8 +31,10 @@ mod wal;
 
 pub use drill::drill;
 pub use drilled::{Drill, How};
+pub use fetched::{Fetched, Purpose};
 pub use key::password;
 pub use manifest::Manifest;
+pub use point::shipped_files;
 pub use record::{Record, adopt, machine};
 pub use restic::Restic;
 pub use run::{Accept, Outcome, run};

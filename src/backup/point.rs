@@ -3,7 +3,7 @@
 
 use super::manifest::{FilesPart, Manifest, VolumePart};
 use super::restic::Restic;
-use super::runs::Shipment;
+use super::runs::{Found, Shipment};
 use super::shipping::Base;
 use crate::state::DIRECTORY;
 use crate::value::{AppName, Commit};
@@ -29,6 +29,8 @@ pub struct Point {
     pub host: String,
     pub machine: String,
     pub generation: u64,
+    #[serde(default)]
+    pub serial: u64,
     pub is_clock_synchronised: bool,
     pub env_digest: String,
     pub base: Base,
@@ -50,6 +52,23 @@ pub struct PointApp {
     /// Tables that are empty in it, whatever was in them: PostgreSQL keeps them out of its log.
     #[serde(default)]
     pub unlogged: Vec<String>,
+}
+
+/// An app's files as they were shipped last before a moment.
+///
+/// # Errors
+/// None were, or not of this app.
+pub async fn shipped_files(found: &Found, app: &AppName, at: jiff::Timestamp, restic: &Restic<'_>) -> Result<Manifest> {
+    let points = found.shipments.iter().filter(|one| one.is_point && one.at <= at);
+    let Some(shipment) = points.max_by_key(|one| one.at) else {
+        bail!(
+            "no files were shipped before {at}, or not any more; for those of a run: --run ID, see: appliance backup list"
+        );
+    };
+    let point = Point::read(restic, shipment).await?;
+    let part = point.apps.iter().find(|part| part.app == *app);
+    let part = part.with_context(|| format!("nothing of the app {app} was shipped at {}", shipment.at))?;
+    Ok(point.manifest(part, &shipment.stretch.snapshot))
 }
 
 impl Point {
@@ -87,6 +106,7 @@ impl Point {
             host: self.host.clone(),
             machine: self.machine.clone(),
             generation: self.generation,
+            serial: self.serial,
             is_clock_synchronised: self.is_clock_synchronised,
             env_digest: self.env_digest.clone(),
             database: None,

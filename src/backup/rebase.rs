@@ -2,6 +2,7 @@
 //! does not, it is given up, and a new one begins with a base backup of its own.
 
 use super::base::{self, Position};
+use super::fetched;
 use super::restic::Restic;
 use super::runs::{Found, Writer};
 use super::scratch;
@@ -10,6 +11,8 @@ use super::wal::Segment;
 use crate::env::Envs;
 use crate::host::Host;
 use crate::prepare::postgres::{self, archive};
+use crate::report::sentry;
+use crate::state::{BackupLock, ShipLock};
 use anyhow::Result;
 
 /// Whether what was shipped until now is continued; if not, it is given up.
@@ -35,6 +38,7 @@ pub(super) async fn continued(
 /// Stores a base backup, by which the log is continued where there is one.
 pub(super) async fn rebase(
     shipping: &mut Shipping,
+    _lock: &ShipLock,
     found: Option<&Found>,
     restic: &Restic<'_>,
     writer: &Writer,
@@ -85,14 +89,18 @@ fn why_not_continued(
         }
         // As after a virtual machine was set back: its log has the same names, and something else in it.
         () if newest > ours => "the repository has more of the log than this host has shipped",
+        () if newest < known(&shipping.shipped) => {
+            let why = "what was shipped last is not in the repository any more: somebody has put an older state of it back, or has removed some";
+            sentry::critical(host, "The backup's repository is not as it was", why);
+            why
+        }
         () => return Ok(shipping.waiting(base, host)?.err()),
     };
     Ok(Some(why.to_owned()))
 }
 
-/// Takes away what clusters have left that are not in use any more, and what a killed command has left of a scratch cluster. By whoever holds
-/// the backup's lock.
-pub(super) async fn sweep(envs: &Envs, host: &Host) -> Result<()> {
+/// Takes away what clusters have left that are not in use any more, and what a killed command has left of a scratch cluster.
+pub(super) async fn sweep(envs: &Envs, lock: &BackupLock, host: &Host) -> Result<()> {
     let own = archive::spool(&postgres::cluster(host)?.id);
     for name in host.names(archive::SPOOLS)? {
         let path = format!("{}/{name}", archive::SPOOLS);
@@ -102,5 +110,6 @@ pub(super) async fn sweep(envs: &Envs, host: &Host) -> Result<()> {
             shipping::clear(&own, None, host)?;
         }
     }
-    scratch::sweep(host).await
+    fetched::sweep(envs, lock, host)?;
+    scratch::sweep(lock, host).await
 }

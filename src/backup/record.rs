@@ -17,6 +17,9 @@ pub struct Record {
     pub last_start: Option<jiff::Timestamp>,
     /// The last complete run: its id, when its state is from, and what it took.
     pub last_run: Option<String>,
+    /// Whose turn it was then: after somebody has taken over, the repository need not have it.
+    #[serde(default)]
+    pub last_run_generation: u64,
     pub last_success: Option<jiff::Timestamp>,
     pub last_seconds: Option<u64>,
     pub last_bytes: Option<u64>,

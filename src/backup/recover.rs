@@ -2,6 +2,7 @@
 //! with half of it; killed anywhere, it is run again from the beginning.
 
 use super::content;
+use super::fetched::Purpose;
 use super::manifest::Manifest;
 use super::point::Point;
 use super::record;
@@ -58,10 +59,9 @@ async fn newest_point(
     manifests: &[Manifest],
     host: &Host,
 ) -> (Option<Chosen>, Option<String>) {
-    let newest = manifests.iter().map(|one| (one.generation, one.at)).max();
+    let newest = manifests.iter().map(Manifest::order).max();
     let mut note = None;
-    let is_later =
-        |one: &&runs::Shipment| one.is_point && newest.is_none_or(|newest| (one.generation, one.at) > newest);
+    let is_later = |one: &&runs::Shipment| one.is_point && newest.is_none_or(|newest| one.order() > newest);
     for shipment in found.shipments.iter().filter(is_later) {
         let chosen = async {
             let source = rewind::source(found, shipment)?;
@@ -86,15 +86,15 @@ fn refuse_full(envs: &Envs, host: &Host) -> Result<()> {
         return Ok(());
     }
     for env in envs.iter() {
-        let vault = format!("/data/{}-storage-vault", env.app.name);
-        if !host.names(&vault)?.is_empty() {
-            bail!("{vault} holds files, which a recovery would write over; move it away first");
-        }
         if Ledger::read_for(host, &env.app.name)?.current.is_some() {
             bail!(
                 "this host has a release of the app {} already, and a recovery is for an empty host; see: appliance backup restore --help",
                 env.app.name
             );
+        }
+        let vault = format!("/data/{}-storage-vault", env.app.name);
+        if !host.names(&vault)?.is_empty() {
+            bail!("{vault} holds files, which a recovery would write over; move it away first");
         }
     }
     Ok(())
@@ -150,7 +150,7 @@ impl Plan<'_> {
         // Once more, now that the disks are where they belong: one of them may be the old host's.
         refuse_full(envs, host)?;
         recovering::begin(host)?;
-        let newest = self.manifests.iter().max_by_key(|one| (one.generation, one.at));
+        let newest = self.manifests.iter().max_by_key(|one| one.order());
         let first = newest.context("there is no app to recover")?;
         progress("restoring what is the host's");
         make_room(&content::of_host(host), host).await?;
@@ -218,12 +218,13 @@ impl Plan<'_> {
         progress(&format!("{app}: fetching the database"));
         let (file, contents, major) = match (&manifest.database, scratch) {
             (Some(part), _) => {
-                let file = restore::fetch_dump_locked(env, &self.restic, manifest, &self.lock, host).await?;
+                let file =
+                    restore::fetch_dump_locked(env, &self.restic, manifest, Purpose::Use, &self.lock, host).await?;
                 (file, part.contents.clone(), part.major)
             }
             (None, Some(scratch)) => {
                 let contents = scratch.contents(env).await?;
-                (scratch.dump(env, &manifest.run).await?, contents, scratch.major())
+                (scratch.dump(env, &manifest.run, Purpose::Use).await?, contents, scratch.major())
             }
             (None, None) => return Ok(()),
         };

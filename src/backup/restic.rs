@@ -1,7 +1,7 @@
 //! restic's command line: the only place that knows it. Password, repository and credentials travel in its environment, never in an argument.
 //! What it prints differs between Debian 12's 0.14 and Debian 13's 0.18; what is read here is the same in both.
 
-use super::told::{self, Listed, Snapshot, Stored, first_line, last_line, last_words, passed_over, stored};
+use super::told::{self, Listed, Snapshot, Stored, first_line, passed_over, stored, why};
 use super::{CACHE, key};
 use crate::env::Env;
 use crate::host::{Cmd, Dir, Host, Output, What};
@@ -145,7 +145,8 @@ impl<'a> Restic<'a> {
         }
         if said.contains("wrong password or no key found") {
             bail!(
-                "the repository cannot be opened with 'appliance.backup.encrypt': it was made with another key; nothing was written"
+                "the repository cannot be opened with 'appliance.backup.encrypt': it was made with another key, or the repository's key file is \
+                 damaged; nothing was written"
             );
         }
         let is_missing = told.code == Some(NO_REPOSITORY) || NOT_THERE.iter().any(|words| said.contains(words));
@@ -183,7 +184,7 @@ impl<'a> Restic<'a> {
         self.act("make the repository", &["init"], QUICK).await.map(drop)
     }
 
-    /// Takes away locks of processes that are gone. One of ours cannot be anybody's: whoever calls this holds the backup's lock.
+    /// Takes away locks of this host's processes that are gone, and such as nobody has refreshed for long.
     pub async fn unlock(&self) -> Result<()> {
         self.act("take stale locks away", &["unlock"], QUICK).await.map(drop)
     }
@@ -232,7 +233,7 @@ impl<'a> Restic<'a> {
                 let passed_over = passed_over(&told.stderr);
                 Ok(Stored { unread: self.still_there(&passed_over), passed_over, ..stored(&told.stdout)? })
             }
-            _ => bail!("restic backup failed: {}", self.masked(&last_words(&told.stderr))),
+            _ => bail!("restic backup failed: {}", self.masked(&why(&told.stderr))),
         }
     }
 
@@ -318,9 +319,10 @@ impl<'a> Restic<'a> {
             Some(0) => Ok(()),
             // Its own last word after it has looked at all.
             _ if said.contains("repository contains errors") => {
-                bail!("the repository is damaged: {}; see: restic check", self.masked(first_line(said)))
+                let said = said.replace("Fatal: repository contains errors", "");
+                bail!("the repository is damaged: {}; see: restic check", self.masked(&why(&said)))
             }
-            _ => bail!("the repository could not be checked: {}", self.masked(last_line(said))),
+            _ => bail!("the repository could not be checked: {}", self.masked(&why(said))),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Getting parts of a run back onto a host that lives: the dump as a file, which `appliance database restore` knows how to put in place, and
 //! files into a directory beside. What runs is not touched here.
 
+use super::fetched::{self, Fetched, Purpose};
 use super::manifest::Manifest;
 use super::restic::Restic;
 use super::rewind::{self, Source};
@@ -11,20 +12,26 @@ use crate::host::{Dir, Host};
 use crate::prepare::postgres;
 use crate::state::BackupLock;
 use crate::update::dump;
-use crate::value::Owner;
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
 
 /// How long another backup command is waited for.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Fetches a run's dump into the directory of the app's dumps; gives back the file, which is the caller's to remove.
+/// Fetches a run's dump into the directory of the app's dumps.
 ///
 /// # Errors
 /// The run has no database; PostgreSQL here is older than the one it comes from; there is no room; or it cannot be fetched.
-pub async fn fetch_dump(env: &Env, restic: &Restic<'_>, manifest: &Manifest, host: &Host) -> Result<String> {
+pub async fn fetch_dump(
+    env: &Env,
+    restic: &Restic<'_>,
+    manifest: &Manifest,
+    purpose: Purpose,
+    host: &Host,
+) -> Result<Fetched> {
     let lock = BackupLock::take(host, "backup restore", PATIENCE).await?;
-    fetch_dump_locked(env, restic, manifest, &lock, host).await
+    let file = fetch_dump_locked(env, restic, manifest, purpose, &lock, host).await?;
+    Ok(Fetched { file, _lock: lock })
 }
 
 /// [`fetch_dump`], by whoever holds the lock.
@@ -32,6 +39,7 @@ pub(super) async fn fetch_dump_locked(
     env: &Env,
     restic: &Restic<'_>,
     manifest: &Manifest,
+    purpose: Purpose,
     _lock: &BackupLock,
     host: &Host,
 ) -> Result<String> {
@@ -40,24 +48,14 @@ pub(super) async fn fetch_dump_locked(
     let directory = dump::directory(&env.app.name);
     // Once as a file, once as a database.
     room::refuse_too_little(&directory, part.bytes.saturating_mul(2), host)?;
-    let target = format!("{directory}/{}-backup-{}.pgdump", env.app.name, manifest.run);
-    let beside = format!("{target}.part");
-    let fetched = restic.fetch(&part.snapshot, &part.path, &beside).await;
-    let done = fetched.and_then(|()| {
-        // pg_restore reads it as the app.
-        let owner: Owner = "app".parse().context("a user name is an owner")?;
-        host.ensure_owned(&beside, 0o600, &owner)?;
-        host.settle_file(&beside, &target)
-    });
-    if done.is_err() {
-        host.discard(&beside)?;
-    }
-    done.with_context(|| format!("could not fetch the database of the run {}", manifest.run))?;
+    let target = fetched::target(&env.app.name, &manifest.run, purpose);
+    let written = restic.fetch(&part.snapshot, &part.path, &fetched::beside(&target)).await;
+    let settled = fetched::settle(written, &target, host);
+    settled.with_context(|| format!("could not fetch the database of the run {}", manifest.run))?;
     Ok(target)
 }
 
-/// Dumps the app's database as it was at a moment between runs into the directory of its dumps; gives back the file, which is the caller's to
-/// remove.
+/// Dumps the app's database as it was at a moment between runs into the directory of its dumps.
 ///
 /// # Errors
 /// What was shipped does not reach there; there is no room; or it cannot be fetched.
@@ -65,15 +63,16 @@ pub async fn rewound_dump(
     env: &Env,
     restic: &Restic<'_>,
     source: &Source,
+    purpose: Purpose,
     host: &Host,
     progress: &(dyn Fn(&str) + Sync),
-) -> Result<String> {
-    let _lock = BackupLock::take(host, "backup restore", PATIENCE).await?;
+) -> Result<Fetched> {
+    let lock = BackupLock::take(host, "backup restore", PATIENCE).await?;
     refuse_older(source.major(), host)?;
     let scratch = rewind::rewind(restic, source, scratch::REWIND, host, progress).await?;
-    let dumped = scratch.dump(env, &source.name()).await;
+    let dumped = scratch.dump(env, &source.name(), purpose).await;
     scratch.end().await?;
-    dumped
+    Ok(Fetched { file: dumped?, _lock: lock })
 }
 
 /// # Errors

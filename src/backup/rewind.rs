@@ -239,6 +239,7 @@ mod tests {
             at: at(minute),
             machine: "aa".to_owned(),
             generation: 1,
+            serial: 0,
             base: base.to_owned(),
             chain: chain.to_owned(),
             is_point: true,

@@ -17,7 +17,7 @@ use crate::host::http::Request;
 use crate::prepare::postgres::archive;
 use crate::prepare::{self, postgres};
 use crate::report::sentry;
-use crate::state::{BackupLock, Ledger, Touched, UpdateLock, recovering};
+use crate::state::{BackupLock, Ledger, ShipLock, Touched, UpdateLock, recovering};
 use crate::update::dump;
 use crate::value::AppName;
 use anyhow::{Context, Result, bail};
@@ -28,6 +28,8 @@ use tokio::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long an update is waited for: half of it must not be stored.
 const UPDATES: Duration = Duration::from_secs(6 * 3600);
+/// How long a shipment is waited for.
+const SHIPMENT: Duration = Duration::from_secs(6 * 3600);
 /// How long counting a database may take.
 const COUNTING: Duration = Duration::from_secs(3600);
 /// How long the service that is told of a complete run may take.
@@ -92,7 +94,7 @@ async fn make(
     envs: &Envs,
     accept: Accept,
     mut record: Record,
-    _lock: &BackupLock,
+    lock: &BackupLock,
     host: &Host,
     progress: Progress<'_>,
 ) -> Result<Outcome> {
@@ -100,17 +102,18 @@ async fn make(
     let (restic, machine) = (Restic::of(envs.host(), host)?, machine(host)?);
     record.repository = Some(ensure_repository(&restic, &record, accept, progress).await?);
     restic.unlock().await?;
-    if let Err(error) = rebase::sweep(envs, host).await {
+    if let Err(error) = rebase::sweep(envs, lock, host).await {
         tracing::warn!("what was left of earlier commands cannot be taken away: {error:#}");
     }
     let before = runs::runs(&restic).await?;
     before.refuse_foreign(&machine, record.generation)?;
+    let lost = lost(&record, &before, accept);
     record.generation = record.generation.max(1);
     // Before anything is stored: what is begun anew is begun once.
     record.write(host)?;
     let run = format!("{}-{}", host.now().strftime("%Y%m%dT%H%M%SZ"), hex(&host.random::<2>()?));
     let is_clock_synchronised = is_clock_synchronised(host).await;
-    let writer = Writer { machine, generation: record.generation };
+    let writer = Writer { machine, generation: record.generation, serial: before.next_serial() };
     let making = Making { restic, host, run, writer, is_clock_synchronised, before, accept, begun, progress };
     let (mut manifests, mut failed) = (Vec::new(), Vec::new());
     let of_host = making.host_part().await?;
@@ -143,20 +146,28 @@ async fn make(
     let based =
         based.err().map(|error| format!("the databases cannot be brought back to a moment between runs: {error:#}"));
     let trouble = failed.first().map(|(app, why)| format!("{app}: {why}")).or(unread);
-    record.last_run = Some(making.run.clone());
+    (record.last_run, record.last_run_generation) = (Some(making.run.clone()), record.generation);
     if trouble.is_none() {
         record.last_success = Some(host.now());
     }
     record.last_seconds = Some(begun.elapsed().as_secs());
     record.last_bytes = Some(manifests.iter().map(|one| one.files.bytes).sum());
     record.last_database_bytes = Some(manifests.iter().filter_map(|one| Some(one.database.as_ref()?.bytes)).sum());
-    record.trouble = trouble.clone().or(based);
+    if let Some(lost) = &lost {
+        sentry::critical(host, "The backup's repository is not as it was", lost);
+    }
+    record.trouble = trouble.clone().or(lost).or(based);
     record.write(host)?;
     if trouble.is_none() {
         tell_alive(envs.host(), host).await;
     }
     let (machine, may_remove) = (&making.writer.machine, making.is_clock_synchronised);
-    let kept_up = upkeep::keep_up(&making.restic, envs.host(), machine, may_remove, &mut record, host, progress).await;
+    let kept_up = match ShipLock::take(host, "backup run", SHIPMENT).await {
+        Ok(_lock) => {
+            upkeep::keep_up(&making.restic, envs.host(), machine, may_remove, &mut record, host, progress).await
+        }
+        Err(error) => Err(error),
+    };
     if let Err(error) = &kept_up {
         let said = format!("the run is stored, but the repository could not be kept up: {error:#}");
         record.trouble.get_or_insert(said);
@@ -175,7 +186,7 @@ impl Making<'_> {
         let _update = UpdateLock::take(self.host, "backup run", UPDATES).await?;
         (self.progress)("storing what is the host's");
         let paths = content::of_host(self.host);
-        let stored = self.restic.store(&paths, &content::left_out(), &self.tags(HOST, "host")).await;
+        let stored = self.restic.store(&paths, &content::left_out([]), &self.tags(HOST, "host")).await;
         let stored = stored.context("could not store what is the host's")?;
         Ok(listed(&self.restic.snapshots().await?, &stored, &paths)?.id.clone())
     }
@@ -189,6 +200,7 @@ impl Making<'_> {
             tracing::warn!("changes are not shipped between runs: {why}");
             return Ok(());
         }
+        let lock = ShipLock::take(self.host, "backup run", SHIPMENT).await?;
         (self.progress)("storing a base backup of the databases");
         let mut shipping = Shipping::read(self.host)?;
         for manifest in manifests {
@@ -196,7 +208,9 @@ impl Making<'_> {
         }
         shipping.write(self.host)?;
         let found = runs::runs(&self.restic).await?;
-        rebase::rebase(&mut shipping, Some(&found), &self.restic, &self.writer, repository, self.host).await.map(drop)
+        rebase::rebase(&mut shipping, &lock, Some(&found), &self.restic, &self.writer, repository, self.host)
+            .await
+            .map(drop)
     }
 
     async fn app_part(&self, env: &Env, of_host: &str) -> Result<Manifest> {
@@ -218,6 +232,7 @@ impl Making<'_> {
                 Err(error) => tracing::warn!("{error:#}"),
             }
         }
+        content::make_ready(env, host).await?;
         // The database first: what a row names in the files is there by then.
         let at = host.now();
         let stored = self.database_part(env).await.with_context(|| format!("could not store the database of {app}"))?;
@@ -236,6 +251,7 @@ impl Making<'_> {
             host: env.host_domain.as_str().to_owned(),
             machine: self.writer.machine.clone(),
             generation: self.writer.generation,
+            serial: self.writer.serial,
             is_clock_synchronised: self.is_clock_synchronised,
             env_digest: env.file_digest.clone(),
             database: Some(database),
@@ -275,7 +291,7 @@ impl Making<'_> {
     async fn files_part(&self, env: &Env, content: &Content) -> Result<(FilesPart, Stored)> {
         let app = env.app.name.as_str();
         (self.progress)(&format!("{app}: storing files"));
-        let stored = self.restic.store(&content.paths, &content::left_out(), &self.tags(app, "files")).await;
+        let stored = self.restic.store(&content.paths, &content::left_out([&env.app]), &self.tags(app, "files")).await;
         let stored = stored.with_context(|| format!("could not store the files of {app}"))?;
         if let Some(unread) = &stored.unread {
             tracing::warn!("{app}: some files could not be read, {unread} for one");
@@ -290,6 +306,18 @@ impl Making<'_> {
         };
         Ok((part, stored))
     }
+}
+
+/// What is to be told of a repository that does not list the last run any more. What is stored now is whole all the same.
+fn lost(record: &Record, found: &Found, accept: Accept) -> Option<String> {
+    let last = record.last_run.as_ref().filter(|_| record.last_run_generation == record.generation)?;
+    let is_there = found.runs.iter().any(|run| run.id == *last);
+    (!is_there && !accept.new_repository).then(|| {
+        format!(
+            "the run {last}, which was stored last, was not in the repository any more: somebody has put an older state of it back, or has removed \
+             runs. This run is stored; what there is else: appliance backup list"
+        )
+    })
 }
 
 /// What was stored, as the repository lists it, with all that was to be in it.

@@ -1,6 +1,6 @@
 //! What a repository holds, from the list of its snapshots: runs, and what was shipped between them.
 
-use super::manifest::{self, Manifest};
+use super::manifest::{self, Manifest, Order};
 use super::restic::Restic;
 use super::told::Snapshot;
 use super::wal::{Segment, Stretch};
@@ -17,6 +17,7 @@ pub struct Run {
     /// The beginning of the machine's id that made it.
     pub machine: String,
     pub generation: u64,
+    pub serial: u64,
     /// The manifest's snapshot.
     pub snapshot: String,
 }
@@ -44,6 +45,7 @@ pub struct Shipment {
     pub at: jiff::Timestamp,
     pub machine: String,
     pub generation: u64,
+    pub serial: u64,
     /// Which base copy was the newest then, and which log it is a part of.
     pub base: String,
     pub chain: String,
@@ -71,13 +73,15 @@ pub struct Found {
 pub struct Writer {
     pub machine: String,
     pub generation: u64,
+    /// One more than the highest that the repository had.
+    pub serial: u64,
 }
 
 impl Writer {
     /// The tags of a snapshot of this host's.
     pub fn tags(&self, own: &[(&str, &str)]) -> Vec<String> {
-        let generation = self.generation.to_string();
-        let of_host = [("machine", &self.machine[..8]), ("generation", &generation)];
+        let (generation, serial) = (self.generation.to_string(), self.serial.to_string());
+        let of_host = [("machine", &self.machine[..8]), ("generation", &generation), ("serial", &serial)];
         own.iter().chain(&of_host).map(|(name, value)| format!("{name}={value}")).collect()
     }
 }
@@ -98,13 +102,11 @@ pub async fn runs(restic: &Restic<'_>) -> Result<Found> {
 fn sorted(snapshots: Vec<Snapshot>) -> Found {
     let bases = snapshots.iter().filter_map(base).collect();
     let mut shipments: Vec<Shipment> = snapshots.iter().filter_map(shipment).collect();
-    shipments.sort_by_key(|one| std::cmp::Reverse((one.generation, one.at)));
+    shipments.sort_by_key(|one| std::cmp::Reverse(one.order()));
     let snapshots: Vec<Snapshot> = snapshots.into_iter().filter(|snapshot| snapshot.tag("run").is_some()).collect();
     let mut runs: Vec<Run> = snapshots.iter().filter_map(run).collect();
     // One that was made by somebody who had been replaced is no newer than what came after.
-    runs.sort_by(|one, other| {
-        (other.generation, other.at).cmp(&(one.generation, one.at)).then_with(|| one.app.cmp(&other.app))
-    });
+    runs.sort_by(|one, other| other.order().cmp(&one.order()).then_with(|| one.app.cmp(&other.app)));
     Found { runs, bases, shipments, snapshots }
 }
 
@@ -129,6 +131,7 @@ fn shipment(snapshot: &Snapshot) -> Option<Shipment> {
         at: snapshot.tag("at")?.parse().ok()?,
         machine: snapshot.tag("machine")?.to_owned(),
         generation: snapshot.tag("generation")?.parse().ok()?,
+        serial: serial(snapshot),
         base: snapshot.tag("base")?.to_owned(),
         chain: snapshot.tag("chain")?.to_owned(),
         is_point: part == POINT,
@@ -144,8 +147,20 @@ fn run(snapshot: &Snapshot) -> Option<Run> {
         at: snapshot.time,
         machine: snapshot.tag("machine")?.to_owned(),
         generation: snapshot.tag("generation")?.parse().ok()?,
+        serial: serial(snapshot),
         snapshot: snapshot.id.clone(),
     })
+}
+
+/// 0: of a version that did not count; then times tell what is newer.
+fn serial(snapshot: &Snapshot) -> u64 {
+    snapshot.tag("serial").and_then(|number| number.parse().ok()).unwrap_or_default()
+}
+
+impl Shipment {
+    pub fn order(&self) -> Order {
+        (self.generation, self.serial, self.at)
+    }
 }
 
 impl Found {
@@ -173,9 +188,9 @@ impl Found {
     /// # Errors
     /// The newest in it is another machine's, or this one's from before somebody else took over.
     pub fn refuse_foreign(&self, machine: &str, generation: u64) -> Result<()> {
-        let runs = self.runs.iter().map(|run| (run.generation, run.at, &run.id, &run.machine));
-        let shipments = self.shipments.iter().map(|one| (one.generation, one.at, &one.id, &one.machine));
-        let Some((newest, _, id, of)) = runs.chain(shipments).max() else { return Ok(()) };
+        let runs = self.runs.iter().map(|run| (run.order(), &run.id, &run.machine));
+        let shipments = self.shipments.iter().map(|one| (one.order(), &one.id, &one.machine));
+        let Some(((newest, ..), id, of)) = runs.chain(shipments).max() else { return Ok(()) };
         if machine.starts_with(of) && newest <= generation || newest < generation {
             return Ok(());
         }
@@ -191,6 +206,12 @@ impl Found {
         self.runs.iter().map(|run| run.generation).chain(shipments).max().unwrap_or_default()
     }
 
+    /// The number that whoever writes next counts by.
+    pub fn next_serial(&self) -> u64 {
+        let shipments = self.shipments.iter().map(|one| one.serial);
+        self.runs.iter().map(|run| run.serial).chain(shipments).max().unwrap_or_default().saturating_add(1)
+    }
+
     pub fn bases_of(&self, machine: &str) -> Vec<&BaseCopy> {
         self.bases.iter().filter(|base| machine.starts_with(&base.machine)).collect()
     }
@@ -199,7 +220,7 @@ impl Found {
         self.shipments.iter().filter(|one| machine.starts_with(&one.machine)).collect()
     }
 
-    /// A machine's own runs by app: their ids and times.
+    /// A machine's own runs by app, the newest first: their ids and times.
     pub fn times(&self, machine: &str) -> BTreeMap<&AppName, Vec<(String, jiff::Timestamp)>> {
         let mut times: BTreeMap<&AppName, Vec<(String, jiff::Timestamp)>> = BTreeMap::new();
         for run in self.runs.iter().filter(|run| machine.starts_with(&run.machine)) {
@@ -210,6 +231,10 @@ impl Found {
 }
 
 impl Run {
+    pub fn order(&self) -> Order {
+        (self.generation, self.serial, self.at)
+    }
+
     /// Reads its manifest.
     ///
     /// # Errors
@@ -272,5 +297,21 @@ mod tests {
         assert!(found.refuse_foreign(other, 0).is_err(), "an empty host");
         assert!(found.refuse_foreign(other, 2).is_ok(), "it has adopted it");
         assert!(found.refuse_foreign(own, 0).is_err(), "itself from before");
+        assert_eq!(found.next_serial(), 1);
+
+        // The clock was years ahead for one night, and behind in another.
+        let counted = |id: &str, time: &str, serial: &str| {
+            let serial = format!("serial={serial}");
+            let all = of(id, "manifest", "aaaaaaaa", "1");
+            snapshot(id, time, &all.iter().chain([&serial]).map(String::as_str).collect::<Vec<_>>())
+        };
+        let found = sorted(vec![
+            one("before", "2026-11-01T00:00:00Z", of("0", "manifest", "aaaaaaaa", "1")),
+            counted("1", "2026-11-02T00:00:00Z", "1"),
+            counted("2", "2031-11-03T00:00:00Z", "2"),
+            counted("3", "2021-11-04T00:00:00Z", "3"),
+        ]);
+        assert_eq!(found.runs.iter().map(|run| run.id.as_str()).collect::<Vec<_>>(), ["3", "2", "1", "0"]);
+        assert_eq!(found.next_serial(), 4);
     }
 }

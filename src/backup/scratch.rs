@@ -1,12 +1,12 @@
 //! A scratch cluster: PostgreSQL on files of its own, beside the clusters that are in use, which know nothing of it. Nothing listens on the
 //! network, and nobody but root and postgres reaches its socket. What a killed command has left of one is taken away by the next.
 
+use super::fetched::{self, Purpose};
 use crate::env::Env;
 use crate::host::{Cmd, Dir, File, Host, Login, UnitState, What};
 use crate::prepare;
 use crate::prepare::postgres::census;
-use crate::state::DrillLock;
-use crate::update::dump;
+use crate::state::{BackupLock, DrillLock};
 use crate::value::Owner;
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
@@ -32,8 +32,8 @@ const PORT: u16 = 5432;
 /// Only root and postgres come as far as the socket.
 const HBA: &str = "local all all trust\n";
 
-/// Takes away what killed commands have left. By whoever holds the backup's lock.
-pub async fn sweep(host: &Host) -> Result<()> {
+/// Takes away what killed commands have left.
+pub async fn sweep(_lock: &BackupLock, host: &Host) -> Result<()> {
     let _drill = DrillLock::try_take(host, "backup")?;
     for place in [Some(REWIND), _drill.as_ref().map(|_| DRILL)].into_iter().flatten() {
         if host.exists(place.directory) {
@@ -179,25 +179,16 @@ impl<'a> Scratch<'a> {
         Ok(counted.value.unwrap_or_default().lines().map(str::to_owned).collect())
     }
 
-    /// Dumps an app's database into the directory of its dumps. Gives back the file, which is the caller's to remove.
-    pub async fn dump(&self, env: &Env, name: &str) -> Result<String> {
+    /// Dumps an app's database into the directory of its dumps. Gives back the file.
+    pub async fn dump(&self, env: &Env, name: &str, purpose: Purpose) -> Result<String> {
         let (host, app) = (self.host, &env.app.name);
-        let target = format!("{}/{app}-backup-{name}.pgdump", dump::directory(app));
-        let beside = format!("{target}.part");
+        let target = fetched::target(app, name, purpose);
+        let beside = fetched::beside(&target);
         let args = ["--format=custom", "--no-password"];
         let cmd = self.as_postgres(self.app_login(env)?.client(&self.program("pg_dump"), args))?;
         let cmd = cmd.output_file(&host.path(&beside)).deadline(LOOKING);
         let dumped = host.act(What::Database, app.as_str(), "dump", cmd).await;
-        let done = dumped.and_then(|_| {
-            // pg_restore reads it as the app.
-            let owner: Owner = "app".parse().context("a user name is an owner")?;
-            host.ensure_owned(&beside, 0o600, &owner)?;
-            host.settle_file(&beside, &target)
-        });
-        if done.is_err() {
-            host.discard(&beside)?;
-        }
-        done.with_context(|| format!("could not dump the database of {app}"))?;
+        fetched::settle(dumped, &target, host).with_context(|| format!("could not dump the database of {app}"))?;
         Ok(target)
     }
 

@@ -16,7 +16,7 @@ use crate::env::{Env, Envs, hex};
 use crate::host::{Host, What};
 use crate::prepare::postgres::{self, archive};
 use crate::report::sentry;
-use crate::state::{BackupLock, Ledger, Touched, UpdateLock, recovering};
+use crate::state::{BackupLock, Ledger, ShipLock, Touched, UpdateLock, recovering};
 use anyhow::{Context, Result, anyhow, bail};
 use jiff::Timestamp;
 use std::time::Duration;
@@ -60,8 +60,10 @@ pub async fn ship(envs: &Envs, scheduled: bool, host: &Host, progress: Progress<
     shipping::bound(&before, &spool, segment_bytes, host)?;
     recovering::refuse(host)?;
     let impossible = base::why_impossible(host).await?;
-    let Some(lock) = BackupLock::try_take(host, "backup ship")? else {
-        return Ok(Shipped::Nothing("another backup command is at work".to_owned()));
+    let Some(lock) = ShipLock::try_take(host, "backup ship")? else {
+        return Ok(Shipped::Nothing(
+            "another backup command is at work, and needs the repository for itself".to_owned(),
+        ));
     };
     recovering::refuse(host)?;
     let record = Record::read(host)?;
@@ -81,7 +83,10 @@ pub async fn ship(envs: &Envs, scheduled: bool, host: &Host, progress: Progress<
     }
     shipping.last_start = Some(host.now());
     shipping.write(host)?;
-    sweep(envs, host).await?;
+    // A scratch cluster is left over only if nobody is at work with it.
+    if let Some(lock) = BackupLock::try_take(host, "backup ship")? {
+        sweep(envs, &lock, host).await?;
+    }
     let is_news = shipping.trouble.is_none();
     let made =
         bounded(&spool, segment_bytes, host, Making::make(envs, &record, &mut shipping, &lock, host, progress)).await;
@@ -130,6 +135,7 @@ async fn bounded<T>(spool: &str, segment_bytes: u64, host: &Host, work: impl Fut
 
 struct Making<'a> {
     envs: &'a Envs,
+    lock: &'a ShipLock,
     host: &'a Host,
     restic: Restic<'a>,
     writer: Writer,
@@ -140,12 +146,11 @@ impl<'a> Making<'a> {
         envs: &'a Envs,
         record: &Record,
         shipping: &mut Shipping,
-        _lock: &BackupLock,
+        lock: &'a ShipLock,
         host: &'a Host,
         progress: Progress<'_>,
     ) -> Result<Shipped> {
         let restic = Restic::of(envs.host(), host)?;
-        let writer = Writer { machine: machine(host)?, generation: record.generation };
         let repository = restic.id().await?;
         if record.repository.as_ref() != Some(&repository) {
             bail!(
@@ -153,12 +158,13 @@ impl<'a> Making<'a> {
             );
         }
         if shipping.trouble.is_some() {
-            // What a command that was killed has left; we have the backup's lock.
+            // What a command that was killed has left.
             restic.unlock().await?;
         }
         let found = runs::runs(&restic).await?;
+        let writer = Writer { machine: machine(host)?, generation: record.generation, serial: found.next_serial() };
         found.refuse_foreign(&writer.machine, writer.generation)?;
-        let making = Making { envs, host, restic, writer };
+        let making = Making { envs, lock, host, restic, writer };
         // A hole may show only behind the segment that is closed now.
         for _ in 0..2 {
             let base = match continued(shipping, &found, &making.writer, &repository, host).await? {
@@ -169,7 +175,7 @@ impl<'a> Making<'a> {
                 Some(base) => base,
                 None => {
                     progress("storing a base backup of the databases");
-                    rebase(shipping, None, &making.restic, &making.writer, &repository, host).await?
+                    rebase(shipping, making.lock, None, &making.restic, &making.writer, &repository, host).await?
                 }
             };
             if let Some(shipped) = making.rest(&base, shipping, progress).await? {
@@ -223,7 +229,8 @@ impl<'a> Making<'a> {
             ("last", &last.to_string()),
             ("lsn", &lsn),
         ]);
-        let stored = self.restic.store(&paths, &content::left_out(), &tags).await.context("could not ship changes")?;
+        let left_out = content::left_out(self.envs.iter().map(|env| &env.app));
+        let stored = self.restic.store(&paths, &left_out, &tags).await.context("could not ship changes")?;
         self.refuse_partial(base, &stored, first, last).await?;
         shipping.shipped = Some(last.to_string());
         shipping.last_seconds = begun.elapsed().as_secs();
@@ -342,6 +349,7 @@ impl<'a> Making<'a> {
             host: of_host.host_domain.as_str().to_owned(),
             machine: self.writer.machine.clone(),
             generation: self.writer.generation,
+            serial: self.writer.serial,
             is_clock_synchronised: is_clock_synchronised(host).await,
             env_digest: of_host.file_digest.clone(),
             base: base.clone(),

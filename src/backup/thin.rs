@@ -13,7 +13,8 @@ const NEWEST: usize = 3;
 /// How many periods keep their last run, and in which one a time lies.
 type Rule<'a> = (usize, &'a dyn Fn(&Timestamp) -> String);
 
-/// The runs that may go: each is its id and its time. The order does not matter. One that was drilled stays, whatever the rules say.
+/// The runs that may go: each is its id and its time, and they come in the order in which they were made, the newest first. One that was
+/// drilled stays, whatever the rules say.
 ///
 /// # Errors
 /// A run lies in the future, or more than half of many would go at once: something is wrong with a clock, or with the rules.
@@ -23,12 +24,18 @@ pub fn to_forget(
     keep: Keep,
     now: Timestamp,
 ) -> Result<Vec<String>> {
+    let newest = runs.iter().take(NEWEST).map(|(id, _)| id.as_str());
     let mut runs: Vec<&(String, Timestamp)> = runs.iter().collect();
     runs.sort_by_key(|(id, at)| (std::cmp::Reverse(*at), id.as_str()));
     if let Some((id, at)) = runs.first().filter(|(_, at)| *at > now) {
-        bail!("the run {id} is of {at}, which is in the future by this host's clock; nothing is removed");
+        bail!(
+            "the run {id} is of {at}, which is in the future by this host's clock; nothing is removed. If the clock is right now, forget the \
+             run's snapshots by hand, by their ids: appliance backup key, restic snapshots --tag run={id}, restic forget SNAPSHOT…"
+        );
     }
-    let mut kept: BTreeSet<&str> = runs.iter().take(NEWEST).map(|(id, _)| id.as_str()).chain(drilled).collect();
+    // By their times, too: what was made before the clock was set back.
+    let latest = runs.iter().take(NEWEST).map(|(id, _)| id.as_str());
+    let mut kept: BTreeSet<&str> = newest.chain(latest).chain(drilled).collect();
     let day = |at: &Timestamp| at.to_zoned(TimeZone::UTC).date();
     let week = |at: &Timestamp| {
         let week = day(at).iso_week_date();
@@ -61,7 +68,7 @@ pub fn to_forget(
 /// So many of the newest shipments are kept whatever the rules say.
 const NEWEST_SHIPMENTS: usize = 12;
 
-/// The snapshots of bases and shipments that may go. What stays brings the databases back to any moment of the last `days`, and the files to
+/// The snapshots of bases and shipments that may go; shipments come in the order in which they were made, the newest first. What stays brings the databases back to any moment of the last `days`, and the files to
 /// the last hour of each of them; nothing is kept that only holds what another one holds, too.
 ///
 /// # Errors
@@ -84,20 +91,25 @@ pub fn shipped_to_forget(
     let Some(oldest) = bases.iter().filter(|one| one.at <= since).max_by_key(|one| one.at) else {
         return Ok(superseded(shipments, None));
     };
-    let bases = bases.iter().filter(|one| one.at < oldest.at).map(|one| one.snapshot.clone());
-    Ok(bases.chain(superseded(shipments, Some(oldest))).collect())
+    // Whatever a clock said when it was made.
+    let newest = shipments.first().and_then(|last| bases.iter().find(|base| base.id == last.base));
+    let is_newest = |base: &BaseCopy| newest.is_some_and(|newest| newest.id == base.id);
+    let bases = bases.iter().filter(|one| one.at < oldest.at && !is_newest(one)).map(|one| one.snapshot.clone());
+    Ok(bases.chain(superseded(shipments, Some((oldest, newest.copied())))).collect())
 }
 
-/// Shipments from before the oldest base, and those that others make superfluous.
-fn superseded(shipments: &[&Shipment], oldest: Option<&BaseCopy>) -> Vec<String> {
+/// Shipments from before the oldest base that the newest one does not take either, and those that others make superfluous.
+fn superseded(shipments: &[&Shipment], bases: Option<(&BaseCopy, Option<&BaseCopy>)>) -> Vec<String> {
     let mut sorted: Vec<&Shipment> = shipments.to_vec();
-    sorted.sort_by_key(|one| std::cmp::Reverse((one.at, one.stretch.last)));
+    sorted.sort_by_key(|one| std::cmp::Reverse((one.order(), one.stretch.last)));
+    let builds_on = |one: &Shipment, base: &BaseCopy| one.chain == base.chain && one.stretch.last >= base.first;
     let hour = |one: &Shipment| one.at.as_second() / 3600;
     let (mut hours, mut firsts) = (BTreeSet::new(), BTreeSet::new());
     let mut gone = Vec::new();
     for (place, one) in sorted.iter().enumerate() {
-        let is_needed =
-            oldest.is_none_or(|base| one.at >= base.at || one.chain == base.chain && one.stretch.last >= base.first);
+        let is_needed = bases.is_none_or(|(oldest, newest)| {
+            one.at >= oldest.at || builds_on(one, oldest) || newest.is_some_and(|base| builds_on(one, base))
+        });
         // The newest that begins there holds what all others hold that do.
         let is_last = firsts.insert((one.chain.as_str(), one.stretch.first));
         let is_of_hour = one.is_point && hours.insert(hour(one));
@@ -173,6 +185,7 @@ mod tests {
             at: at(days * 24) + jiff::SignedDuration::from_mins(n * 30 + 5),
             machine: "aa".to_owned(),
             generation: 1,
+            serial: 0,
             base: format!("base {}", n / 48),
             chain: "base 0".to_owned(),
             is_point: n % 3 != 0,
@@ -184,7 +197,8 @@ mod tests {
 
     #[test]
     fn every_moment_of_the_window_can_still_be_reached() {
-        let (bases, shipments) = shipped(10, 20);
+        let (bases, mut shipments) = shipped(10, 20);
+        shipments.reverse();
         let refs = (bases.iter().collect::<Vec<_>>(), shipments.iter().collect::<Vec<_>>());
         let gone = shipped_to_forget(&refs.0, &refs.1, 7, now()).expect("nothing is wrong");
         let left: Vec<&Shipment> = shipments.iter().filter(|one| !gone.contains(&one.stretch.snapshot)).collect();
@@ -192,15 +206,47 @@ mod tests {
         assert_eq!(bases.iter().filter(|base| gone.contains(&base.snapshot)).count(), 3);
         let stretches: Vec<Stretch> = left.iter().map(|one| one.stretch.clone()).collect();
         for base in bases.iter().filter(|base| !gone.contains(&base.snapshot)) {
-            let newest = shipments.last().expect("there is one").stretch.last;
+            let newest = shipments[0].stretch.last;
             chain(&stretches, base.first, newest, BYTES).expect("all of the log from each base to now is there");
         }
-        let newest: Vec<&str> = shipments.iter().rev().take(12).map(|one| one.id.as_str()).collect();
+        let newest: Vec<&str> = shipments.iter().take(12).map(|one| one.id.as_str()).collect();
         assert!(newest.iter().all(|id| left.iter().any(|one| one.id == *id)));
         assert!(left.len() < shipments.len() * 3 / 4, "{} of {}", left.len(), shipments.len());
         let again: Vec<&BaseCopy> = bases.iter().filter(|base| !gone.contains(&base.snapshot)).collect();
         assert_eq!(shipped_to_forget(&again, &left, 7, now()).expect("nothing is wrong"), [""; 0], "it is done once");
         assert!(shipped_to_forget(&refs.0, &refs.1, 7, at(2)).is_err(), "in the future");
+    }
+
+    #[test]
+    fn what_the_newest_builds_on_stays_whatever_a_clock_said() {
+        let (mut bases, mut shipments) = shipped(10, 1);
+        // For the last day the clock was five years behind, and what was shipped until then was given up.
+        for base in bases.iter_mut().rev().take(1) {
+            (base.at, base.chain) = (at(5 * 365 * 24), "behind".to_owned());
+        }
+        for (n, one) in shipments.iter_mut().rev().take(48).enumerate() {
+            one.at = at(5 * 365 * 24) + jiff::SignedDuration::from_mins(60 * 24 - 30 * i64::try_from(n).unwrap_or(0));
+            (one.chain, one.serial) = ("behind".to_owned(), 48 - n as u64);
+        }
+        shipments.reverse();
+        let gone =
+            shipped_to_forget(&bases.iter().collect::<Vec<_>>(), &shipments.iter().collect::<Vec<_>>(), 7, now())
+                .expect("nothing is wrong");
+        let left: Vec<&Shipment> = shipments.iter().filter(|one| !gone.contains(&one.stretch.snapshot)).collect();
+        let base = bases.last().filter(|base| !gone.contains(&base.snapshot)).expect("the newest base stays");
+        let stretches: Vec<Stretch> =
+            left.iter().filter(|one| one.chain == base.chain).map(|one| one.stretch.clone()).collect();
+        chain(&stretches, base.first, shipments[0].stretch.last, BYTES).expect("all of the log behind it is there");
+        assert!(gone.iter().any(|gone| gone == "base 0"), "the others go as ever");
+    }
+
+    #[test]
+    fn the_runs_made_last_stay_whatever_a_clock_said() {
+        let mut runs: Vec<(String, Timestamp)> =
+            (0..3).map(|n| (format!("behind {n}"), at(5 * 365 * 24 + n))).collect();
+        runs.extend(nightly(10));
+        let gone = to_forget(&runs, None, keep(7, 0, 0), now()).expect("nothing is wrong");
+        assert_eq!(gone, ["007", "008", "009"]);
     }
 
     proptest! {

@@ -113,20 +113,36 @@ pub fn passed_over(stderr: &str) -> Vec<String> {
     paths
 }
 
-/// The last of what restic tells on stderr.
-pub fn last_words(stderr: &str) -> String {
-    let line = last_line(stderr);
-    serde_json::from_str::<ExitError>(line).map_or_else(|_| line.to_owned(), |error| error.message)
+/// Why restic has failed, from what it tells on stderr, and what to do where that is known. What it tells of files, and the trace of calls
+/// behind an error that it did not expect, are passed over.
+pub fn why(stderr: &str) -> String {
+    let lines: Vec<&str> = stderr.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    let exit = lines.iter().rev().find_map(|line| serde_json::from_str::<ExitError>(line).ok());
+    let plain = || lines.iter().filter(|line| !line.starts_with(['{', '\t']));
+    let fatal = plain().find(|line| line.starts_with("Fatal:") || line.starts_with("unable to create lock"));
+    let said = match (exit, fatal.or_else(|| plain().next())) {
+        (Some(exit), _) => exit.message,
+        (None, Some(line)) => (*line).to_owned(),
+        (None, None) => "it says nothing".to_owned(),
+    };
+    let advice = match () {
+        () if said.contains("<index/") || said.contains("LoadIndex") => {
+            "the repository's index is damaged; make it anew, as docs/backup.md says"
+        }
+        () if said.contains("<snapshot/") => {
+            "that snapshot is damaged; move that file out of the repository's directory snapshots"
+        }
+        () if said.contains("already locked") => {
+            "if that process is gone, the lock is taken away by itself once it is 30 minutes old"
+        }
+        () => return said,
+    };
+    format!("{said}: {advice}")
 }
 
 /// The first line that says something.
 pub fn first_line(text: &str) -> &str {
     text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it says nothing")
-}
-
-/// The last line that says something.
-pub fn last_line(text: &str) -> &str {
-    text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it says nothing")
 }
 
 #[cfg(test)]
@@ -149,5 +165,33 @@ mod tests {
         let unread = "{\"message_type\":\"error\",\"item\":\"/d/b\"}\n";
         assert_eq!((passed_over(unread), passed_over("")), (vec!["/d/b".to_owned()], vec![String::new()]));
         assert!(stored("{\"message_type\":\"status\"}\n").is_err(), "a run that was cut off has none");
+    }
+
+    #[test]
+    fn why_restic_failed_is_the_line_that_says_it() {
+        for (stderr, expected) in [
+            ("", "it says nothing"),
+            ("Fatal: unable to open config file\nIs there a repository?\n", "Fatal: unable to open config file"),
+            // 0.14 shows where in its source it met what it did not expect.
+            (
+                "load <snapshot/f257>: invalid data returned\ngithub.com/restic/restic/internal/x\n\trestic/repository.go:222\n",
+                "load <snapshot/f257>: invalid data returned: that snapshot is damaged; move that file out of the repository's directory snapshots",
+            ),
+            (
+                "{\"message_type\":\"error\",\"item\":\"/d/b\"}\nFatal: load <index/ea4b>: invalid data returned\n",
+                "Fatal: load <index/ea4b>: invalid data returned: the repository's index is damaged; make it anew, as docs/backup.md says",
+            ),
+            (
+                "unable to create lock in backend: repository is already locked exclusively by PID 7 on a.de by root\nstorage ID 3f\n",
+                "unable to create lock in backend: repository is already locked exclusively by PID 7 on a.de by root: if that process is gone, the lock is \
+                 taken away by itself once it is 30 minutes old",
+            ),
+            (
+                "{\"message_type\":\"exit_error\",\"code\":12,\"message\":\"Fatal: wrong password or no key found\"}\n",
+                "Fatal: wrong password or no key found",
+            ),
+        ] {
+            assert_eq!(why(stderr), expected);
+        }
     }
 }

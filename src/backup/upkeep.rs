@@ -128,6 +128,7 @@ mod tests {
             at: now,
             machine: "aa".to_owned(),
             generation: 1,
+            serial: 0,
             snapshot: "m".to_owned(),
         };
         let found = Found {

@@ -2,8 +2,8 @@
 //! directories and names people know.
 
 use super::choice::AppArgument;
-use super::exec::container_of;
 use crate::host::{Host, Mode};
+use crate::stack::inside::container_of;
 use crate::value::ServiceName;
 use anyhow::{Result, bail};
 use clap::Args;

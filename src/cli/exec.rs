@@ -1,9 +1,10 @@
 //! `appliance exec` and `appliance shell`: a command in a service's container, with this terminal or these pipes.
 
 use super::choice::AppArgument;
-use crate::host::docker::{Container, ExecRequest, ExecSession, LABEL_NUMBER, LABEL_ONEOFF, Look};
+use crate::host::docker::{ExecRequest, ExecSession};
 use crate::host::{Host, Mode, terminal};
-use anyhow::{Context, Result, bail};
+use crate::stack::inside::container_of;
+use anyhow::{Context, Result};
 use bollard::container::LogOutput;
 use clap::Args;
 use futures_util::StreamExt;
@@ -78,38 +79,6 @@ async fn run(app: &AppArgument, service: &str, command: Vec<String>, (no_tty, pl
     talked?;
     let code = host.docker().exec_exit_code(&id).await?;
     Ok(u8::try_from(code).unwrap_or(1))
-}
-
-/// One of a service's containers.
-///
-/// # Errors
-/// It is not there, or does not run where it must.
-pub(super) async fn container_of(
-    host: &Host,
-    project: &str,
-    service: &str,
-    number: u32,
-    must_run: bool,
-) -> Result<Container> {
-    let containers = host.docker().containers(project, Look::Close).await?;
-    let is_meant = |container: &&Container| {
-        let is_number = container.label(LABEL_NUMBER).is_none_or(|text| text.parse() == Ok(number));
-        // Not a migration, nor somebody's other one-off.
-        let is_service = container.label(LABEL_ONEOFF) != Some("True") && container.service() == service;
-        is_service && is_number && (container.is_running() || !must_run)
-    };
-    match containers.iter().find(is_meant) {
-        Some(container) => Ok(container.clone()),
-        None => {
-            let running: Vec<String> = containers.iter().filter(|c| c.is_running()).map(Container::title).collect();
-            let which = if number > 1 {
-                format!("the service {service} has no container {number} that runs")
-            } else {
-                format!("the service {service} does not run")
-            };
-            bail!("{which}; running: {}", running.join(", "));
-        }
-    }
 }
 
 /// Passes input, output and the terminal's size on until the command ends.

@@ -1,5 +1,6 @@
 //! The keys under `app:` or `ecs:` (docs/env.md): one of the two, `ecs:` being `app:` named `ecs`.
 
+use super::app_backup::{self, AppBackup};
 use super::document::{Kind, Node, Place, shown};
 use super::gate::{self, Probe};
 use super::limits::Limits;
@@ -32,6 +33,7 @@ pub struct App {
     /// The compose file, where it is not one of the default places.
     pub compose: Option<AbsPath>,
     pub migrate: Option<Migrate>,
+    pub backup: AppBackup,
     /// What must hold beside the default gate before a release is good.
     pub gate: Vec<Probe>,
     pub settings: Option<Secret>,
@@ -147,6 +149,7 @@ pub(super) fn read_app(fields: Fields, place: Option<Place>, is_ecs: bool) -> Op
     let database = fields.checked("database");
     let compose = fields.checked("compose");
     let migrate = read_migrate(&fields, is_ecs);
+    let backup = app_backup::read(&fields);
     let settings = fields.secret("settings");
     let gate = gate::read(&fields);
     let vault = read_ecs_own(&fields);
@@ -163,6 +166,7 @@ pub(super) fn read_app(fields: Fields, place: Option<Place>, is_ecs: bool) -> Op
         database: database.unwrap_or_else(|| DatabaseName::from(&name)),
         compose,
         migrate,
+        backup,
         gate,
         settings,
         vault,
@@ -279,13 +283,8 @@ fn read_migrate(app: &Fields, is_ecs: bool) -> Option<Migrate> {
         let place = fields.value("when").map_or(fields.place(), |node| node.place);
         fields.error(place, format!("'{}' must be a glob, like '**/migrations/*'", fields.path("when")));
     }
-    for (key, other) in [("service", "command"), ("command", "service")] {
-        if let Some(place) = fields.value(key).and_then(|_| fields.key_place(key))
-            && fields.value(other).is_none()
-            && !is_ecs
-        {
-            fields.error(place, format!("'{}' needs '{}' beside it", fields.path(key), fields.path(other)));
-        }
+    if !is_ecs {
+        app_backup::need_each_other(&fields, ["service", "command"]);
     }
     fields.finish(Unknown::Warn);
     let ecs = |text: &str| is_ecs.then(|| text.to_owned());

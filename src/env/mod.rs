@@ -2,6 +2,7 @@
 //! Finding the file is `source/`; nothing here has effects.
 
 mod app;
+mod app_backup;
 mod appliance;
 mod appliance_read;
 mod apps;
@@ -26,6 +27,7 @@ mod without_effect;
 mod words;
 
 pub use app::{Allow, App, AppGit, Binds, GitLocal, Migrate};
+pub use app_backup::{AppBackup, Inside};
 pub use appliance::{Appliance, ExtraFile, Metric, StorageWish, Update, is_public_name};
 pub use backup::{Backup, BackupMount, Every, Keep};
 pub use diagnostic::{BrokenFile, Diagnostic, FileKind, Quote, Report, Severity};

@@ -11,6 +11,7 @@ mod create;
 mod env_file;
 mod grants;
 pub mod images;
+pub mod inside;
 pub mod interpolate;
 pub mod logs;
 pub mod manner;

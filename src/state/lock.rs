@@ -66,8 +66,11 @@ locks! {
     CheckoutLock, Checkout, OfApp, "checkout";
     /// Of whoever changes the CA for client certificates: revoking must not wait for an update.
     AuthorityLock, Authority, OfHost, "authority.lock";
-    /// Of whoever uses the backup's repository: whoever holds it knows that a lock of this host in there is a dead process's.
+    /// Of whoever makes a run or a restore, or checks the backup's repository.
     BackupLock, Backup, OfHost, "backup.lock";
+    /// Of whoever ships, and of whoever changes what shipments build on, or takes snapshots away: a run that takes hours keeps no shipment
+    /// waiting while it stores dumps and files. Who needs the backup's, too, takes that one first.
+    ShipLock, Ship, OfHost, "ship.lock";
     /// Of whoever tries out whether a backup can be restored: beside other uses of the repository, which it only reads.
     DrillLock, Drill, OfHost, "drill.lock";
 }

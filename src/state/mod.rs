@@ -12,7 +12,7 @@ pub mod status;
 
 pub use ledger::{Attempt, InFlight, Ledger, Release, Touched};
 pub use lock::{
-    AuthorityLock, BackupLock, CheckoutLock, DrillLock, HostLock, OrderLock, StackLock, UpdateLock, locks_of,
+    AuthorityLock, BackupLock, CheckoutLock, DrillLock, HostLock, OrderLock, ShipLock, StackLock, UpdateLock, locks_of,
 };
 pub use status::{ServiceStatus, Status, StepState, StepStatus};
 

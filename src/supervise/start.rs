@@ -5,6 +5,7 @@ use super::find::{Chosen, find};
 use super::releases::{self, Running};
 use super::up::{bring_up_good, routed_run, runs_as_wanted, wait_for_front};
 use super::waiting::{Again, DOCKER, wait_for_docker, wait_for_volumes};
+use crate::backup;
 use crate::env::{BrokenFile, Env};
 use crate::error::Halt;
 use crate::host::docker::is_away;
@@ -348,6 +349,7 @@ impl BringUp<'_> {
     async fn first(&self, ledger: &mut Ledger) -> Result<(Stack, Release)> {
         let (env, host, lock) = (self.wanted.env, self.host, self.lock);
         let progress = |what: &str| self.progress(what);
+        backup::beginning::refuse(env, self.found.envs.host(), host).await?;
         let mut built = update::first(env, ledger, host, lock, &progress).await?;
         update::refuse_conflicts(env, &built.stack, &self.found.envs, host)
             .map_err(|error| with_halt(error, "The app is in the way of another one"))?;

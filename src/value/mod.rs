@@ -24,7 +24,7 @@ pub use git::{Commit, GitRef, GitUrl};
 pub use image::PinnedImage;
 pub use names::{
     AbsPath, AppName, Calendar, DatabaseName, Domain, Email, FileMode, FileSystemType, HostPattern, Invalid, Owner,
-    PackageName, ServiceName, WebUrl,
+    PackageName, ServiceName, UnstoredPath, WebUrl,
 };
 pub use phase::{Event, Phase};
 pub use route::{BRIDGE_ADDRESS, Route, bridge_of};

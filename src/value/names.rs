@@ -81,6 +81,10 @@ checked_text!(
     AbsPath, check_path
 );
 checked_text!(
+    /// A path that is not backed up, absolute or below the app's storage vault, without `.`/`..` parts; `*` and `**` as restic takes them.
+    UnstoredPath, check_unstored
+);
+checked_text!(
     /// A Debian package name (Debian Policy 5.6.1).
     PackageName, check_package
 );
@@ -257,6 +261,13 @@ fn check_path(text: &str) -> Result<String, Invalid> {
     Ok(text.to_owned())
 }
 
+fn check_unstored(text: &str) -> Result<String, Invalid> {
+    let below = if text.starts_with('/') { text.to_owned() } else { format!("/vault/{text}") };
+    let right =
+        "an absolute path, or one below the storage vault, like 'cache' or '*/thumbnails', without '.', '..' or '//'";
+    check_path(&below).map(|_| text.to_owned()).map_err(|_| Invalid::new(right))
+}
+
 fn check_package(text: &str) -> Result<String, Invalid> {
     let mut bytes = text.bytes();
     let good = bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
@@ -343,6 +354,7 @@ mod tests {
         takes::<AppName>(&["ecs", "my-shop2"], &["", "Ecs", "2shop", "etc", "a_b", &"a".repeat(32)]);
         takes::<DatabaseName>(&["Shop Data\"x"], &["", "template1", "a\0b", &"a".repeat(64)]);
         takes::<AbsPath>(&["/app/x y"], &["", "/", "a/b", "/a/../b", "/a//b", "/a\nb", "/a/./b"]);
+        takes::<UnstoredPath>(&["/srv/x", "cache", "*/thumbnails"], &["", "/", "../x", "a//b", "a/", "a\nb"]);
         takes::<PackageName>(&["libstdc++6", "vim"], &["", "-y", "Vim", "a b", "x"]);
         takes::<Owner>(&["app", "app:adm", "1000:1000"], &["", "a:b:c", ":", "a b", "-x", "a\n"]);
         takes::<Calendar>(&["*-*-* 06:30:00", "Mon..Fri 02:00"], &["", "x\n[Timer]", "a=b", "\""]);

@@ -67,6 +67,29 @@ fn what_is_wrong_with_a_target_or_a_source_is_told_and_no_app_minds() {
     let told: serde_json::Value = serde_json::from_str(&told).expect("it is JSON");
     assert_eq!((&told[0]["files"]["in_vault"], &told[0]["app"]), (&40.into(), &"one".into()), "{told}");
 
+    // What an app does before a run, and what it leaves out.
+    let own = |exec: &str| {
+        let backup =
+            format!("  backup: {{url: 'sftp://root@127.0.0.1//srv/target', continuous: no, encrypt: {KEY}}}\n");
+        let of_two =
+            format!("    backup: {{exclude: [cache, '*/thumbnails'], exec: {{service: web, command: {exec}}}}}\n");
+        machine.put("/app/env.yml", env_yml(&backup, &instance("two", &of_two)), 0o600);
+        machine.ok("appliance env activate");
+    };
+    machine
+        .ok("cd /data/two-storage-vault; mkdir -p cache d/thumbnails e; touch cache/x d/thumbnails/x d/kept e/cache");
+    own("[sh, -c, 'echo ready > /kept/ready']");
+    machine.ok("appliance backup run; appliance backup restore --app two --files --to /root/two");
+    let found = machine.ok("cd /root/two; find . -type f -path '*/two-storage-vault/*/*' | sort; cat var/lib/docker/volumes/two_kept/_data/ready");
+    assert_eq!(found, "./data/two-storage-vault/d/kept\n./data/two-storage-vault/e/cache\nready\n");
+    own("[sh, -c, 'echo canary-of-the-command >&2; exit 7']");
+    refused(
+        &machine,
+        "two: app.backup.exec failed, so nothing was stored: sh -c echo canary-of-the-command >&2; exit 7 in web ended with 7: canary-of",
+    );
+    machine.ok("rm -r /data/two-storage-vault/[a-z]*");
+    to("sftp://root@127.0.0.1//srv/target");
+
     // A file system that is not mounted, one that others can write, a key that does not fit.
     to("file:///mnt/nothing/here");
     refused(&machine, "the backup's target does not answer");
@@ -84,7 +107,7 @@ fn what_is_wrong_with_a_target_or_a_source_is_told_and_no_app_minds() {
     machine
         .ok("appliance backup run --accept-loss; rmdir /data/one-storage-vault; mv /data/away /data/one-storage-vault");
     let of = |app: &str| runs(&machine).iter().filter(|(_, of)| of == app).count();
-    assert_eq!((of("one"), of("two")), (3, 5));
+    assert_eq!((of("one"), of("two")), (5, 6));
 
     // One app goes back; the other serves as before.
     let other = containers_of(&machine, &["one"]);
@@ -106,12 +129,14 @@ fn what_is_wrong_with_a_target_or_a_source_is_told_and_no_app_minds() {
     let out = machine.sh("appliance backup run --new-repository");
     assert!(out.code == 1 && out.stderr.contains("no space left on device"), "{}", out.all());
     machine.ok("mount -o remount,size=200m /mnt/small && appliance backup run && appliance backup verify");
-    let pack = machine.ok("find /mnt/small/restic/data -type f -size +1M | head -1");
-    let flip = format!(
-        "b = bytearray(open(\"{0}\", \"rb\").read()); b[500000] ^= 1; open(\"{0}\", \"wb\").write(b)",
-        pack.trim()
-    );
-    machine.ok(&format!("chmod u+w {}; python3 -c '{flip}'", pack.trim()));
+    // In all of them: one that the full target cut off belongs to nothing.
+    let packs = machine.ok("find /mnt/small/restic/data -type f -size +1M");
+    for pack in packs.lines() {
+        let flip = format!(
+            "b = bytearray(open(\"{pack}\", \"rb\").read()); b[500000] ^= 1; open(\"{pack}\", \"wb\").write(b)"
+        );
+        machine.ok(&format!("chmod u+w {pack}; python3 -c '{flip}'"));
+    }
     let out = machine.sh("appliance backup verify");
     assert!(out.code == 1 && out.stderr.contains("the repository is damaged"), "{}", out.all());
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Commands that this test does not run, and the tests that do.
-const ELSEWHERE: [(&str, &str); 22] = [
+const ELSEWHERE: [(&str, &str); 24] = [
     ("vagrant up", "vagrant_up_makes_a_host_with_the_app"),
     ("apt install ./appliance_*.deb", "it_is_installed_upgraded_removed_and_purged_and_data_stays"),
     ("appliance cert renew", "certificates_are_got_kept_and_never_missing"),
@@ -33,10 +33,18 @@ const ELSEWHERE: [(&str, &str); 22] = [
         "appliance backup restore --database --at 2026-11-30T14:05:00+01:00 --dump",
         "what_was_shipped_is_back_on_a_new_host_and_any_moment_of_it_on_the_old_one",
     ),
+    (
+        "appliance backup restore --files --at 2026-11-30T14:05:00+01:00 --to /root/found /data/shop-storage-vault",
+        "what_was_shipped_is_back_on_a_new_host_and_any_moment_of_it_on_the_old_one",
+    ),
     ("appliance backup status", "a_host_that_burned_is_back_on_a_new_one"),
     ("appliance backup list", "a_host_that_burned_is_back_on_a_new_one"),
     ("appliance backup verify", "a_host_that_burned_is_back_on_a_new_one"),
     ("appliance backup recover", "a_host_that_burned_is_back_on_a_new_one"),
+    (
+        "appliance backup adopt --begin-anew",
+        "an_empty_host_before_a_filled_repository_waits_for_somebody_to_say_what_is_meant",
+    ),
     ("appliance backup adopt", "a_host_that_burned_is_back_on_a_new_one"),
     ("appliance backup restore --database --yes", "a_host_that_burned_is_back_on_a_new_one"),
     (

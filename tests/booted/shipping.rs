@@ -7,14 +7,14 @@ use crate::host::{Machine, wait_for};
 use std::time::Duration;
 
 const KEY: &str = "canary-key-of-the-repository-0123456789";
-const SPOOL: &str = "/data/postgresql-wal/15-main";
+pub const SPOOL: &str = "/data/postgresql-wal/15-main";
 
-fn env(more: &str) -> String {
+pub fn env(more: &str) -> String {
     let backup = format!("  backup: {{url: 'file:///srv/target', encrypt: {KEY}{more}}}\n");
     env_yml(&backup, "").replace("apps:\n  - name: one\n", "app:\n    name: one\n")
 }
 
-fn start(machine: &Machine) {
+pub fn start(machine: &Machine) {
     install(machine);
     machine.ok("mkdir -p /srv/target");
     machine.put("/app/env.yml", env(""), 0o600);
@@ -23,7 +23,7 @@ fn start(machine: &Machine) {
     machine.ok("psql -U postgres one -qc 'CREATE TABLE note (n int); ALTER TABLE note OWNER TO app'");
 }
 
-fn write_notes(machine: &Machine, numbers: std::ops::RangeInclusive<u32>) {
+pub fn write_notes(machine: &Machine, numbers: std::ops::RangeInclusive<u32>) {
     for n in numbers {
         machine.ok(&format!(
             "psql -U postgres one -qc 'INSERT INTO note VALUES ({n})'; echo {n} > /data/one-storage-vault/{n}"
@@ -31,17 +31,17 @@ fn write_notes(machine: &Machine, numbers: std::ops::RangeInclusive<u32>) {
     }
 }
 
-fn notes(machine: &Machine) -> String {
+pub fn notes(machine: &Machine) -> String {
     machine.ok("psql -U postgres one -Atqc 'SELECT max(n) FROM note'; ls /data/one-storage-vault | sort -n | tail -1")
 }
 
-fn ship(machine: &Machine) {
+pub fn ship(machine: &Machine) {
     let told = machine.ok("appliance backup ship 2>/dev/null");
     assert!(told.starts_with("shipped what was written until 2") && !told.contains("files"), "{told}");
 }
 
 /// Waits until a script ends well.
-fn until(machine: &Machine, script: &str) {
+pub fn until(machine: &Machine, script: &str) {
     wait_for(script, Duration::from_secs(90), || {
         let out = machine.sh(script);
         if out.code == 0 { Ok(()) } else { Err(out.all()) }
@@ -76,6 +76,20 @@ fn what_was_shipped_is_back_on_a_new_host_and_any_moment_of_it_on_the_old_one() 
     // While an update is at work only the log is shipped.
     let told = machine.ok("flock /run/appliance/update.lock appliance backup ship");
     assert!(told.contains("files were not, since an update is at work"), "{told}");
+    // A run that takes its time keeps no shipment waiting; what needs the repository for itself does.
+    machine.ok(
+        "systemd-run -q --unit=held psql -U postgres one -c 'BEGIN; LOCK TABLE note; SELECT pg_sleep(600)'; systemd-run -q --unit=night appliance backup run",
+    );
+    until(&machine, "journalctl -u night -o cat | grep -q 'counting what is in the database'");
+    let told = machine.ok("appliance backup ship");
+    assert!(told.contains("shipped what was written") && told.contains("files were not"), "{told}");
+    assert_eq!(machine.ok("systemctl is-active night"), "active\n");
+    machine.ok(
+        "psql -U postgres -qc \"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'\"",
+    );
+    until(&machine, "! systemctl is-active -q night && appliance backup status");
+    let told = machine.ok("flock /run/appliance/ship.lock appliance backup ship");
+    assert!(told.contains("nothing was shipped: another backup command is at work"), "{told}");
     write_notes(&machine, 13..=17);
     ship(&machine);
     let status = machine.ok("appliance backup status");
@@ -109,6 +123,19 @@ fn what_was_shipped_is_back_on_a_new_host_and_any_moment_of_it_on_the_old_one() 
     assert!(
         machine.get("/var/lib/prometheus/node-exporter/appliance-backup.prom").contains("backup_drill_success_time 1")
     );
+
+    // A file as it was then, of a shipment; others of the host's are none of this app's.
+    machine.ok("echo changed > /data/one-storage-vault/9");
+    ship(&machine);
+    let told = machine.ok(&format!(
+        "appliance backup restore --files --at {} --to /root/then /data/one-storage-vault",
+        moment.trim()
+    ));
+    assert!(told.starts_with("files as they were shipped at 2"), "{told}");
+    let then = machine.ok("cd /root/then/data/one-storage-vault; cat 9; ls | sort -n | tail -1");
+    assert_eq!(then, "9\n10\n");
+    let out = machine.sh("appliance backup restore --files --at 2020-01-01T00:00:00Z --to /root/never");
+    assert!(out.code == 1 && out.stderr.contains("no files were shipped before"), "{}", out.all());
 
     // One row of a moment, beside what there is now.
     let dump = machine.ok(&format!("appliance backup restore --database --at {} --dump 2>/dev/null", moment.trim()));

@@ -48,9 +48,9 @@ fn refused(machine: &Machine, expected: &str) {
     assert!(!out.all().contains(PASSWORD), "the password is told");
 }
 
-#[test]
-fn a_rest_server_is_written_and_read_back_and_tells_what_is_wrong() {
-    let machine = Machine::boot("targets");
+/// A host with two servers of one directory, the second append-only.
+fn start(name: &str) -> Machine {
+    let machine = Machine::boot(name);
     install(&machine);
     machine.put("/app/env.yml", env("url: /srv/nothing"), 0o600);
     machine.ok("systemctl start appliance");
@@ -63,7 +63,12 @@ fn a_rest_server_is_written_and_read_back_and_tells_what_is_wrong() {
     let rest = "/usr/local/bin/rest-server --path /srv/rest --private-repos --htpasswd-file /root/htpasswd";
     serve(&machine, "rest", &format!("{rest} --listen 127.0.0.1:18000"), 18000);
     serve(&machine, "append", &format!("{rest} --listen 127.0.0.1:18001 --append-only"), 18001);
+    machine
+}
 
+#[test]
+fn a_rest_server_is_written_and_read_back_and_tells_what_is_wrong() {
+    let machine = start("targets");
     // An open one, which then becomes append-only: what is stored can still be read, and nothing of it is removed.
     use_env(&machine, "url: 'rest:http://shop:not-the-password@127.0.0.1:18000/shop/'");
     refused(&machine, "the backup's target does not answer");
@@ -82,4 +87,31 @@ fn a_rest_server_is_written_and_read_back_and_tells_what_is_wrong() {
     machine.ok("systemctl stop rest");
     let told = machine.ok("journalctl --no-pager -o cat _COMM=appliance; cat /data/appliance/host/*.json; appliance backup status || true; appliance status");
     assert!(!told.contains(PASSWORD) && !told.contains(KEY), "a secret is told");
+}
+
+/// In `make soak`: it takes a quarter of an hour until it is certain.
+#[test]
+fn a_server_that_stands_still_is_given_up_and_the_app_does_not_mind() {
+    let machine = start("targets-still");
+    use_env(&machine, &format!("url: 'rest:http://shop:{PASSWORD}@127.0.0.1:18000/shop/'"));
+    is_used(&machine, 1);
+    machine.ok("psql -U postgres one -qc 'INSERT INTO note VALUES (2)'; systemctl kill -s STOP rest");
+    machine.ok(
+        "systemd-run -q --unit=still-run appliance backup run; systemd-run -q --unit=still-ship appliance backup ship",
+    );
+    let visitors = Visitors::of(&machine, "one", 60);
+    visitors.all_served();
+    for unit in ["still-run", "still-ship"] {
+        wait_for("whoever waits for the server to give it up", Duration::from_secs(1800), || {
+            let state = machine.ok(&format!("systemctl show -P SubState {unit}"));
+            if state == "failed\n" { Ok(()) } else { Err(state) }
+        });
+        let said = machine.ok(&format!("journalctl -u {unit} -o cat"));
+        assert!(said.contains("did nothing for 900 s and was stopped"), "{said}");
+    }
+    let status = machine.sh("appliance backup status");
+    assert!(status.code == 1 && status.stdout.contains("did nothing for 900 s"), "{}", status.all());
+    // It goes on as if nothing had been, and so does the backup.
+    machine.ok("systemctl kill -s CONT rest; appliance backup run && appliance backup ship && appliance backup status");
+    machine.ok("appliance backup verify && appliance backup drill");
 }

@@ -1,19 +1,17 @@
 //! `appliance backup …`: runs, what there is, and the ways back.
 
+mod restore;
 mod show;
 
 use super::agreed::AgreedArgument;
-use super::choice::AppArgument;
 use super::host::prepare_all;
-use super::update::{is_agreed, start_supervisor, watched};
-use super::{JsonArgument, absolute, print};
-use crate::backup::{self, Manifest, Record, Restic, restore};
-use crate::env::{Env, Envs};
+use super::update::start_supervisor;
+use super::{JsonArgument, print};
+use crate::backup::{self, Record, Restic};
 use crate::host::{Host, Mode, UnitState};
 use crate::report::{metrics, sentry};
-use crate::source;
-use crate::state::{BackupLock, Status, history, recovering};
-use crate::update::{self, ResetFrom, Wish};
+use crate::source::{self, Found};
+use crate::state::{BackupLock, ShipLock, Status, history};
 use crate::value::Step;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -41,15 +39,15 @@ pub enum BackupCommand {
     Drill(DrillArguments),
     /// Replace the app's database with that of a run or a moment, or restore files into a new directory
     #[command(
-        after_help = "Examples:\n  appliance backup restore --database           (what is in it now is dumped first)\n  appliance backup restore --database --at 2026-11-30T14:05:00+01:00 --dump\n  appliance backup restore --files --to /root/found /data/shop-storage-vault"
+        after_help = "Examples:\n  appliance backup restore --database           (what is in it now is dumped first)\n  appliance backup restore --database --at 2026-11-30T14:05:00+01:00 --dump\n  appliance backup restore --files --to /root/found /data/shop-storage-vault\n  appliance backup restore --files --at 2026-11-30T14:05:00+01:00 --to /root/found /data/shop-storage-vault/a.pdf"
     )]
-    Restore(RestoreArguments),
+    Restore(restore::RestoreArguments),
     /// Bring back everything onto a host that holds nothing of it yet
     #[command(after_help = "Example:\n  apt install ./appliance.deb; nano /app/env.yml; appliance backup recover")]
     Recover(RecoverArguments),
     /// Make this host the one that writes into the repository
     #[command(after_help = "Example:\n  appliance backup adopt --yes")]
-    Adopt(AgreedArgument),
+    Adopt(AdoptArguments),
     /// Show what restic needs to use the repository without the appliance: secrets
     #[command(after_help = "Example:\n  eval \"$(appliance backup key)\"; restic snapshots")]
     Key,
@@ -84,40 +82,19 @@ pub struct DrillArguments {
 }
 
 #[derive(Debug, Args)]
-pub struct RestoreArguments {
-    /// The run (default: the newest complete one)
-    #[arg(long, value_name = "ID")]
-    run: Option<String>,
-    /// Restore the database as it was at this moment (RFC 3339: 2026-11-30T14:05:00Z)
-    #[arg(long, value_name = "TIME", requires = "database", conflicts_with = "run")]
-    at: Option<jiff::Timestamp>,
-    /// Put its database in the place of the app's
-    #[arg(long, required_unless_present = "files", conflicts_with = "files")]
-    database: bool,
-    /// Only write it as a dump; the app's database is not changed
-    #[arg(long, requires = "database", conflicts_with = "yes")]
-    dump: bool,
-    /// Restore its files below a new directory
-    #[arg(long, requires = "to")]
-    files: bool,
-    /// The new directory
-    #[arg(long, value_name = "DIRECTORY", requires = "files")]
-    to: Option<String>,
-    /// Only these paths
-    #[arg(requires = "files")]
-    paths: Vec<String>,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
-    #[command(flatten)]
-    app: AppArgument,
-}
-
-#[derive(Debug, Args)]
 pub struct RecoverArguments {
     /// The run (default: the newest complete one)
     #[arg(long, value_name = "ID")]
     run: Option<String>,
+    #[command(flatten)]
+    agreed: AgreedArgument,
+}
+
+#[derive(Debug, Args)]
+pub struct AdoptArguments {
+    /// Also if this host has nothing of what the repository holds: its apps begin empty
+    #[arg(long)]
+    begin_anew: bool,
     #[command(flatten)]
     agreed: AgreedArgument,
 }
@@ -133,9 +110,9 @@ pub async fn backup(command: BackupCommand) -> Result<u8> {
         BackupCommand::Status(json) => show::status(json.json),
         BackupCommand::Drill(arguments) => drill(&arguments).await,
         BackupCommand::Verify => verify().await,
-        BackupCommand::Restore(arguments) => restore_part(arguments).await,
+        BackupCommand::Restore(arguments) => restore::restore(arguments).await,
         BackupCommand::Recover(arguments) => recover(&arguments).await,
-        BackupCommand::Adopt(agreed) => adopt(&agreed).await,
+        BackupCommand::Adopt(arguments) => adopt(&arguments).await,
         BackupCommand::Key => key().await,
     }
 }
@@ -220,92 +197,12 @@ async fn verify() -> Result<u8> {
     let host = Host::system(Mode::Apply);
     let envs = source::active(&host)?.envs;
     let _lock = BackupLock::take(&host, "backup verify", PATIENCE).await?;
+    let _shipping = ShipLock::take(&host, "backup verify", PATIENCE).await?;
     let restic = Restic::of(envs.host(), &host)?;
     restic.unlock().await?;
     restic.check("1/1").await?;
     print("the repository is whole\n")?;
     Ok(0)
-}
-
-/// The run that is meant, with the repository.
-async fn manifest<'a>(env: &Env, envs: &Envs, run: Option<&str>, host: &'a Host) -> Result<(Restic<'a>, Manifest)> {
-    let restic = Restic::of(envs.host(), host)?;
-    let manifest = backup::runs(&restic).await?.of(&env.app.name, run)?.manifest(&restic).await?;
-    Ok((restic, manifest))
-}
-
-async fn restore_part(arguments: RestoreArguments) -> Result<u8> {
-    let host = Host::system(Mode::Apply);
-    recovering::refuse(&host)?;
-    let envs = source::active(&host)?.envs;
-    let env = arguments.app.one(&envs)?;
-    if let Some(at) = arguments.at {
-        return restore_moment(env, &envs, at, &arguments).await;
-    }
-    let (restic, manifest) = manifest(env, &envs, arguments.run.as_deref(), &host).await?;
-    if let Some(to) = &arguments.to {
-        let to = absolute(to)?;
-        restore::files(&restic, &manifest, &to, &arguments.paths, &host).await?;
-        print(&format!("files of the run {} are in {to}\n", manifest.run))?;
-        return Ok(0);
-    }
-    if arguments.dump {
-        let file = restore::fetch_dump(env, &restic, &manifest, &host).await?;
-        print(&format!("the database of the run {} is in {file}\n", manifest.run))?;
-        return Ok(0);
-    }
-    let what = format!("what it was on {} ({} rows)", manifest.at, manifest.rows());
-    let host = agreed_to_replace(env, &what, arguments.yes).await?;
-    eprintln!("fetching the database");
-    let file = restore::fetch_dump(env, &restic, &manifest, &host).await?;
-    put_in_place(env, &file, &host).await?;
-    print(&format!("the database {} is that of the run {}\n", env.app.database, manifest.run))?;
-    Ok(0)
-}
-
-async fn restore_moment(env: &Env, envs: &Envs, at: jiff::Timestamp, arguments: &RestoreArguments) -> Result<u8> {
-    let host = Host::system(Mode::Apply);
-    let restic = Restic::of(envs.host(), &host)?;
-    let source = backup::rewind::source_at(&backup::runs(&restic).await?, at)?;
-    source.check(&host)?;
-    if arguments.dump {
-        let file = restore::rewound_dump(env, &restic, &source, &host, &progress).await?;
-        print(&format!("the database as it was on {at} is in {file}\n"))?;
-        return Ok(0);
-    }
-    let host = agreed_to_replace(env, &format!("what it was on {at}"), arguments.yes).await?;
-    let file = restore::rewound_dump(env, &restic, &source, &host, &progress).await?;
-    put_in_place(env, &file, &host).await?;
-    print(&format!("the database {} is what it was on {at}\n", env.app.database))?;
-    Ok(0)
-}
-
-/// The host, once it is ready and somebody has agreed that the database is replaced.
-async fn agreed_to_replace(env: &Env, by: &str, yes: bool) -> Result<Host> {
-    let host = super::update::ready().await?;
-    let text = format!(
-        "the database {} becomes {by}, and is migrated to the release that runs; what is in it now is dumped to {} first, and visitors see the \
-         status page meanwhile",
-        env.app.database,
-        update::dump::directory(&env.app.name)
-    );
-    if !yes && !is_agreed(&text)? {
-        bail!("{text}; nothing was done. With --yes it is");
-    }
-    Ok(host)
-}
-
-/// Puts a fetched dump in the place of the app's database; the file goes.
-async fn put_in_place(env: &Env, file: &str, host: &Host) -> Result<()> {
-    let restored = async {
-        let archive = update::archive::open(env, file, host).await?;
-        let _reports = sentry::start(env);
-        let wish = Wish { reset: Some(ResetFrom::Archive(archive)), ..Wish::default() };
-        watched(env, host, false, async |reporter| update::update(env, wish, host, reporter).await).await
-    };
-    let restored = restored.await;
-    host.discard(file)?;
-    restored.map(drop)
 }
 
 async fn recover(arguments: &RecoverArguments) -> Result<u8> {
@@ -347,26 +244,42 @@ async fn recover(arguments: &RecoverArguments) -> Result<u8> {
     Ok(status.exit_code())
 }
 
-async fn adopt(agreed: &AgreedArgument) -> Result<u8> {
+async fn adopt(arguments: &AdoptArguments) -> Result<u8> {
     let host = Host::system(Mode::Apply);
-    let envs = source::active(&host)?.envs;
+    let envs = found(&host).await?.envs;
     let _lock = BackupLock::take(&host, "backup adopt", PATIENCE).await?;
+    let _shipping = ShipLock::take(&host, "backup adopt", PATIENCE).await?;
     let restic = Restic::of(envs.host(), &host)?;
     let found = backup::runs(&restic).await?;
     let newest = found.generation();
-    agreed.ask("this host will write into the repository, and the one that does so now will be refused")?;
+    let apps: Vec<_> = envs.iter().map(|env| &env.app.name).filter(|app| found.of(app, None).is_ok()).collect();
+    if !apps.is_empty() && !arguments.begin_anew && backup::beginning::is_empty(apps, &host)? {
+        bail!(
+            "this host has nothing of what the repository holds. Bring it back: appliance backup recover. Or let the apps begin empty, and keep \
+             the runs: appliance backup adopt --begin-anew"
+        );
+    }
+    let what = "this host will write into the repository, and the one that does so now will be refused";
+    arguments.agreed.ask(&match arguments.begin_anew {
+        true => format!("{what}; its apps begin empty"),
+        false => what.to_owned(),
+    })?;
     let generation = backup::adopt(newest, restic.id().await?, &host)?;
     print(&format!("this host writes into the repository now (generation {generation})\n"))?;
     Ok(0)
 }
 
+/// The active env; on a host that was never started the one that a start would take.
+async fn found(host: &Host) -> Result<Box<Found>> {
+    match host.exists(history::ACTIVE) {
+        true => Ok(Box::new(source::active(host)?)),
+        false => super::env::find(host).await,
+    }
+}
+
 async fn key() -> Result<u8> {
     let host = Host::system(Mode::Apply);
-    // On a host that was never started it is the env that a start would take.
-    let found = match host.exists(history::ACTIVE) {
-        true => Box::new(source::active(&host)?),
-        false => super::env::find(&host).await?,
-    };
+    let found = found(&host).await?;
     let envs = &found.envs;
     let restic = Restic::of(envs.host(), &host)?;
     let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));

@@ -11,6 +11,9 @@ use serde::Serialize;
 /// A complete run that is older is told as trouble: two nights have passed, or nearly.
 const TOO_OLD_S: i64 = 26 * 3600;
 
+/// A run so far in the future was made while the clock was wrong.
+const AHEAD_S: i64 = 300;
+
 /// A drill that passed so long ago is told as trouble: one was missed, and nearly a second one.
 const DRILL_TOO_OLD_S: i64 = 10 * 24 * 3600;
 
@@ -152,6 +155,7 @@ pub fn status(json: bool) -> Result<u8> {
     let age = record.last_success.map(|at| host.now().as_second() - at.as_second());
     let is_wanted = envs.host().appliance.backup.url.is_some();
     let is_old = is_wanted && age.is_none_or(|age| age > TOO_OLD_S);
+    let is_ahead = age.is_some_and(|age| age < -AHEAD_S);
     let shipping = shipped(envs.host(), &host)?;
     let is_behind = shipping.as_ref().is_some_and(|shipped| shipped.is_behind);
     let drill = Drill::read(&host)?;
@@ -159,7 +163,7 @@ pub fn status(json: bool) -> Result<u8> {
     let is_stale = envs.host().appliance.backup.drill.is_some()
         && last_drill.is_some_and(|at| host.now().as_second() - at.as_second() > DRILL_TOO_OLD_S);
     let has_failed = is_stale || drill.as_ref().is_some_and(|drill| drill.trouble.is_some());
-    let code = u8::from(is_old || record.trouble.is_some() || is_behind || has_failed);
+    let code = u8::from(is_old || is_ahead || record.trouble.is_some() || is_behind || has_failed);
     if json {
         print(&format!(
             "{}\n",
@@ -192,6 +196,11 @@ pub fn status(json: bool) -> Result<u8> {
     if is_old {
         text.push_str(
             "trouble            there was no complete run for 26 hours; see: journalctl -u appliance-backup\n",
+        );
+    }
+    if is_ahead {
+        text.push_str(
+            "trouble            the last run lies in the future by this host's clock, so its age cannot be told; see: timedatectl\n",
         );
     }
     if let Some(trouble) = &record.trouble {

@@ -72,6 +72,8 @@ struct Common {
     /// The compose file (default: /app/etc/NAME/docker-compose.yml, else the repository's own).
     compose: Option<Path>,
     migrate: Option<Migrate>,
+    /// What is done before a run of the backup, and what is not stored.
+    backup: Option<AppBackup>,
     /// What must hold before a release is good.
     gate: Option<Vec<Probe>>,
     /// Handed to the containers as NAME_SETTINGS.
@@ -79,6 +81,22 @@ struct Common {
     userswitcher: Option<UserSwitcher>,
     vault_encrypt: Option<String>,
     vault_sign: Option<String>,
+}
+
+#[derive(JsonSchema)]
+struct AppBackup {
+    /// A command in a running container, before the app's part of each run.
+    exec: Option<Inside>,
+    /// Absolute paths, or such below the storage vault, that are not stored; * and ** as restic takes them.
+    exclude: Option<Vec<String>>,
+}
+
+#[derive(JsonSchema)]
+struct Inside {
+    /// The service.
+    service: String,
+    /// A list of words, or a line that is split like a shell does.
+    command: Text,
 }
 
 #[derive(JsonSchema)]
