@@ -8,6 +8,7 @@ use crate::prepare::client_ca;
 use crate::stack::model::{Source, Stack};
 use crate::stack::{self, inside};
 use crate::state::{DIRECTORY, app_directory};
+use crate::value::UnstoredPath;
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -63,7 +64,7 @@ pub async fn of_app(env: &Env, host: &Host) -> Result<Content> {
     if !host.is_directory(&vault) {
         bail!("{vault} is not there; is its file system mounted? Nothing is stored in its place");
     }
-    let in_vault = files_in(&vault, host).await?;
+    let in_vault = files_in(&vault, &excluded(&env.app), host).await?;
     let own = [
         vault,
         client_ca::home(&env.tenant),
@@ -95,9 +96,12 @@ pub async fn of_app(env: &Env, host: &Host) -> Result<Content> {
     Ok(Content { paths: without_inner(paths), volumes, in_vault })
 }
 
-/// How many files a directory holds, on its own file system.
-async fn files_in(directory: &str, host: &Host) -> Result<u64> {
-    let count = Cmd::new("find", [directory, "-ignore_readdir_race", "-xdev", "-type", "f", "-printf", "."]);
+/// How many files a directory holds, on its own file system, without those that are not stored.
+async fn files_in(directory: &str, excluded: &[String], host: &Host) -> Result<u64> {
+    let mut args = vec![directory, "-ignore_readdir_race", "-xdev"];
+    excluded.iter().for_each(|path| args.extend(["-path", path, "-prune", "-o"]));
+    args.extend(["-type", "f", "-printf", "."]);
+    let count = Cmd::new("find", args);
     let counted = host.ask(count.max_output(MAX_FILES).deadline(COUNTING)).await?;
     Ok(counted.stdout.len() as u64)
 }
@@ -124,13 +128,15 @@ pub fn of_host(host: &Host) -> Vec<String> {
 /// What is in these and can be made again, and what the apps say of theirs.
 pub fn left_out<'a>(apps: impl IntoIterator<Item = &'a App>) -> Vec<String> {
     let own = ["sources", "source.tar"].map(|name| format!("{DIRECTORY}/apps/*/{name}"));
-    let of_apps = apps.into_iter().flat_map(|app| {
-        app.backup.exclude.iter().map(|path| match path.as_str() {
-            absolute if absolute.starts_with('/') => absolute.to_owned(),
-            below => format!("/data/{}-storage-vault/{below}", app.name),
-        })
-    });
-    own.into_iter().chain(of_apps).collect()
+    own.into_iter().chain(apps.into_iter().flat_map(excluded)).collect()
+}
+
+fn excluded(app: &App) -> Vec<String> {
+    let path = |path: &UnstoredPath| match path.as_str() {
+        absolute if absolute.starts_with('/') => absolute.to_owned(),
+        below => format!("/data/{}-storage-vault/{below}", app.name),
+    };
+    app.backup.exclude.iter().map(path).collect()
 }
 
 /// Lets an app put in order what is stored of it, where it says how.

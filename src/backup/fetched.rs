@@ -61,7 +61,10 @@ pub(super) fn sweep(envs: &Envs, _lock: &BackupLock, host: &Host) -> Result<()> 
     for app in envs.iter().map(|env| &env.app.name) {
         let directory = dump::directory(app);
         for name in host.names(&directory)?.into_iter().filter(|name| is_left_over(app, name)) {
-            host.discard(&format!("{directory}/{name}"))?;
+            // The app's user may write there, also what is no file.
+            if let Err(error) = host.discard(&format!("{directory}/{name}")) {
+                tracing::warn!("{error:#}");
+            }
         }
     }
     Ok(())

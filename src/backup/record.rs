@@ -14,6 +14,9 @@ pub struct Record {
     pub generation: u64,
     /// The repository that was written last: another one in its place, or none, is not taken for a new beginning.
     pub repository: Option<String>,
+    /// Somebody has said that the apps of this host begin empty, whatever a repository has of them.
+    #[serde(default)]
+    pub begins_anew: bool,
     pub last_start: Option<jiff::Timestamp>,
     /// The last complete run: its id, when its state is from, and what it took.
     pub last_run: Option<String>,

@@ -41,6 +41,8 @@ pub struct Plan<'a> {
     pub point: Option<Chosen>,
     /// Why something that was shipped is not used.
     pub note: Option<String>,
+    /// The highest generation of whoever has written into the repository.
+    generation: u64,
     /// Nobody else uses the repository until all is done.
     lock: BackupLock,
 }
@@ -138,7 +140,7 @@ pub async fn plan<'a>(envs: &Envs, run: Option<&str>, host: &'a Host) -> Result<
     if manifests.is_empty() {
         bail!("the repository has no complete run of any of the apps of env.yml");
     }
-    Ok(Plan { restic, manifests, without, point, note, lock })
+    Ok(Plan { restic, manifests, without, point, note, generation: found.generation(), lock })
 }
 
 impl Plan<'_> {
@@ -248,8 +250,7 @@ impl Plan<'_> {
     /// Everything is in place: from now on this host is the one that writes into the repository.
     pub async fn end(&self, host: &Host) -> Result<()> {
         let repository = self.restic.id().await?;
-        let newest = self.manifests.iter().map(|manifest| manifest.generation).max().unwrap_or_default();
-        record::adopt(newest, repository, host)?;
+        record::adopt(self.generation, repository, host)?;
         recovering::end(host)
     }
 }

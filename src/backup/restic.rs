@@ -313,7 +313,13 @@ impl<'a> Restic<'a> {
     /// Something is damaged.
     pub async fn check(&self, part: &str) -> Result<()> {
         let subset = format!("--read-data-subset={part}");
-        let told = self.host.try_ask(self.cmd(&["check", &subset]).deadline(LONG)).await?;
+        let ask = async || self.host.try_ask(self.cmd(&["check", &subset]).deadline(LONG)).await;
+        let mut told = ask().await?;
+        if told.code != Some(0) && told.stderr.contains("already locked") {
+            // By a process that was killed, perhaps.
+            self.unlock().await?;
+            told = ask().await?;
+        }
         let said = told.stderr.trim();
         match told.code {
             Some(0) => Ok(()),

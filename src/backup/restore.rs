@@ -102,8 +102,15 @@ pub async fn files(restic: &Restic<'_>, manifest: &Manifest, to: &str, only: &[S
         bail!("{to} is not empty; name a new directory");
     }
     if only.is_empty() {
-        room::refuse_too_little(to, manifest.files.bytes, host)?;
+        let bytes = match manifest.files.bytes {
+            // Of a shipment it is not counted.
+            0 => restic.bytes_of(&manifest.files.snapshot).await?,
+            bytes => bytes,
+        };
+        room::refuse_too_little(to, bytes, host)?;
     }
+    // The snapshot of a shipment holds what is other apps' and the host's, too.
+    let only = if only.is_empty() { &manifest.files.paths } else { only };
     host.ensure_dir(to, &Dir::plain().mode(0o700))?;
     restic.restore(&manifest.files.snapshot, to, only, &[]).await?;
     if host.names(to)?.is_empty() {

@@ -4,9 +4,10 @@ use super::Progress;
 use super::base;
 use super::content::{self, Content};
 use super::manifest::{self, DatabasePart, FilesPart, Manifest};
+use super::open::{Accept, lost, open};
 use super::rebase;
 use super::record::{Record, is_clock_synchronised, machine};
-use super::restic::{Restic, State};
+use super::restic::Restic;
 use super::runs::{self, Found, HOST, Writer};
 use super::shipping::Shipping;
 use super::told::{Snapshot, Stored};
@@ -25,7 +26,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long another backup command is waited for.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 /// How long an update is waited for: half of it must not be stored.
 const UPDATES: Duration = Duration::from_secs(6 * 3600);
 /// How long a shipment is waited for.
@@ -36,15 +37,6 @@ const COUNTING: Duration = Duration::from_secs(3600);
 const ALIVE: Duration = Duration::from_secs(30);
 /// The dump's name in its snapshot.
 const DUMP: &str = "/database.pgdump";
-
-/// What would be refused, and is meant so.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Accept {
-    /// A vault has lost more than half of its files.
-    pub loss: bool,
-    /// The repository is another one than the last, or a new one.
-    pub new_repository: bool,
-}
 
 /// What a run has stored.
 #[derive(Debug, Clone)]
@@ -77,6 +69,12 @@ pub async fn run(envs: &Envs, accept: Accept, host: &Host, progress: Progress<'_
     made
 }
 
+/// What was stored of the host.
+struct HostPart {
+    stored: Stored,
+    paths: Vec<String>,
+}
+
 /// What all parts of a run share.
 struct Making<'a> {
     restic: Restic<'a>,
@@ -100,12 +98,14 @@ async fn make(
 ) -> Result<Outcome> {
     let begun = Instant::now();
     let (restic, machine) = (Restic::of(envs.host(), host)?, machine(host)?);
-    record.repository = Some(ensure_repository(&restic, &record, accept, progress).await?);
-    restic.unlock().await?;
+    let (repository, before) = open(&restic, &record, accept, progress).await?;
+    if record.repository.replace(repository.clone()).is_some_and(|before| before != repository) {
+        // The last run is in the other one.
+        record.last_run_generation = 0;
+    }
     if let Err(error) = rebase::sweep(envs, lock, host).await {
         tracing::warn!("what was left of earlier commands cannot be taken away: {error:#}");
     }
-    let before = runs::runs(&restic).await?;
     before.refuse_foreign(&machine, record.generation)?;
     let lost = lost(&record, &before, accept);
     record.generation = record.generation.max(1);
@@ -116,7 +116,7 @@ async fn make(
     let writer = Writer { machine, generation: record.generation, serial: before.next_serial() };
     let making = Making { restic, host, run, writer, is_clock_synchronised, before, accept, begun, progress };
     let (mut manifests, mut failed) = (Vec::new(), Vec::new());
-    let of_host = making.host_part().await?;
+    let of_host = making.first_part().await?;
     for env in envs.iter() {
         let app = &env.app.name;
         if Ledger::read_for(host, app)?.current.is_none() {
@@ -182,13 +182,24 @@ impl Making<'_> {
         self.writer.tags(&[("run", &self.run), ("app", app), ("part", part)])
     }
 
-    async fn host_part(&self) -> Result<String> {
+    /// What is the host's; once more, should a process that is gone hold the repository for itself.
+    async fn first_part(&self) -> Result<HostPart> {
+        match self.host_part().await {
+            Ok(of_host) => Ok(of_host),
+            Err(error) => {
+                tracing::warn!("{error:#}; trying again");
+                self.restic.unlock().await?;
+                self.host_part().await
+            }
+        }
+    }
+
+    async fn host_part(&self) -> Result<HostPart> {
         let _update = UpdateLock::take(self.host, "backup run", UPDATES).await?;
         (self.progress)("storing what is the host's");
         let paths = content::of_host(self.host);
         let stored = self.restic.store(&paths, &content::left_out([]), &self.tags(HOST, "host")).await;
-        let stored = stored.context("could not store what is the host's")?;
-        Ok(listed(&self.restic.snapshots().await?, &stored, &paths)?.id.clone())
+        Ok(HostPart { stored: stored.context("could not store what is the host's")?, paths })
     }
 
     /// A new base for what is shipped until the next run; and what the next shipments are compared with.
@@ -213,7 +224,7 @@ impl Making<'_> {
             .map(drop)
     }
 
-    async fn app_part(&self, env: &Env, of_host: &str) -> Result<Manifest> {
+    async fn app_part(&self, env: &Env, of_host: &HostPart) -> Result<Manifest> {
         let (app, host) = (&env.app.name, self.host);
         // Half an update is no state to go back to.
         let _update = UpdateLock::take(host, "backup run", UPDATES).await?;
@@ -225,7 +236,9 @@ impl Making<'_> {
             );
         }
         let content = content::of_app(env, host).await?;
-        if let (Ok(last), false) = (self.before.of(app, None), self.accept.loss) {
+        // Another host's, or from before somebody let it begin anew, says nothing of this vault.
+        let is_own = |run: &&runs::Run| run.app == *app && self.writer.is_of(run);
+        if let (Some(last), false) = (self.before.runs.iter().find(is_own), self.accept.loss) {
             match last.manifest(&self.restic).await {
                 Ok(last) => content::refuse_loss(last.files.in_vault, content.in_vault, app.as_str())?,
                 // One that cannot be read keeps no later one from being made.
@@ -241,6 +254,7 @@ impl Making<'_> {
         let all = self.restic.snapshots().await?;
         database.snapshot = listed(&all, &dump, &[])?.id.clone();
         files.snapshot = listed(&all, &of_files, &content.paths)?.id.clone();
+        let of_host = listed(&all, &of_host.stored, &of_host.paths)?.id.clone();
         let manifest = Manifest {
             version: Manifest::VERSION,
             run: self.run.clone(),
@@ -256,7 +270,7 @@ impl Making<'_> {
             env_digest: env.file_digest.clone(),
             database: Some(database),
             files,
-            of_host: of_host.to_owned(),
+            of_host,
             volumes: content.volumes,
             seconds: self.begun.elapsed().as_secs(),
         };
@@ -308,18 +322,6 @@ impl Making<'_> {
     }
 }
 
-/// What is to be told of a repository that does not list the last run any more. What is stored now is whole all the same.
-fn lost(record: &Record, found: &Found, accept: Accept) -> Option<String> {
-    let last = record.last_run.as_ref().filter(|_| record.last_run_generation == record.generation)?;
-    let is_there = found.runs.iter().any(|run| run.id == *last);
-    (!is_there && !accept.new_repository).then(|| {
-        format!(
-            "the run {last}, which was stored last, was not in the repository any more: somebody has put an older state of it back, or has removed \
-             runs. This run is stored; what there is else: appliance backup list"
-        )
-    })
-}
-
 /// What was stored, as the repository lists it, with all that was to be in it.
 fn listed<'a>(all: &'a [Snapshot], stored: &Stored, paths: &[String]) -> Result<&'a Snapshot> {
     let is_it = |snapshot: &&Snapshot| !stored.snapshot.is_empty() && snapshot.id.starts_with(&stored.snapshot);
@@ -328,35 +330,6 @@ fn listed<'a>(all: &'a [Snapshot], stored: &Stored, paths: &[String]) -> Result<
         Some(missing) => bail!("{missing} was gone when it was to be stored"),
         None => Ok(found),
     }
-}
-
-/// Makes the repository if there was none before; gives back its id.
-///
-/// # Errors
-/// The one that this host has written is not there any more, or another one is in its place.
-async fn ensure_repository(
-    restic: &Restic<'_>,
-    record: &Record,
-    accept: Accept,
-    progress: Progress<'_>,
-) -> Result<String> {
-    let known = record.repository.as_ref().filter(|_| !accept.new_repository);
-    let found = match (restic.state().await?, known) {
-        (State::Ready(id), None) => return Ok(id),
-        (State::Ready(id), Some(known)) if id == *known => return Ok(id),
-        (State::Ready(_), Some(_)) => "has another one in its place",
-        (State::Missing, Some(_)) => "is not there any more",
-        (State::Missing, None) => {
-            progress("making the repository");
-            restic.init().await?;
-            let State::Ready(id) = restic.state().await? else { bail!("the repository was made, and is not there") };
-            return Ok(id);
-        }
-    };
-    bail!(
-        "the repository that this host wrote last {found}; is its file system mounted? Nothing was stored. To start a new one: appliance backup run \
-         --new-repository"
-    )
 }
 
 /// Tells whoever watches that a run is complete. That somebody else's service is away is no failure of the backup: it says so itself.

@@ -1,6 +1,7 @@
 //! What a repository holds, from the list of its snapshots: runs, and what was shipped between them.
 
 use super::manifest::{self, Manifest, Order};
+use super::record::Record;
 use super::restic::Restic;
 use super::told::Snapshot;
 use super::wal::{Segment, Stretch};
@@ -78,6 +79,11 @@ pub struct Writer {
 }
 
 impl Writer {
+    /// Whether a run is its own, made in its turn.
+    pub fn is_of(&self, run: &Run) -> bool {
+        self.machine.starts_with(&run.machine) && self.generation == run.generation
+    }
+
     /// The tags of a snapshot of this host's.
     pub fn tags(&self, own: &[(&str, &str)]) -> Vec<String> {
         let (generation, serial) = (self.generation.to_string(), self.serial.to_string());
@@ -204,6 +210,11 @@ impl Found {
     pub fn generation(&self) -> u64 {
         let shipments = self.shipments.iter().map(|one| one.generation);
         self.runs.iter().map(|run| run.generation).chain(shipments).max().unwrap_or_default()
+    }
+
+    /// Whether it lists the last run that a host has stored.
+    pub fn is_of(&self, record: &Record) -> bool {
+        record.last_run.as_ref().is_some_and(|last| self.runs.iter().any(|run| run.id == *last))
     }
 
     /// The number that whoever writes next counts by.

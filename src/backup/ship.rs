@@ -8,7 +8,7 @@ use super::point::{self, Point, PointApp};
 use super::rebase::{continued, rebase, sweep};
 use super::record::{Record, is_clock_synchronised, machine};
 use super::restic::Restic;
-use super::runs::{self, LOG, POINT, Writer};
+use super::runs::{self, Found, LOG, POINT, Writer};
 use super::shipping::{self, Base, Closed, Shipping};
 use super::told::Stored;
 use super::wal::{self, Segment};
@@ -84,8 +84,10 @@ pub async fn ship(envs: &Envs, scheduled: bool, host: &Host, progress: Progress<
     shipping.last_start = Some(host.now());
     shipping.write(host)?;
     // A scratch cluster is left over only if nobody is at work with it.
-    if let Some(lock) = BackupLock::try_take(host, "backup ship")? {
-        sweep(envs, &lock, host).await?;
+    if let Some(lock) = BackupLock::try_take(host, "backup ship")?
+        && let Err(error) = sweep(envs, &lock, host).await
+    {
+        tracing::warn!("what was left of earlier commands cannot be taken away: {error:#}");
     }
     let is_news = shipping.trouble.is_none();
     let made =
@@ -151,17 +153,13 @@ impl<'a> Making<'a> {
         progress: Progress<'_>,
     ) -> Result<Shipped> {
         let restic = Restic::of(envs.host(), host)?;
-        let repository = restic.id().await?;
-        if record.repository.as_ref() != Some(&repository) {
-            bail!(
-                "the repository is another one than that of the last run; is its file system mounted? Nothing was shipped"
-            );
-        }
         if shipping.trouble.is_some() {
             // What a command that was killed has left.
             restic.unlock().await?;
         }
-        let found = runs::runs(&restic).await?;
+        shipping.forget(&restic, host).await?;
+        let (repository, mut found) = Self::open(&restic, record).await?;
+        found.shipments.retain(|one| !shipping.to_forget.iter().any(|id| one.stretch.snapshot.starts_with(id)));
         let writer = Writer { machine: machine(host)?, generation: record.generation, serial: found.next_serial() };
         found.refuse_foreign(&writer.machine, writer.generation)?;
         let making = Making { envs, lock, host, restic, writer };
@@ -183,6 +181,24 @@ impl<'a> Making<'a> {
             }
         }
         bail!("PostgreSQL's log has holes, also behind a new base backup; see: journalctl -u 'postgresql@*'")
+    }
+
+    /// The repository's id, and what it holds.
+    async fn open(restic: &Restic<'_>, record: &Record) -> Result<(String, Found)> {
+        let found = runs::runs(restic).await;
+        if let (Ok(found), Some(id)) = (&found, &record.repository)
+            && found.is_of(record)
+        {
+            return Ok((id.clone(), found.clone()));
+        }
+        // Its words on a target that does not answer are plainer.
+        let id = restic.id().await?;
+        if record.repository.as_ref() != Some(&id) {
+            bail!(
+                "the repository is another one than that of the last run; is its file system mounted? Nothing was shipped"
+            );
+        }
+        Ok((id, found?))
     }
 
     /// `None`: there was a hole, and what was shipped is given up.
@@ -231,7 +247,15 @@ impl<'a> Making<'a> {
         ]);
         let left_out = content::left_out(self.envs.iter().map(|env| &env.app));
         let stored = self.restic.store(&paths, &left_out, &tags).await.context("could not ship changes")?;
-        self.refuse_partial(base, &stored, first, last).await?;
+        if let Some(missing) = self.missing(base, &stored, first, last).await? {
+            // While a run stores something, nothing can be forgotten.
+            shipping.to_forget.push(stored.snapshot.clone());
+            shipping.write(host)?;
+            shipping.forget(&self.restic, host).await?;
+            bail!(
+                "a segment of PostgreSQL's log went away or could not be read while it was shipped ({missing}); it is tried again"
+            );
+        }
         shipping.shipped = Some(last.to_string());
         shipping.last_seconds = begun.elapsed().as_secs();
         if let Ok(Some(point)) = &point {
@@ -246,8 +270,8 @@ impl<'a> Making<'a> {
         Ok(Some(Shipped::UpTo { at, is_point }))
     }
 
-    /// A snapshot without a segment that its tags name would be taken for one that has it.
-    async fn refuse_partial(&self, base: &Base, stored: &Stored, first: Segment, last: Segment) -> Result<()> {
+    /// A segment that a snapshot's tags name, and that it has not: it would be taken for one that has it.
+    async fn missing(&self, base: &Base, stored: &Stored, first: Segment, last: Segment) -> Result<Option<String>> {
         // Segments only ever go: one that is there now was there all the time.
         let left = wal::segments(&self.host.names(&base.spool)?);
         let gone = wal::hole(&left, first, last, base.segment_bytes).map(|gone| gone.to_string());
@@ -261,11 +285,7 @@ impl<'a> Making<'a> {
                 wal::hole(&held, first, last, base.segment_bytes).map(|missing| missing.to_string())
             }
         };
-        let Some(missing) = gone.or(unread) else { return Ok(()) };
-        self.restic.forget(std::slice::from_ref(&stored.snapshot)).await?;
-        bail!(
-            "a segment of PostgreSQL's log went away or could not be read while it was shipped ({missing}); it is tried again"
-        )
+        Ok(gone.or(unread))
     }
 
     /// Makes PostgreSQL close the segment that it writes into, and waits for it. Gives back the position up to which all is in the spool.

@@ -2,6 +2,7 @@
 //! wait for it, which is bounded: what cannot be shipped in time is given up, loudly, and the apps run on.
 
 use super::kept;
+use super::restic::Restic;
 use super::wal::{self, Segment};
 use crate::host::Host;
 use crate::report::sentry;
@@ -67,6 +68,9 @@ pub struct Shipping {
     pub shipped: Option<String>,
     /// The last segment that was to be in the repository: written before it is stored.
     pub begun: Option<String>,
+    /// Snapshots that claim segments that they do not hold, and could not be forgotten at once.
+    #[serde(default)]
+    pub to_forget: Vec<String>,
     /// What the last segment was closed with.
     pub closed: Option<Closed>,
     pub last_start: Option<Timestamp>,
@@ -89,6 +93,18 @@ impl Shipping {
 
     pub fn write(&self, host: &Host) -> Result<()> {
         kept::write(FILE, self, host)
+    }
+
+    /// Forgets what claims more than it holds; what cannot be now is tried again later.
+    pub async fn forget(&mut self, restic: &Restic<'_>, host: &Host) -> Result<()> {
+        if self.to_forget.is_empty() {
+            return Ok(());
+        }
+        match restic.forget(&self.to_forget).await {
+            Ok(()) => self.to_forget.clear(),
+            Err(error) => tracing::warn!("{error:#}; it is tried again with the next shipment"),
+        }
+        self.write(host)
     }
 
     fn shipped(&self) -> Option<Segment> {

@@ -82,7 +82,8 @@ pub fn shipped_to_forget(
     let times = bases.iter().map(|one| one.at).chain(shipments.iter().map(|one| one.at));
     if let Some(at) = times.max().filter(|at| *at > now) {
         bail!(
-            "something was shipped at {at}, which is in the future by this host's clock; none of what was shipped is removed"
+            "something was shipped at {at}, which is in the future by this host's clock; none of what was shipped is removed. If the clock is right \
+             now, forget by hand what lies in the future, by the ids of its snapshots: appliance backup key, restic snapshots, restic forget SNAPSHOT…"
         );
     }
     let hours = i64::try_from(days).unwrap_or(i64::MAX / 24).saturating_mul(24);

@@ -118,18 +118,22 @@ pub fn passed_over(stderr: &str) -> Vec<String> {
 pub fn why(stderr: &str) -> String {
     let lines: Vec<&str> = stderr.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     let exit = lines.iter().rev().find_map(|line| serde_json::from_str::<ExitError>(line).ok());
-    let plain = || lines.iter().filter(|line| !line.starts_with(['{', '\t']));
+    let is_retry = |line: &str| line.contains("retrying after") || line.contains("operation successful after");
+    let plain = || lines.iter().filter(|line| !line.starts_with(['{', '\t']) && !is_retry(line));
     let fatal = plain().find(|line| line.starts_with("Fatal:") || line.starts_with("unable to create lock"));
     let said = match (exit, fatal.or_else(|| plain().next())) {
         (Some(exit), _) => exit.message,
         (None, Some(line)) => (*line).to_owned(),
         (None, None) => "it says nothing".to_owned(),
     };
+    // A line that breaks names the file as well that it was about.
+    let damages = ["invalid data returned", "verification failed", "does not match", "LoadIndex"];
+    let is_damaged = damages.iter().any(|words| said.contains(words));
     let advice = match () {
-        () if said.contains("<index/") || said.contains("LoadIndex") => {
+        () if is_damaged && (said.contains("<index/") || said.contains("LoadIndex")) => {
             "the repository's index is damaged; make it anew, as docs/backup.md says"
         }
-        () if said.contains("<snapshot/") => {
+        () if is_damaged && said.contains("<snapshot/") => {
             "that snapshot is damaged; move that file out of the repository's directory snapshots"
         }
         () if said.contains("already locked") => {
@@ -185,6 +189,10 @@ mod tests {
                 "unable to create lock in backend: repository is already locked exclusively by PID 7 on a.de by root\nstorage ID 3f\n",
                 "unable to create lock in backend: repository is already locked exclusively by PID 7 on a.de by root: if that process is gone, the lock is \
                  taken away by itself once it is 30 minutes old",
+            ),
+            (
+                "Load(<snapshot/4f33>, 0, 0) returned error, retrying after 720ms: ssh command exited\nLoad(<snapshot/4f33>, 0, 0) failed: ssh command exited\n",
+                "Load(<snapshot/4f33>, 0, 0) failed: ssh command exited",
             ),
             (
                 "{\"message_type\":\"exit_error\",\"code\":12,\"message\":\"Fatal: wrong password or no key found\"}\n",

@@ -5,10 +5,12 @@ use super::drilled::Drill;
 use super::record::Record;
 use super::restic::Restic;
 use super::runs::{self, Found, HOST};
+use super::shipping::Shipping;
 use super::thin;
 use super::told::Snapshot;
 use crate::env::Env;
 use crate::host::Host;
+use crate::state::DrillLock;
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -41,6 +43,7 @@ pub async fn keep_up(
         tracing::warn!("the clock is not synchronised, so nothing is removed from the repository");
         return Ok(());
     }
+    Shipping::read(host)?.forget(restic, host).await?;
     let (now, found) = (host.now(), runs::runs(restic).await?);
     let drilled = Drill::read(host)?;
     let (ids, wrong) = to_remove(&found, env, machine, drilled.as_ref(), now);
@@ -53,7 +56,9 @@ pub async fn keep_up(
         }
     }
     let due = record.last_prune.is_none_or(|last| now.as_second() - last.as_second() >= PRUNE_EVERY_S);
-    if due {
+    // A drill reads without a lock of the repository's: what it reads must not go away meanwhile.
+    let no_drill = DrillLock::try_take(host, "backup run")?;
+    if due && no_drill.is_some() {
         progress("giving room back");
         restic.prune().await?;
         record.last_prune = Some(now);

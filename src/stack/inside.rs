@@ -48,7 +48,8 @@ pub async fn run_inside(
     deadline: Duration,
 ) -> Result<()> {
     let container = container_of(host, project, service, 1, true).await?;
-    host.note_container(&container.title(), format!("run in it: {}", command.join(" ")));
+    let program = command.first().map_or("the command", String::as_str);
+    host.note_container(&container.title(), format!("run in it: {program}"));
     let request =
         ExecRequest { command: command.to_vec(), tty: false, user: None, directory: None, environment: Vec::new() };
     let run = async {
@@ -64,8 +65,9 @@ pub async fn run_inside(
     };
     match tokio::time::timeout(deadline, run).await {
         Ok(Ok((0, _))) => Ok(()),
-        Ok(Ok((code, said))) => bail!("{} in {service} ended with {code}: {said}", command.join(" ")),
-        Ok(Err(error)) => Err(error.context(format!("could not run {} in {service}", command.join(" ")))),
-        Err(_) => bail!("{} in {service} took longer than {} s", command.join(" "), deadline.as_secs()),
+        // What it says may hold secrets: only the first line of an error is reported.
+        Ok(Ok((code, said))) => bail!("{program} in {service} ended with {code}:\n{said}"),
+        Ok(Err(error)) => Err(error.context(format!("could not run {program} in {service}"))),
+        Err(_) => bail!("{program} in {service} took longer than {} s", deadline.as_secs()),
     }
 }

@@ -349,7 +349,7 @@ impl BringUp<'_> {
     async fn first(&self, ledger: &mut Ledger) -> Result<(Stack, Release)> {
         let (env, host, lock) = (self.wanted.env, self.host, self.lock);
         let progress = |what: &str| self.progress(what);
-        backup::beginning::refuse(env, self.found.envs.host(), host).await?;
+        backup::beginning::refuse(env, &self.found.envs, host).await?;
         let mut built = update::first(env, ledger, host, lock, &progress).await?;
         update::refuse_conflicts(env, &built.stack, &self.found.envs, host)
             .map_err(|error| with_halt(error, "The app is in the way of another one"))?;

@@ -262,9 +262,15 @@ fn check_path(text: &str) -> Result<String, Invalid> {
 }
 
 fn check_unstored(text: &str) -> Result<String, Invalid> {
-    let below = if text.starts_with('/') { text.to_owned() } else { format!("/vault/{text}") };
-    let right =
-        "an absolute path, or one below the storage vault, like 'cache' or '*/thumbnails', without '.', '..' or '//'";
+    let right = "an absolute path without '*', or one below the storage vault, like 'cache' or '*/thumbnails', and neither with '.', '..' or '//'";
+    // What else restic takes for a pattern. One from the root would be a pattern for other apps' files as well.
+    let (below, reserved) = match text.starts_with('/') {
+        true => (text.to_owned(), &['[', ']', '\\', '?', '*'][..]),
+        false => (format!("/vault/{text}"), &['[', ']', '\\', '?'][..]),
+    };
+    if text.contains(reserved) {
+        return Err(Invalid::new(right));
+    }
     check_path(&below).map(|_| text.to_owned()).map_err(|_| Invalid::new(right))
 }
 
@@ -354,7 +360,10 @@ mod tests {
         takes::<AppName>(&["ecs", "my-shop2"], &["", "Ecs", "2shop", "etc", "a_b", &"a".repeat(32)]);
         takes::<DatabaseName>(&["Shop Data\"x"], &["", "template1", "a\0b", &"a".repeat(64)]);
         takes::<AbsPath>(&["/app/x y"], &["", "/", "a/b", "/a/../b", "/a//b", "/a\nb", "/a/./b"]);
-        takes::<UnstoredPath>(&["/srv/x", "cache", "*/thumbnails"], &["", "/", "../x", "a//b", "a/", "a\nb"]);
+        takes::<UnstoredPath>(
+            &["/srv/x", "cache", "*/thumbnails"],
+            &["", "/", "../x", "a//b", "a/", "a\nb", "/srv/*/x", "a["],
+        );
         takes::<PackageName>(&["libstdc++6", "vim"], &["", "-y", "Vim", "a b", "x"]);
         takes::<Owner>(&["app", "app:adm", "1000:1000"], &["", "a:b:c", ":", "a b", "-x", "a\n"]);
         takes::<Calendar>(&["*-*-* 06:30:00", "Mon..Fri 02:00"], &["", "x\n[Timer]", "a=b", "\""]);

@@ -85,7 +85,7 @@ fn what_is_wrong_with_a_target_or_a_source_is_told_and_no_app_minds() {
     own("[sh, -c, 'echo canary-of-the-command >&2; exit 7']");
     refused(
         &machine,
-        "two: app.backup.exec failed, so nothing was stored: sh -c echo canary-of-the-command >&2; exit 7 in web ended with 7: canary-of",
+        "two: app.backup.exec failed, so nothing was stored: sh in web ended with 7:\ncanary-of-the-command",
     );
     machine.ok("rm -r /data/two-storage-vault/[a-z]*");
     to("sftp://root@127.0.0.1//srv/target");

@@ -1,21 +1,18 @@
 //! A repository and the hosts that come to it: an empty one that finds it filled, and one that finds it as it was the day before yesterday.
 
-use super::shipping::{env, notes, ship, start, until, write_notes};
+use super::shipping::{KEY, env, notes, ship, start, until, write_notes};
+use crate::host::Machine;
 use crate::host::apps::wait_for_phase;
 use crate::host::sample::{Random, is_soak, seed};
 use crate::host::several::*;
-use crate::host::{Machine, wait_for};
-use std::time::Duration;
 
-/// A new host with the target of another one, and its env.
-fn new_host(name: &str, kept: &tempfile::TempDir) -> Machine {
+/// A new host with the target of another one, and an env.
+fn new_host(name: &str, kept: &tempfile::TempDir, env: String) -> Machine {
     let machine = Machine::boot(name);
     machine.put_directory(kept.path().to_str().expect("a path"), "/srv/kept");
     machine.ok("tar -xf /srv/kept/target.tar -C /srv && rm -r /srv/kept");
-    machine.put("/app/env.yml", env(""), 0o600);
-    let out = machine.sh("systemctl start appliance");
-    assert_eq!(out.code, 0, "{}", out.all());
-    wait_for_phase(&machine, "standby");
+    machine.put("/app/env.yml", env, 0o600);
+    machine.ok("systemctl start appliance");
     machine
 }
 
@@ -52,7 +49,8 @@ fn an_empty_host_before_a_filled_repository_waits_for_somebody_to_say_what_is_me
     drop(machine);
 
     // The new host does not begin empty, and writes nothing.
-    let machine = new_host("hosts-new", &kept);
+    let machine = new_host("hosts-new", &kept, env(""));
+    wait_for_phase(&machine, "standby");
     let status = machine.sh("appliance status");
     assert_eq!(status.code, 3, "{}", status.all());
     for words in ["The backup holds the app one", "appliance backup recover", "adopt --begin-anew"] {
@@ -99,6 +97,8 @@ fn an_empty_host_before_a_filled_repository_waits_for_somebody_to_say_what_is_me
         }
     }
     machine.ok("systemctl stop appliance");
+    // systemd starts it again by itself, perhaps while it was killed a second time.
+    until(&machine, "psql -U postgres -qc 'SELECT 1'");
     let out = machine.sh("appliance backup recover --yes");
     if out.code != 0 {
         // One of them came to its end.
@@ -112,28 +112,29 @@ fn an_empty_host_before_a_filled_repository_waits_for_somebody_to_say_what_is_me
     machine.ok("appliance backup run && appliance backup verify");
     drop(machine);
 
-    // Or it begins anew, and the runs of before stay.
-    let machine = new_host("hosts-anew", &kept);
+    // Or it begins anew, and the runs of before stay. None of several apps begins before somebody says so, whichever the runs are of.
+    let backup = format!("  backup: {{url: 'file:///srv/target', encrypt: {KEY}}}\n");
+    let machine = new_host("hosts-anew", &kept, env_yml(&backup, &instance("two", "")));
+    APPS[..2].iter().for_each(|app| wait_for_app(&machine, app, "standby"));
+    assert_eq!(machine.ok("docker ps -aq"), "");
     let before = machine.ok("appliance backup list --json | jq length");
-    machine.ok("appliance backup adopt --begin-anew --yes; systemctl start appliance");
-    wait_for_phase(&machine, "running");
-    assert_eq!(
-        machine.ok("psql -U postgres one -Atqc \"SELECT count(*) FROM pg_tables WHERE tablename = 'note'\""),
-        "0\n"
-    );
+    machine.ok("appliance backup adopt --begin-anew --yes; appliance app start one; appliance app start two");
+    APPS[..2].iter().for_each(|app| wait_for_app(&machine, app, "running"));
+    let tables = "SELECT count(*) FROM pg_tables WHERE tablename = 'note'";
+    assert_eq!(machine.ok(&format!("psql -U postgres one -Atqc \"{tables}\"")), "0\n");
     machine.ok("appliance backup run");
     let after: usize = machine.ok("appliance backup list --json | jq length").trim().parse().expect("a number");
-    assert_eq!(after, before.trim().parse::<usize>().expect("a number") + 1);
-    // A target that does not answer keeps no app from beginning.
+    assert_eq!(after, before.trim().parse::<usize>().expect("a number") + 2);
     drop(machine);
+
+    // A target that does not answer may hold anything.
     let machine = Machine::boot("hosts-away");
     install(&machine);
     machine.put("/app/env.yml", env("").replace("/srv/target", "/mnt/away/target"), 0o600);
     machine.ok("systemctl start appliance");
+    until(&machine, "appliance status | grep -q 'standby: The backup cannot be asked whether it holds these apps'");
+    let told = machine.ok("appliance backup adopt --begin-anew --yes 2>&1");
+    assert!(told.contains("the apps may begin empty"), "{told}");
+    machine.ok("systemctl start appliance");
     wait_for_phase(&machine, "running");
-    wait_for("what was not asked to be told", Duration::from_secs(10), || {
-        let said = machine.ok("journalctl -u appliance-supervisor -o cat");
-        if said.contains("cannot be asked whether it has runs of the app") { Ok(()) } else { Err(said) }
-    });
-    until(&machine, "appliance status");
 }

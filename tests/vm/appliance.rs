@@ -19,7 +19,6 @@ appliance:
   domain: shop.example.test
   allowed_hosts: shop.example.test 127.0.0.1
   ssl: {letsencrypt: {enabled: no}}
-  backup: {url: "file:///data/backup", encrypt: a-password-of-thirty-two-letters, continuous: no, drill: {enabled: no}}
   storage:
     grow_root: true
     setup:

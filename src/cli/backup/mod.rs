@@ -156,7 +156,7 @@ async fn ship(arguments: &ShipArguments) -> Result<u8> {
     match shipped? {
         backup::Shipped::Nothing(why) => print(&format!("nothing was shipped: {why}\n"))?,
         backup::Shipped::UpTo { at, is_point } => {
-            let files = if is_point { "" } else { "; files were not, since an update is at work" };
+            let files = if is_point { "" } else { "; files were not, since an update or a run is at work" };
             print(&format!("shipped what was written until {at}{files}\n"))?;
         }
     }
@@ -249,21 +249,33 @@ async fn adopt(arguments: &AdoptArguments) -> Result<u8> {
     let envs = found(&host).await?.envs;
     let _lock = BackupLock::take(&host, "backup adopt", PATIENCE).await?;
     let _shipping = ShipLock::take(&host, "backup adopt", PATIENCE).await?;
-    let restic = Restic::of(envs.host(), &host)?;
-    let found = backup::runs(&restic).await?;
-    let newest = found.generation();
-    let apps: Vec<_> = envs.iter().map(|env| &env.app.name).filter(|app| found.of(app, None).is_ok()).collect();
-    if !apps.is_empty() && !arguments.begin_anew && backup::beginning::is_empty(apps, &host)? {
-        bail!(
-            "this host has nothing of what the repository holds. Bring it back: appliance backup recover. Or let the apps begin empty, and keep \
-             the runs: appliance backup adopt --begin-anew"
-        );
-    }
     let what = "this host will write into the repository, and the one that does so now will be refused";
-    arguments.agreed.ask(&match arguments.begin_anew {
-        true => format!("{what}; its apps begin empty"),
-        false => what.to_owned(),
-    })?;
+    let restic = Restic::of(envs.host(), &host)?;
+    let newest = if arguments.begin_anew {
+        arguments.agreed.ask(&format!("{what}; its apps begin empty"))?;
+        backup::beginning::begin_anew(&host)?;
+        match backup::runs(&restic).await {
+            Ok(found) => found.generation(),
+            Err(error) => {
+                eprintln!("warning: {error:#}");
+                print(
+                    "the apps may begin empty; into the repository nothing is written before: appliance backup adopt\n",
+                )?;
+                return Ok(0);
+            }
+        }
+    } else {
+        let found = backup::runs(&restic).await?;
+        let has_runs = envs.iter().any(|env| found.of(&env.app.name, None).is_ok());
+        if has_runs && backup::beginning::is_empty(&envs, &host).await? {
+            bail!(
+                "this host has nothing of what the repository holds. Bring it back: appliance backup recover. Or let the apps begin empty, and \
+                 keep the runs: appliance backup adopt --begin-anew"
+            );
+        }
+        arguments.agreed.ask(what)?;
+        found.generation()
+    };
     let generation = backup::adopt(newest, restic.id().await?, &host)?;
     print(&format!("this host writes into the repository now (generation {generation})\n"))?;
     Ok(0)
