@@ -5,12 +5,13 @@
 use super::record::Record;
 use super::restic::{Restic, State};
 use super::runs::{self, Found};
-use crate::env::{Env, Envs};
+use crate::env::{BackupUrl, Env, Envs};
 use crate::error::Halt;
 use crate::host::Host;
 use crate::state::Ledger;
 use crate::update::restore as databases;
-use anyhow::{Context, Result, bail};
+use crate::value::BackupTarget;
+use anyhow::{Context, Result};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -30,7 +31,9 @@ pub async fn is_empty(envs: &Envs, host: &Host) -> Result<bool> {
     }
     for env in envs.iter() {
         let vault = format!("/data/{}-storage-vault", env.app.name);
-        if Ledger::read_for(host, &env.app.name)?.current.is_some() || !host.names(&vault)?.is_empty() {
+        // One that cannot be listed has more names than are taken.
+        let has_files = host.names(&vault).map_or(true, |names| !names.is_empty());
+        if has_files || Ledger::read_for(host, &env.app.name)?.current.is_some() {
             return Ok(false);
         }
     }
@@ -55,22 +58,20 @@ pub async fn refuse(env: &Env, envs: &Envs, host: &Host) -> Result<()> {
     if databases::has_data(env, host).await? {
         return Ok(());
     }
-    let restic = match Restic::of(envs.host(), host) {
-        Ok(restic) => restic,
-        Err(error) => {
-            tracing::warn!("{error:#}");
-            return Ok(());
-        }
-    };
-    let start = match env.tenant.is_alone() {
-        true => "systemctl start appliance".to_owned(),
-        false => format!("appliance app start {}", env.app.name),
+    // What is not backed up there, as an old env.yml may have it, was told when it was read.
+    let is_reached = |url: &BackupUrl| BackupTarget::of_url(url.0.expose(), !backup.host_keys.is_empty()).is_ok();
+    if backup.mount.is_some() || !backup.url.as_ref().is_some_and(is_reached) {
+        return Ok(());
+    }
+    let (mended, start) = match env.tenant.is_alone() {
+        true => ("systemctl start appliance", "systemctl start appliance".to_owned()),
+        false => ("appliance apply", format!("appliance app start {}", env.app.name)),
     };
     let anew = format!("to let the apps begin empty all the same: appliance backup adopt --begin-anew, then: {start}");
-    let found = match patiently(&restic).await {
+    let found = match patiently(envs, host).await {
         Ok(found) => found,
         Err(error) => {
-            let text = format!("{error:#}\nMend that, then: {start}. Or {anew}");
+            let text = format!("{error:#}\nMend that, then: {mended}. Or, {anew}");
             return Err(Halt::standby("The backup cannot be asked whether it holds these apps", text).into());
         }
     };
@@ -85,13 +86,15 @@ pub async fn refuse(env: &Env, envs: &Envs, host: &Host) -> Result<()> {
     Err(Halt::standby(format!("The backup holds the app {}", newest.app), text).into())
 }
 
-async fn patiently(restic: &Restic<'_>) -> Result<Found> {
+async fn patiently(envs: &Envs, host: &Host) -> Result<Found> {
+    let restic = Restic::of(envs.host(), host)?;
     let begun = Instant::now();
     loop {
-        let asked = tokio::time::timeout(PATIENCE, found(restic)).await;
+        let left = PATIENCE.saturating_sub(begun.elapsed());
+        let asked = tokio::time::timeout(left, found(&restic)).await;
         let error = match asked.context("the backup's target does not answer").and_then(|found| found) {
             Ok(found) => return Ok(found),
-            Err(error) if begun.elapsed() > PATIENCE => bail!(error),
+            Err(error) if begun.elapsed() + AGAIN > PATIENCE => return Err(error),
             Err(error) => error,
         };
         tracing::info!("{error:#}; asking again");

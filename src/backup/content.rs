@@ -50,8 +50,10 @@ pub struct Content {
     /// Absolute, sorted.
     pub paths: Vec<String>,
     pub volumes: Vec<VolumePart>,
-    /// How many files its vault holds.
+    /// How many files its vault holds, without what is left out.
     pub in_vault: u64,
+    /// What is left out, since the app says so.
+    pub excluded: Vec<String>,
 }
 
 /// What belongs to one app.
@@ -64,7 +66,8 @@ pub async fn of_app(env: &Env, host: &Host) -> Result<Content> {
     if !host.is_directory(&vault) {
         bail!("{vault} is not there; is its file system mounted? Nothing is stored in its place");
     }
-    let in_vault = files_in(&vault, &excluded(&env.app), host).await?;
+    let excluded = excluded(&env.app);
+    let in_vault = files_in(&vault, &excluded, host).await?;
     let own = [
         vault,
         client_ca::home(&env.tenant),
@@ -93,17 +96,39 @@ pub async fn of_app(env: &Env, host: &Host) -> Result<Content> {
             }
         }
     }
-    Ok(Content { paths: without_inner(paths), volumes, in_vault })
+    Ok(Content { paths: without_inner(paths), volumes, in_vault, excluded })
 }
 
 /// How many files a directory holds, on its own file system, without those that are not stored.
 async fn files_in(directory: &str, excluded: &[String], host: &Host) -> Result<u64> {
-    let mut args = vec![directory, "-ignore_readdir_race", "-xdev"];
-    excluded.iter().for_each(|path| args.extend(["-path", path, "-prune", "-o"]));
+    let excluded: Vec<String> = excluded.iter().map(|path| regex(path)).collect();
+    let mut args = vec![directory, "-ignore_readdir_race", "-xdev", "-regextype", "posix-extended"];
+    excluded.iter().for_each(|path| args.extend(["-regex", path, "-prune", "-o"]));
     args.extend(["-type", "f", "-printf", "."]);
     let count = Cmd::new("find", args);
     let counted = host.ask(count.max_output(MAX_FILES).deadline(COUNTING)).await?;
     Ok(counted.stdout.len() as u64)
+}
+
+/// A path with `*` and `**` as restic takes them, as an extended regular expression of find's.
+fn regex(path: &str) -> String {
+    let mut regex = String::new();
+    let mut rest = path;
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        match (c, rest.strip_prefix('*')) {
+            ('*', Some(behind)) => {
+                regex.push_str(".*");
+                rest = behind;
+            }
+            ('*', None) => regex.push_str("[^/]*"),
+            ('.' | '^' | '$' | '|' | '(' | ')' | '{' | '}' | '+' | '?' | '[' | ']' | '\\', _) => {
+                regex.extend(['\\', c])
+            }
+            _ => regex.push(c),
+        }
+    }
+    regex
 }
 
 /// Whether so many files are gone that it is asked before they are gone from the backups, too.
@@ -230,6 +255,15 @@ mod tests {
         }
         let paths = ["/data/a", "/data/a/b", "/data/ab"].map(str::to_owned);
         assert_eq!(without_inner(paths.into()), ["/data/a", "/data/ab"]);
+    }
+
+    #[test]
+    fn what_is_not_stored_is_not_counted() {
+        for (path, expected) in
+            [("/v/cache", "/v/cache"), ("/v/*.jpg", "/v/[^/]*\\.jpg"), ("/v/**/x (1)", "/v/.*/x \\(1\\)")]
+        {
+            assert_eq!(regex(path), expected);
+        }
     }
 
     #[test]

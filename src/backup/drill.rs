@@ -22,8 +22,8 @@ use anyhow::{Context, Result, bail};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long another drill is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long another drill is waited for, and a run that gives room back.
+const PATIENCE: Duration = Duration::from_secs(6 * 3600);
 /// The longest list of a dump's contents, in bytes.
 const MAX_LIST: usize = 64 << 20;
 

@@ -66,6 +66,9 @@ pub struct FilesPart {
     pub bytes: u64,
     /// How many files are in the storage vault: a later one that has lost many is looked at.
     pub in_vault: u64,
+    /// What was left out, since the app said so: with another list the number says nothing.
+    #[serde(default)]
+    pub excluded: Vec<String>,
     /// The first file that could not be read, if some could not.
     pub unread: Option<String>,
 }

@@ -49,6 +49,8 @@ pub struct PointApp {
     pub paths: Vec<String>,
     pub volumes: Vec<VolumePart>,
     pub in_vault: u64,
+    #[serde(default)]
+    pub excluded: Vec<String>,
     /// Tables that are empty in it, whatever was in them: PostgreSQL keeps them out of its log.
     #[serde(default)]
     pub unlogged: Vec<String>,
@@ -116,6 +118,7 @@ impl Point {
                 count: 0,
                 bytes: 0,
                 in_vault: part.in_vault,
+                excluded: part.excluded.clone(),
                 unread: None,
             },
             of_host: snapshot.to_owned(),

@@ -1,7 +1,7 @@
 //! restic's command line: the only place that knows it. Password, repository and credentials travel in its environment, never in an argument.
 //! What it prints differs between Debian 12's 0.14 and Debian 13's 0.18; what is read here is the same in both.
 
-use super::told::{self, Listed, Snapshot, Stored, first_line, passed_over, stored, why};
+use super::told::{self, Listed, Snapshot, Stored, first_line, is_damage, passed_over, stored, why};
 use super::{CACHE, key};
 use crate::env::Env;
 use crate::host::{Cmd, Dir, Host, Output, What};
@@ -324,9 +324,8 @@ impl<'a> Restic<'a> {
         match told.code {
             Some(0) => Ok(()),
             // Its own last word after it has looked at all.
-            _ if said.contains("repository contains errors") => {
-                let said = said.replace("Fatal: repository contains errors", "");
-                bail!("the repository is damaged: {}; see: restic check", self.masked(&why(&said)))
+            _ if said.contains("repository contains errors") && is_damage(said) => {
+                bail!("the repository is damaged: {}; see: restic check", self.masked(&why(said)))
             }
             _ => bail!("the repository could not be checked: {}", self.masked(&why(said))),
         }

@@ -87,6 +87,16 @@ pub fn refuse_older(major: u32, host: &Host) -> Result<()> {
     Ok(())
 }
 
+/// How long an app's files of a shipment are together.
+async fn shipped_bytes(restic: &Restic<'_>, manifest: &Manifest) -> Result<u64> {
+    let mut bytes = 0_u64;
+    for path in &manifest.files.paths {
+        let files = restic.list(&manifest.files.snapshot, Some(path)).await?;
+        bytes = files.iter().fold(bytes, |bytes, file| bytes.saturating_add(file.size));
+    }
+    Ok(bytes)
+}
+
 /// Restores files of a run below a new directory, under their whole paths; `only` are paths in it, or none for all.
 ///
 /// # Errors
@@ -104,7 +114,7 @@ pub async fn files(restic: &Restic<'_>, manifest: &Manifest, to: &str, only: &[S
     if only.is_empty() {
         let bytes = match manifest.files.bytes {
             // Of a shipment it is not counted.
-            0 => restic.bytes_of(&manifest.files.snapshot).await?,
+            0 => shipped_bytes(restic, manifest).await?,
             bytes => bytes,
         };
         room::refuse_too_little(to, bytes, host)?;

@@ -84,6 +84,7 @@ struct Making<'a> {
     is_clock_synchronised: bool,
     before: Found,
     accept: Accept,
+    begins_anew: bool,
     begun: Instant,
     progress: Progress<'a>,
 }
@@ -114,7 +115,18 @@ async fn make(
     let run = format!("{}-{}", host.now().strftime("%Y%m%dT%H%M%SZ"), hex(&host.random::<2>()?));
     let is_clock_synchronised = is_clock_synchronised(host).await;
     let writer = Writer { machine, generation: record.generation, serial: before.next_serial() };
-    let making = Making { restic, host, run, writer, is_clock_synchronised, before, accept, begun, progress };
+    let making = Making {
+        restic,
+        host,
+        run,
+        writer,
+        is_clock_synchronised,
+        before,
+        accept,
+        begins_anew: record.begins_anew,
+        begun,
+        progress,
+    };
     let (mut manifests, mut failed) = (Vec::new(), Vec::new());
     let of_host = making.first_part().await?;
     for env in envs.iter() {
@@ -161,18 +173,7 @@ async fn make(
     if trouble.is_none() {
         tell_alive(envs.host(), host).await;
     }
-    let (machine, may_remove) = (&making.writer.machine, making.is_clock_synchronised);
-    let kept_up = match ShipLock::take(host, "backup run", SHIPMENT).await {
-        Ok(_lock) => {
-            upkeep::keep_up(&making.restic, envs.host(), machine, may_remove, &mut record, host, progress).await
-        }
-        Err(error) => Err(error),
-    };
-    if let Err(error) = &kept_up {
-        let said = format!("the run is stored, but the repository could not be kept up: {error:#}");
-        record.trouble.get_or_insert(said);
-        sentry::critical(host, "The backup's repository is in trouble", &format!("{error:#}"));
-    }
+    making.keep_up(envs.host(), &mut record).await;
     record.write(host)?;
     Ok(Outcome { run: making.run, manifests, failed, trouble: record.trouble })
 }
@@ -182,15 +183,32 @@ impl Making<'_> {
         self.writer.tags(&[("run", &self.run), ("app", app), ("part", part)])
     }
 
+    /// What is done behind a run: what becomes of it is in the record.
+    async fn keep_up(&self, env: &Env, record: &mut Record) {
+        let (host, machine, may_remove) = (self.host, &self.writer.machine, self.is_clock_synchronised);
+        let kept_up = match ShipLock::take(host, "backup run", SHIPMENT).await {
+            Ok(_lock) => upkeep::keep_up(&self.restic, env, machine, may_remove, record, host, self.progress).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &kept_up {
+            let said = format!("the run is stored, but the repository could not be kept up: {error:#}");
+            record.trouble.get_or_insert(said);
+            sentry::critical(host, "The backup's repository is in trouble", &format!("{error:#}"));
+        }
+    }
+
     /// What is the host's; once more, should a process that is gone hold the repository for itself.
     async fn first_part(&self) -> Result<HostPart> {
         match self.host_part().await {
             Ok(of_host) => Ok(of_host),
-            Err(error) => {
+            Err(error) if format!("{error:#}").contains("already locked") => {
                 tracing::warn!("{error:#}; trying again");
-                self.restic.unlock().await?;
-                self.host_part().await
+                match self.restic.unlock().await {
+                    Ok(()) => self.host_part().await,
+                    Err(_) => Err(error),
+                }
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -215,7 +233,7 @@ impl Making<'_> {
         (self.progress)("storing a base backup of the databases");
         let mut shipping = Shipping::read(self.host)?;
         for manifest in manifests {
-            shipping.in_vault.insert(manifest.app.as_str().to_owned(), manifest.files.in_vault);
+            shipping.holds(manifest.app.as_str(), manifest.files.in_vault, &manifest.files.excluded);
         }
         shipping.write(self.host)?;
         let found = runs::runs(&self.restic).await?;
@@ -236,11 +254,14 @@ impl Making<'_> {
             );
         }
         let content = content::of_app(env, host).await?;
-        // Another host's, or from before somebody let it begin anew, says nothing of this vault.
-        let is_own = |run: &&runs::Run| run.app == *app && self.writer.is_of(run);
+        // Where somebody has let the apps begin anew, another host's says nothing of this vault.
+        let is_own = |run: &&runs::Run| run.app == *app && (!self.begins_anew || self.writer.is_of(run));
         if let (Some(last), false) = (self.before.runs.iter().find(is_own), self.accept.loss) {
             match last.manifest(&self.restic).await {
-                Ok(last) => content::refuse_loss(last.files.in_vault, content.in_vault, app.as_str())?,
+                Ok(last) if last.files.excluded == content.excluded => {
+                    content::refuse_loss(last.files.in_vault, content.in_vault, app.as_str())?;
+                }
+                Ok(_) => {}
                 // One that cannot be read keeps no later one from being made.
                 Err(error) => tracing::warn!("{error:#}"),
             }
@@ -316,6 +337,7 @@ impl Making<'_> {
             count: stored.files,
             bytes: stored.bytes,
             in_vault: content.in_vault,
+            excluded: content.excluded.clone(),
             unread: stored.unread.clone(),
         };
         Ok((part, stored))

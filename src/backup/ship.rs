@@ -259,7 +259,7 @@ impl<'a> Making<'a> {
         shipping.shipped = Some(last.to_string());
         shipping.last_seconds = begun.elapsed().as_secs();
         if let Ok(Some(point)) = &point {
-            shipping.in_vault = point.apps.iter().map(|app| (app.app.as_str().to_owned(), app.in_vault)).collect();
+            point.apps.iter().for_each(|app| shipping.holds(app.app.as_str(), app.in_vault, &app.excluded));
         }
         shipping.write(host)?;
         shipping.trim(base, host)?;
@@ -347,7 +347,7 @@ impl<'a> Making<'a> {
                 );
             }
             let content = content::of_app(env, host).await?;
-            let before = shipping.in_vault.get(app.as_str()).copied().unwrap_or_default();
+            let before = shipping.held(app.as_str(), &content.excluded);
             content::refuse_loss(before, content.in_vault, app.as_str())?;
             apps.push(PointApp {
                 app: app.clone(),
@@ -355,6 +355,7 @@ impl<'a> Making<'a> {
                 paths: content.paths,
                 volumes: content.volumes,
                 in_vault: content.in_vault,
+                excluded: content.excluded,
                 unlogged: unlogged(env, host).await?,
             });
         }

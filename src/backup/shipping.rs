@@ -79,6 +79,9 @@ pub struct Shipping {
     pub last_seconds: u64,
     /// How many files each app's vault held when it was stored last.
     pub in_vault: BTreeMap<String, u64>,
+    /// What was left out of that number.
+    #[serde(default)]
+    pub excluded: BTreeMap<String, Vec<String>>,
     /// Why nothing can be shipped on this host.
     #[serde(default)]
     pub impossible: Option<String>,
@@ -105,6 +108,18 @@ impl Shipping {
             Err(error) => tracing::warn!("{error:#}; it is tried again with the next shipment"),
         }
         self.write(host)
+    }
+
+    /// How many files an app's vault held, if the same was left out as now.
+    pub fn held(&self, app: &str, excluded: &[String]) -> u64 {
+        let is_same = self.excluded.get(app).map_or(excluded.is_empty(), |before| before == excluded);
+        self.in_vault.get(app).copied().filter(|_| is_same).unwrap_or_default()
+    }
+
+    /// Notes what an app's vault holds.
+    pub fn holds(&mut self, app: &str, in_vault: u64, excluded: &[String]) {
+        self.in_vault.insert(app.to_owned(), in_vault);
+        self.excluded.insert(app.to_owned(), excluded.to_vec());
     }
 
     fn shipped(&self) -> Option<Segment> {

@@ -120,17 +120,19 @@ pub fn why(stderr: &str) -> String {
     let exit = lines.iter().rev().find_map(|line| serde_json::from_str::<ExitError>(line).ok());
     let is_retry = |line: &str| line.contains("retrying after") || line.contains("operation successful after");
     let plain = || lines.iter().filter(|line| !line.starts_with(['{', '\t']) && !is_retry(line));
-    let fatal = plain().find(|line| line.starts_with("Fatal:") || line.starts_with("unable to create lock"));
-    let said = match (exit, fatal.or_else(|| plain().next())) {
+    // These sum up what the lines before them say.
+    let sums_up = |line: &&&str| SUMMARIES.iter().any(|words| line.contains(words));
+    let is_fatal = |line: &&&str| line.starts_with("Fatal:") || line.starts_with("unable to create lock");
+    let fatal = plain().find(|line| is_fatal(line) && !sums_up(line));
+    let said = match (exit, fatal.or_else(|| plain().find(|line| !sums_up(line))).or_else(|| plain().next())) {
         (Some(exit), _) => exit.message,
         (None, Some(line)) => (*line).to_owned(),
         (None, None) => "it says nothing".to_owned(),
     };
-    // A line that breaks names the file as well that it was about.
-    let damages = ["invalid data returned", "verification failed", "does not match", "LoadIndex"];
-    let is_damaged = damages.iter().any(|words| said.contains(words));
+    // A connection that breaks names the file as well that it was about.
+    let is_damaged = is_damage(stderr);
     let advice = match () {
-        () if is_damaged && (said.contains("<index/") || said.contains("LoadIndex")) => {
+        () if is_damaged && (said.contains("<index/") || said.contains("loading index")) => {
             "the repository's index is damaged; make it anew, as docs/backup.md says"
         }
         () if is_damaged && said.contains("<snapshot/") => {
@@ -142,6 +144,22 @@ pub fn why(stderr: &str) -> String {
         () => return said,
     };
     format!("{said}: {advice}")
+}
+
+/// Last words that say no more than that something was wrong.
+const SUMMARIES: [&str; 2] = ["LoadIndex returned errors", "repository contains errors"];
+
+/// Whether restic tells of something that is not as it was written, and not only of something that could not be read.
+pub fn is_damage(stderr: &str) -> bool {
+    const WORDS: [&str; 6] = [
+        "invalid data",
+        "verification failed",
+        "does not match",
+        "unexpected file size",
+        "not found in index",
+        "not found in repository",
+    ];
+    WORDS.iter().any(|words| stderr.contains(words))
 }
 
 /// The first line that says something.

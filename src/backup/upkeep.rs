@@ -43,6 +43,11 @@ pub async fn keep_up(
         tracing::warn!("the clock is not synchronised, so nothing is removed from the repository");
         return Ok(());
     }
+    // A drill reads without a lock of the repository's: what it reads must not go away meanwhile.
+    let Some(_no_drill) = DrillLock::try_take(host, "backup run")? else {
+        tracing::warn!("a drill is at work, so nothing is removed from the repository this time");
+        return Ok(());
+    };
     Shipping::read(host)?.forget(restic, host).await?;
     let (now, found) = (host.now(), runs::runs(restic).await?);
     let drilled = Drill::read(host)?;
@@ -56,9 +61,7 @@ pub async fn keep_up(
         }
     }
     let due = record.last_prune.is_none_or(|last| now.as_second() - last.as_second() >= PRUNE_EVERY_S);
-    // A drill reads without a lock of the repository's: what it reads must not go away meanwhile.
-    let no_drill = DrillLock::try_take(host, "backup run")?;
-    if due && no_drill.is_some() {
+    if due {
         progress("giving room back");
         restic.prune().await?;
         record.last_prune = Some(now);

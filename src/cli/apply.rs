@@ -65,7 +65,9 @@ pub async fn apply(json: bool) -> Result<u8> {
     }
     // The supervisor knows of the apps that it was started with. Those that go on have what they are to be by now.
     let is_whole = ended.is_ok() || !found.envs.is_alone();
-    if is_whole && status(&host, None)?.supervises != found.envs.roster() {
+    // And one that waits in standby, by the env from before, begins by this one only when it is started anew.
+    let has_standby = !found.envs.is_alone() && any_waits(&found, &host)?;
+    if is_whole && (has_standby || status(&host, None)?.supervises != found.envs.roster()) {
         work.start().await?;
     }
     // Told last: what was to be done for the others is done.
@@ -82,6 +84,17 @@ pub async fn apply(json: bool) -> Result<u8> {
     let codes = of_apps.map(|status| anyhow::Ok(status?.map_or(0, |status| status.exit_code())));
     let codes = codes.collect::<Result<Vec<u8>>>()?;
     Ok(codes.into_iter().chain([status.exit_code()]).max().unwrap_or(0))
+}
+
+/// Whether one of the apps that are to run is in standby.
+fn any_waits(found: &Found, host: &Host) -> Result<bool> {
+    for env in found.envs.iter().filter(|env| crate::update::is_to_run(env, host)) {
+        let status = Status::read(host, Some(&env.tenant))?;
+        if status.is_some_and(|status| matches!(status.phase, Phase::Standby { .. })) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn status(host: &Host, of: Option<&Tenant>) -> Result<Status> {

@@ -29,7 +29,7 @@ mod words;
 pub use app::{Allow, App, AppGit, Binds, GitLocal, Migrate};
 pub use app_backup::{AppBackup, Inside};
 pub use appliance::{Appliance, ExtraFile, Metric, StorageWish, Update, is_public_name};
-pub use backup::{Backup, BackupMount, Every, Keep};
+pub use backup::{Backup, BackupMount, BackupUrl, Every, Keep};
 pub use diagnostic::{BrokenFile, Diagnostic, FileKind, Quote, Report, Severity};
 pub use gate::{Asks, Probe};
 pub use limits::Limits;

@@ -67,7 +67,9 @@ fn a_bit_that_flips_in_any_kind_of_file_is_found_and_no_wrong_file_is_handed_out
         assert!(count(&after) >= count(&before), "{kind}");
         // As docs/backup.md has it.
         let heal = match kind {
-            "index" => "eval \"$(appliance backup key)\"; restic rebuild-index".to_owned(),
+            "index" => "set -e; systemctl stop appliance-ship.timer; eval \"$(appliance backup key)\"; restic rebuild-index; appliance backup verify
+                systemctl start appliance-ship.timer; systemctl stop appliance-ship.timer"
+                .to_owned(),
             "snapshot" => format!("mv {file} /root"),
             _ => String::new(),
         };
