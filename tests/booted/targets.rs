@@ -53,7 +53,7 @@ fn start(name: &str) -> Machine {
     let machine = Machine::boot(name);
     install(&machine);
     machine.put("/app/env.yml", env("url: /srv/nothing"), 0o600);
-    machine.ok("systemctl start appliance");
+    machine.ok("mkdir /srv/nothing; systemctl start appliance");
     wait_for_phase(&machine, "running");
     machine.ok("systemctl stop appliance-ship.timer; psql -U postgres one -qc 'CREATE TABLE note (n int); ALTER TABLE note OWNER TO app'");
     let server = Path::new(TOOLS).join("rest-server/usr/bin/restic-rest-server");
