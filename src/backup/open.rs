@@ -15,19 +15,28 @@ pub struct Accept {
     pub new_repository: bool,
 }
 
-/// The repository's id, and what it holds. One that lists this host's last run is the one that it wrote: each opening costs the time that
-/// restic takes to make a key of the password, and that is much.
+/// The repository's id and what it holds, if it lists this host's last run: then it is the one that this host wrote. Each opening costs the
+/// time that restic takes to make a key of the password, so its id is asked for only where this says nothing, and what is wrong is said then.
+pub(super) async fn known(restic: &Restic<'_>, record: &Record) -> Option<(String, Found)> {
+    let id = record.repository.clone()?;
+    let found = runs::runs(restic).await.ok().filter(|found| found.is_of(record))?;
+    Some((id, found))
+}
+
+/// The repository's id, and what it holds; one that is not there yet is made.
+///
+/// # Errors
+/// The target does not answer, the key does not fit, or the repository is not the one of the last run.
 pub(super) async fn open(
     restic: &Restic<'_>,
     record: &Record,
     accept: Accept,
     progress: Progress<'_>,
 ) -> Result<(String, Found)> {
-    if let (Some(id), false) = (&record.repository, accept.new_repository)
-        // What is wrong with it is said below.
-        && let Some(found) = runs::runs(restic).await.ok().filter(|found| found.is_of(record))
+    if !accept.new_repository
+        && let Some(known) = known(restic, record).await
     {
-        return Ok((id.clone(), found));
+        return Ok(known);
     }
     let id = ensure_repository(restic, record, accept, progress).await?;
     Ok((id, runs::runs(restic).await?))

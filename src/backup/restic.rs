@@ -149,6 +149,10 @@ impl<'a> Restic<'a> {
                  damaged; nothing was written"
             );
         }
+        // It is JSON with base64 in it, which may have become none.
+        if said.contains("Unmarshal") || said.contains("invalid character") {
+            bail!("the repository's key file is damaged: {}; nothing was written", self.masked(first_line(said)));
+        }
         let is_missing = told.code == Some(NO_REPOSITORY) || NOT_THERE.iter().any(|words| said.contains(words));
         // A directory that is not there may be a file system that is not mounted; only where its parent is there it is made.
         let parent = self.target.directory.as_deref().and_then(|path| path.rsplit_once('/')).map(|(parent, _)| parent);

@@ -4,6 +4,7 @@
 use super::Progress;
 use super::base;
 use super::content;
+use super::open;
 use super::point::{self, Point, PointApp};
 use super::rebase::{continued, rebase, sweep};
 use super::record::{Record, is_clock_synchronised, machine};
@@ -185,20 +186,16 @@ impl<'a> Making<'a> {
 
     /// The repository's id, and what it holds.
     async fn open(restic: &Restic<'_>, record: &Record) -> Result<(String, Found)> {
-        let found = runs::runs(restic).await;
-        if let (Ok(found), Some(id)) = (&found, &record.repository)
-            && found.is_of(record)
-        {
-            return Ok((id.clone(), found.clone()));
+        if let Some(known) = open::known(restic, record).await {
+            return Ok(known);
         }
-        // Its words on a target that does not answer are plainer.
         let id = restic.id().await?;
         if record.repository.as_ref() != Some(&id) {
             bail!(
                 "the repository is another one than that of the last run; is its file system mounted? Nothing was shipped"
             );
         }
-        Ok((id, found?))
+        Ok((id, runs::runs(restic).await?))
     }
 
     /// `None`: there was a hole, and what was shipped is given up.

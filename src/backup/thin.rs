@@ -68,8 +68,9 @@ pub fn to_forget(
 /// So many of the newest shipments are kept whatever the rules say.
 const NEWEST_SHIPMENTS: usize = 12;
 
-/// The snapshots of bases and shipments that may go; shipments come in the order in which they were made, the newest first. What stays brings the databases back to any moment of the last `days`, and the files to
-/// the last hour of each of them; nothing is kept that only holds what another one holds, too.
+/// The snapshots of bases and shipments that may go; shipments come in the order in which they were made, the newest first. What stays brings
+/// the databases back to any moment of the last `days`, and the files to the last hour of each of them; nothing is kept that only holds what
+/// another one holds, too.
 ///
 /// # Errors
 /// One lies in the future: something is wrong with a clock.

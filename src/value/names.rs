@@ -81,7 +81,7 @@ checked_text!(
     AbsPath, check_path
 );
 checked_text!(
-    /// A path that is not backed up, absolute or below the app's storage vault, without `.`/`..` parts; `*` and `**` as restic takes them.
+    /// A path that is not backed up, without `.`/`..` parts: absolute, or below the app's storage vault, where `*` and `**` are patterns.
     UnstoredPath, check_unstored
 );
 checked_text!(

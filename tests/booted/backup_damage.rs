@@ -8,7 +8,7 @@ use crate::host::sample::{Random, seed};
 /// The kinds of files that a repository has, where they lie, and what a run says of one that is damaged.
 const KINDS: [(&str, &str, &str); 5] = [
     ("config", "-path '*/restic/config'", "is damaged"),
-    ("key", "-path '*/restic/keys/*'", "or the repository's key file is damaged"),
+    ("key", "-path '*/restic/keys/*'", "the repository's key file is damaged"),
     (
         "snapshot",
         "-path '*/restic/snapshots/*'",
@@ -34,7 +34,8 @@ fn a_bit_that_flips_in_any_kind_of_file_is_found_and_no_wrong_file_is_handed_out
         let files = machine.ok(&format!("find /srv/target -type f {find} | sort"));
         let files: Vec<&str> = files.lines().collect();
         let file = files[random.below(files.len())];
-        let part = random.below(1000);
+        // A key file is JSON, and what stands first in it is for people; the key itself comes last.
+        let part = if kind == "key" { 600 + random.below(300) } else { random.below(1000) };
         let flip = format!(
             "b = bytearray(open(\"{file}\", \"rb\").read()); b[len(b) * {part} // 1000] ^= 1; open(\"{file}\", \"wb\").write(b)"
         );

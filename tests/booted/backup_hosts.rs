@@ -115,8 +115,15 @@ fn an_empty_host_before_a_filled_repository_waits_for_somebody_to_say_what_is_me
 
     // Or it begins anew, and the runs of before stay. None of several apps begins before somebody says so, whichever the runs are of.
     let backup = format!("  backup: {{url: 'file:///srv/target', encrypt: {KEY}}}\n");
-    let machine = new_host("hosts-anew", &kept, env_yml(&backup, &instance("two", "")));
-    APPS[..2].iter().for_each(|app| wait_for_app(&machine, app, "standby"));
+    let right = env_yml(&backup, &instance("two", ""));
+    let machine = new_host("hosts-anew", &kept, right.replace("/srv/target", "/mnt/away/target"));
+    until(&machine, "appliance status --app two | grep -q 'The backup cannot be asked whether it holds these apps'");
+    // What was wrong in env.yml is mended; apply takes it up, for all that wait.
+    machine.put("/app/env.yml", right, 0o600);
+    machine.sh("appliance apply");
+    for app in &APPS[..2] {
+        until(&machine, &format!("appliance status --app {app} | grep -q 'The backup holds the app one'"));
+    }
     assert_eq!(machine.ok("docker ps -aq"), "");
     let before = machine.ok("appliance backup list --json | jq length");
     machine.ok("appliance backup adopt --begin-anew --yes; appliance app start one; appliance app start two");
