@@ -47,7 +47,8 @@ fn limits_a_full_disk_and_a_wrong_clock_cost_no_certificate() {
     });
 
     // 429: nobody asks again before the time is up, not even by hand, nor after a restart; then it goes on.
-    machine.put("/root/pebble/limit", "25", 0o600);
+    // Longer than a supervisor takes to come up on a busy machine.
+    machine.put("/root/pebble/limit", "60", 0o600);
     let before = (served(&machine), orders(&machine));
     renew_refused(&machine, "", "the server limits orders until");
     renew_refused(&machine, "", "limits orders until");
@@ -59,7 +60,7 @@ fn limits_a_full_disk_and_a_wrong_clock_cost_no_certificate() {
     machine.ok("rm /root/pebble/limit");
     // And then it orders by itself.
     wait_for_names(&machine, &["late.example.test", "more.example.test", DOMAIN]);
-    wait_for("the end of the limit", Duration::from_secs(40), || {
+    wait_for("the end of the limit", Duration::from_secs(90), || {
         let out = machine.sh("appliance cert renew");
         if out.code == 0 { Ok(()) } else { Err(out.all()) }
     });

@@ -261,6 +261,14 @@ impl Host {
 
 /// Which names the server could not validate.
 async fn refused(order: &mut Order, why: String) -> Result<Outcome> {
+    let bad = with_nonce!(invalid(order).await)?;
+    if bad.is_empty() {
+        bail!("the server refused the order: {why}");
+    }
+    Ok(Outcome::Refused(bad))
+}
+
+async fn invalid(order: &mut Order) -> Result<BTreeMap<String, String>, Error> {
     let mut bad = BTreeMap::new();
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
@@ -276,8 +284,5 @@ async fn refused(order: &mut Order, why: String) -> Result<Outcome> {
         let name = state.identifier().to_string();
         bad.insert(name, why.unwrap_or_else(|| "it gave no reason".to_owned()));
     }
-    if bad.is_empty() {
-        bail!("the server refused the order: {why}");
-    }
-    Ok(Outcome::Refused(bad))
+    Ok(bad)
 }
