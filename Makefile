@@ -7,6 +7,7 @@ PACKAGES = $(DEMO_PACKAGES) bsdextrautils chromium chromium-driver dash bind9-dn
   nmap openssh-client ovmf poppler-utils python3-venv qemu-system-x86 qemu-utils vagrant wrk xfsprogs xorriso zbar-tools
 CARGO_DENY_VERSION = 0.20.2
 GIXY_VERSION = 0.2.59
+BUGSINK_VERSION = 2.6.2
 CARGO_FUZZ_VERSION = 0.13.2
 TOOLS = $(CURDIR)/target/tools
 SOURCES = $(shell find src -type f) Cargo.toml Cargo.lock
@@ -39,6 +40,10 @@ tools: packages
 	@if ! $(TOOLS)/gixy/bin/gixy --version 2>/dev/null | grep -q ' v$(GIXY_VERSION)$$'; then \
 	  echo "installing gixy $(GIXY_VERSION) into target/tools"; \
 	  python3 -m venv --clear $(TOOLS)/gixy && $(TOOLS)/gixy/bin/pip install --quiet gixy-ng==$(GIXY_VERSION); \
+	fi
+	@if ! $(TOOLS)/bugsink/bin/pip list 2>/dev/null | grep -q '^bugsink *$(BUGSINK_VERSION)$$'; then \
+	  echo "installing bugsink $(BUGSINK_VERSION) into target/tools"; \
+	  python3 -m venv --clear $(TOOLS)/bugsink && $(TOOLS)/bugsink/bin/pip install --quiet bugsink==$(BUGSINK_VERSION) gunicorn; \
 	fi
 	@if [ ! -x $(TOOLS)/compose/usr/libexec/docker/cli-plugins/docker-compose ]; then \
 	  echo "installing docker compose of Debian unstable into target/tools"; \

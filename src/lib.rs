@@ -20,10 +20,13 @@
 //! | [`stack`] | compose file, difference to what runs, carrying it out | env, host, state |
 //! | [`update`] | making a release, putting it in place, going back | env, host, state, report, prepare, stack |
 //! | [`backup`] | runs into a repository, and the ways back | env, host, state, report, prepare, stack, update |
+//! | [`alert`] | what is wrong, who was told, and who still has to be | env, host, state |
 //! | [`supervise`] | from an env to a running app, and what follows from deaths | all above |
+//! | [`watch`] | the process that looks and tells | env, host, source, state, prepare, backup, alert |
 //! | [`cli`] | the commands | all |
 //!
 //! `tests/layers.rs` holds the third column.
+pub mod alert;
 pub mod authority;
 pub mod backup;
 pub mod certificate;
@@ -40,3 +43,4 @@ pub mod state;
 pub mod supervise;
 pub mod update;
 pub mod value;
+pub mod watch;

@@ -23,8 +23,13 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("stack", "env host state"),
         ("update", "env host state report prepare stack"),
         ("backup", "env host state report prepare stack update"),
+        ("alert", "env host state"),
+        ("watch", "env host source state prepare backup alert"),
         ("supervise", "env host source state report prepare authority certificate stack update backup"),
-        ("cli", "env host provision source state report prepare authority certificate stack update supervise backup"),
+        (
+            "cli",
+            "env host provision source state report prepare authority certificate stack update supervise backup alert watch",
+        ),
     ];
     rows.into_iter().map(|(folder, may)| (folder, may.split_whitespace().collect())).collect()
 }

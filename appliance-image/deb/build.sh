@@ -18,7 +18,7 @@ ln -s ../lib/appliance/current "$root/usr/bin/appliance"
 for unit in appliance.service appliance-supervisor.service appliance-put-back.service appliance-crl.service appliance-crl.timer \
     appliance-filter.service appliance-update.service appliance-update.timer appliance-update@.service appliance-update@.timer \
     appliance-backup.service appliance-backup.timer appliance-ship.service appliance-ship.timer \
-    appliance-drill.service appliance-drill.timer; do
+    appliance-drill.service appliance-drill.timer appliance-watch.service; do
     install -D -m 0644 "$top/units/$unit" "$root/lib/systemd/system/$unit"
 done
 install -D -m 0644 "$top/units/docker-logs.conf" "$root/lib/systemd/system/docker.service.d/50-appliance.conf"

@@ -1,6 +1,7 @@
 //! The command line: what can be said, and who answers it. One file per group of commands.
 
 mod agreed;
+mod alert;
 mod app;
 mod apply;
 mod backup;
@@ -91,6 +92,9 @@ enum Command {
     /// Back up database and files, and bring them back
     #[command(subcommand)]
     Backup(backup::BackupCommand),
+    /// Show what is wrong, who is told of it, and whether that works
+    #[command(subcommand)]
+    Alert(alert::AlertCommand),
     /// Go to a newer major version of PostgreSQL, and back
     #[command(subcommand)]
     Postgres(postgres::PostgresCommand),
@@ -114,6 +118,9 @@ enum Command {
     /// Print the man page
     #[command(after_help = "Example:\n  appliance man | man -l -")]
     Man,
+    /// Look at how things stand, and tell who is to be told (what appliance-watch.service runs)
+    #[command(hide = true)]
+    Watch,
     /// Stop the app's containers (what stopping appliance.service runs)
     #[command(hide = true)]
     StopStack,
@@ -165,7 +172,7 @@ struct JsonArgument {
 impl Arguments {
     /// Whether this is the long-running service, whose log is worth every line.
     pub fn is_service(&self) -> bool {
-        matches!(self.command, Command::Run | Command::StopStack)
+        matches!(self.command, Command::Run | Command::StopStack | Command::Watch)
     }
 
     /// Whether what it writes is for whoever calls it.
@@ -195,6 +202,8 @@ pub async fn execute(arguments: Arguments) -> u8 {
         Command::Database(command) => database::database(command).await,
         Command::App(command) => app::app(command).await,
         Command::Backup(command) => backup::backup(command).await,
+        Command::Alert(command) => alert::alert(command).await,
+        Command::Watch => alert::watch().await,
         Command::Postgres(command) => postgres::postgres(command).await,
         Command::Recover(recover) => host::recover(recover).await,
         Command::Env(command) => env::env(command).await,

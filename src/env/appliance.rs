@@ -1,5 +1,6 @@
 //! The keys under `appliance:` (docs/env.md), read into checked types. What follows from them is elsewhere.
 
+use super::alert::Alert;
 use super::backup::Backup;
 use super::layout::Layout;
 use super::ssl::Ssl;
@@ -16,6 +17,8 @@ pub struct Appliance {
     pub ssl: Ssl,
     /// Where failures are reported.
     pub sentry_dsn: Option<SentryDsn>,
+    /// Who is told of what is wrong.
+    pub alert: Alert,
     pub metric: Metric,
     pub extra_files: Vec<ExtraFile>,
     pub extra_packages: Vec<PackageName>,

@@ -1,5 +1,6 @@
 //! Reading the mapping `appliance`.
 
+use super::alert::read_alert;
 use super::appliance::*;
 use super::backup::read_backup;
 use super::document::Node;
@@ -27,6 +28,7 @@ pub fn read(root: &Fields) -> Option<Appliance> {
     let sentry = fields.fields("sentry");
     let sentry_dsn = sentry.get("dsn", |reading, node, path| reading.checked_secretly(node, path));
     sentry.finish(Unknown::Warn);
+    let alert = read_alert(&fields);
     let dkim = fields.fields("dkim");
     let dkim_key = dkim.secret("key");
     dkim.finish(Unknown::Warn);
@@ -38,6 +40,7 @@ pub fn read(root: &Fields) -> Option<Appliance> {
         allowed_hosts,
         ssl,
         sentry_dsn,
+        alert,
         metric,
         extra_files,
         extra_packages,

@@ -1,6 +1,7 @@
 //! What the user wants: one env.yml, read once into checked types, with every problem collected.
 //! Finding the file is `source/`; nothing here has effects.
 
+mod alert;
 mod app;
 mod app_backup;
 mod appliance;
@@ -26,9 +27,10 @@ mod ssl;
 mod without_effect;
 mod words;
 
+pub use alert::{Alert, Mail as AlertMail, Webhook};
 pub use app::{Allow, App, AppGit, Binds, GitLocal, Migrate};
 pub use app_backup::{AppBackup, Inside};
-pub use appliance::{Appliance, ExtraFile, Metric, StorageWish, Update, is_public_name};
+pub use appliance::{Appliance, ExtraFile, Metric, SentryDsn, StorageWish, Update, is_public_name};
 pub use backup::{Backup, BackupMount, BackupUrl, Every, Keep};
 pub use diagnostic::{BrokenFile, Diagnostic, FileKind, Quote, Report, Severity};
 pub use gate::{Asks, Probe};

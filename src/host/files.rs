@@ -55,6 +55,9 @@ pub struct Room {
     pub free: u64,
     /// Of the whole file system, in bytes.
     pub size: u64,
+    /// How many more files there may be, and how many in all; both 0 where the file system has no such limit.
+    pub free_inodes: u64,
+    pub inodes: u64,
 }
 
 /// A directory as it should be.
@@ -286,7 +289,13 @@ impl Host {
         let Ok(meta) = path_here.metadata() else { return Ok(None) };
         let stat = nix::sys::statvfs::statvfs(&path_here).with_context(|| format!("could not look at {path}"))?;
         let bytes = |blocks: u64| blocks * stat.fragment_size();
-        Ok(Some(Room { device: meta.dev(), free: bytes(stat.blocks_available()), size: bytes(stat.blocks()) }))
+        Ok(Some(Room {
+            device: meta.dev(),
+            free: bytes(stat.blocks_available()),
+            size: bytes(stat.blocks()),
+            free_inodes: stat.files_available(),
+            inodes: stat.files(),
+        }))
     }
 
     /// Removes a file or link of the appliance's own state, without a journal entry.

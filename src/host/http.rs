@@ -171,7 +171,7 @@ impl Host {
 }
 
 /// The innermost reason: "Connection refused" says more than "error sending request".
-fn plainly(error: reqwest::Error) -> anyhow::Error {
+pub(super) fn plainly(error: reqwest::Error) -> anyhow::Error {
     let mut reason: &dyn std::error::Error = &error;
     while let Some(inner) = reason.source() {
         reason = inner;

@@ -73,6 +73,8 @@ locks! {
     ShipLock, Ship, OfHost, "ship.lock";
     /// Of whoever tries out whether a backup can be restored: beside other uses of the repository, which it only reads.
     DrillLock, Drill, OfHost, "drill.lock";
+    /// Of whoever changes what is known of alerts.
+    AlertLock, Alert, OfHost, "alert.lock";
 }
 
 /// How long a lock is looked at again after its file was closed, in pauses of milliseconds. The kernel tells of a close before it

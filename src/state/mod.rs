@@ -12,7 +12,8 @@ pub mod status;
 
 pub use ledger::{Attempt, InFlight, Ledger, Release, Touched};
 pub use lock::{
-    AuthorityLock, BackupLock, CheckoutLock, DrillLock, HostLock, OrderLock, ShipLock, StackLock, UpdateLock, locks_of,
+    AlertLock, AuthorityLock, BackupLock, CheckoutLock, DrillLock, HostLock, OrderLock, ShipLock, StackLock,
+    UpdateLock, locks_of,
 };
 pub use status::{ServiceStatus, Status, StepState, StepStatus};
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// The host's, which is that of an app that has it to itself.
 const PATH: &str = "/run/appliance/status.json";
 /// Where those of several apps lie.
-const DIRECTORY: &str = "/run/appliance/status";
+pub const DIRECTORY: &str = "/run/appliance/status";
 
 /// The file: the host's, or that of one of several apps.
 fn path(of: Option<&Tenant>) -> String {

@@ -101,7 +101,7 @@ impl GitUrl {
 }
 
 /// `%40` as `@`; what is no valid escape stays.
-fn percent_decode(text: &str) -> String {
+pub(super) fn percent_decode(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {

@@ -5,6 +5,7 @@ pub mod amount;
 mod authority;
 mod backup_target;
 pub mod certificate;
+mod channel;
 mod device;
 mod git;
 mod image;
@@ -19,6 +20,7 @@ mod tenant;
 
 pub use authority::{ClientAuthority, blocks as pem_blocks, check_chain};
 pub use backup_target::{BackupTarget, KNOWN_HOSTS as BACKUP_KNOWN_HOSTS};
+pub use channel::{ChannelName, MailServer};
 pub use device::{Device, FileSystemRef, PartName, Position, Size, VolumeName};
 pub use git::{Commit, GitRef, GitUrl};
 pub use image::PinnedImage;

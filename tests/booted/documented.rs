@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Commands that this test does not run, and the tests that do.
-const ELSEWHERE: [(&str, &str); 26] = [
+const ELSEWHERE: [(&str, &str); 27] = [
     ("vagrant up", "vagrant_up_makes_a_host_with_the_app"),
     ("apt install ./appliance_*.deb", "it_is_installed_upgraded_removed_and_purged_and_data_stays"),
     ("appliance cert renew", "certificates_are_got_kept_and_never_missing"),
@@ -22,6 +22,7 @@ const ELSEWHERE: [(&str, &str); 26] = [
     ("appliance postgres upgrade", "another_major_version_is_gone_to_and_come_back_from"),
     ("appliance postgres back", "another_major_version_is_gone_to_and_come_back_from"),
     ("appliance postgres forget", "another_major_version_is_gone_to_and_come_back_from"),
+    ("appliance alert test", "a_full_disk_is_told_once_to_each_whatever_is_away_and_so_is_its_end"),
     ("appliance backup run", "a_host_that_burned_is_back_on_a_new_one"),
     ("appliance backup ship", "what_was_shipped_is_back_on_a_new_host_and_any_moment_of_it_on_the_old_one"),
     ("appliance backup drill", "what_was_shipped_is_back_on_a_new_host_and_any_moment_of_it_on_the_old_one"),
@@ -147,6 +148,8 @@ fn every_command_of_the_docs_does_what_they_say() {
     assert!(run("appliance cert ca list").contains("Eva Groß"));
     run("appliance cert ca revoke 'Eva Groß'");
     run("appliance postgres show");
+    assert_eq!(run("appliance alert list"), "nothing is wrong\n");
+    assert!(run("appliance alert rules").contains("disk.full"));
 
     // It has failed.
     machine.sh("echo 'it died too often' > /run/appliance-failed; systemctl restart appliance");

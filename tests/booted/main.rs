@@ -7,6 +7,7 @@ mod host;
 
 mod acme;
 mod acme_trouble;
+mod alerts;
 mod any_database;
 mod apply;
 mod backup;

@@ -19,8 +19,8 @@ fn it_is_installed_upgraded_removed_and_purged_and_data_stays() {
     );
     assert!(!said.to_lowercase().contains("warn") && !said.to_lowercase().contains("failed"), "{said}");
     assert_eq!(
-        machine.ok("systemctl is-enabled appliance appliance-update.timer appliance-crl.timer"),
-        "enabled\nenabled\nenabled\n"
+        machine.ok("systemctl is-enabled appliance appliance-update.timer appliance-crl.timer appliance-watch"),
+        "enabled\nenabled\nenabled\nenabled\n"
     );
     assert_eq!(machine.ok("stat -c '%U %a' /app; getent passwd app | cut -d: -f6").trim(), "root 755\n/app");
     assert_eq!(machine.ok("dpkg-query -W -f '${Conffiles}' appliance"), "", "nothing that the program rewrites");
@@ -34,6 +34,7 @@ fn it_is_installed_upgraded_removed_and_purged_and_data_stays() {
         ("appliance-supervisor", 6.7),
         ("appliance-update", 6.7),
         ("appliance-backup", 6.7),
+        ("appliance-watch", 3.0),
     ] {
         let said = machine.ok(&format!("systemd-analyze security --no-pager {unit} | tail -n 1"));
         let level: Option<f32> = said.split(": ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());

@@ -9,7 +9,7 @@ use std::process::Command;
 /// Debian's packages of a host.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,iproute2,kmod,docker.io,postgresql,nginx-light,ca-certificates,\
 iptables,openssl,git,openssh-client,curl,procps,adduser,strace,locales,busybox-static,inotify-tools,\
-gpg,gpg-agent,nftables,xorriso,python3-yaml,jq,faketime,bsdextrautils,openssh-server,restic";
+gpg,gpg-agent,nftables,xorriso,python3-yaml,jq,faketime,bsdextrautils,openssh-server,restic,python3-aiosmtpd";
 /// Peers that Debian 12 has too old: an ACME server with renewal information, a second one of another make, and the client that
 /// issued before us; and a registry, whose package would start it. Each runs on any Debian as it is unpacked.
 const NEWER: &str = "pebble caddy dehydrated docker-registry";

@@ -48,6 +48,7 @@ struct Appliance {
     allowed_hosts: Option<Words>,
     ssl: Option<Ssl>,
     sentry: Option<Sentry>,
+    alert: Option<Alert>,
     metric: Option<Metric>,
     /// Not used any more: the appliance comes as a package.
     #[schemars(extend("deprecated" = true))]
@@ -57,6 +58,34 @@ struct Appliance {
     storage: Option<Storage>,
     dkim: Option<Dkim>,
     backup: Option<Backup>,
+}
+
+/// Who is told of what is wrong.
+#[derive(JsonSchema)]
+struct Alert {
+    mail: Option<AlertMail>,
+    #[schemars(length(max = 10))]
+    webhooks: Option<Vec<Webhook>>,
+}
+
+/// Alerts by mail.
+#[derive(JsonSchema)]
+struct AlertMail {
+    /// One address or several: separated by spaces, or a list.
+    to: Words,
+    from: String,
+    /// The server that takes them: smtp://USER:PASSWORD@HOST:587 (STARTTLS) or smtps://…
+    smtp: String,
+}
+
+/// Alerts as HTTP requests.
+#[derive(JsonSchema)]
+struct Webhook {
+    /// What the channel is called.
+    name: String,
+    url: String,
+    /// Each request is signed with it.
+    secret: Option<Text>,
 }
 
 /// Certificates.
@@ -275,7 +304,7 @@ mod tests {
         let mut described = BTreeSet::new();
         let root = schema();
         paths(&root, &root, "", &mut described);
-        let text = "appliance: {extra: {files: [{}]}, backup: {mount: {x: 1}}, storage: {setup: {x: 1}}}\n";
+        let text = "appliance: {extra: {files: [{}]}, backup: {mount: {x: 1}}, storage: {setup: {x: 1}}, alert: {mail: {x: 1}, webhooks: [{x: 1}]}}\n";
         let probes = "{gate: [{http: {}}, {tcp: {}}, {command: {}}, {sql: {}}]}";
         let mut read = asked_for(&format!("{text}app: {probes}\n"));
         read.extend(asked_for(&format!("{text}ecs: {probes}\n")));

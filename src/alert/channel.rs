@@ -1,0 +1,206 @@
+//! The receivers of alerts: Sentry, mail, webhooks. Each gets an event with an identifier by which one that comes twice is known.
+
+use super::event::Event;
+use super::state::{Severity, What};
+use crate::env::{AlertMail, Env, SentryDsn, Webhook, hex};
+use crate::host::Host;
+use crate::host::post::{Letter, Post, Posted};
+use crate::value::Secret;
+use anyhow::{Context, Result};
+use sentry::protocol::{Envelope, Level, Uuid};
+use sentry::types::Dsn;
+use serde::Serialize;
+use std::time::Duration;
+
+/// How long a receiver may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Somebody who is told.
+#[derive(Debug, Clone)]
+pub enum Channel {
+    Sentry(SentryDsn),
+    Mail(AlertMail),
+    Webhook(Webhook),
+}
+
+/// It was not told.
+#[derive(Debug)]
+pub struct Untold {
+    pub why: String,
+    /// The receiver wants to be asked again then, from now on.
+    pub retry_after: Option<Duration>,
+}
+
+impl From<anyhow::Error> for Untold {
+    fn from(error: anyhow::Error) -> Untold {
+        Untold { why: format!("{error:#}"), retry_after: None }
+    }
+}
+
+/// What a webhook gets (docs/alerts.md).
+#[derive(Serialize)]
+struct Body<'a> {
+    id: &'a str,
+    host: &'a str,
+    event: What,
+    severity: Severity,
+    rule: &'a str,
+    subject: &'a str,
+    summary: &'a str,
+    remedy: &'a str,
+    since: jiff::Timestamp,
+    at: jiff::Timestamp,
+    /// How late it is told, if it is, in seconds.
+    late: Option<i64>,
+}
+
+impl Channel {
+    /// Those that an env names.
+    pub fn all(env: &Env) -> Vec<Channel> {
+        let appliance = &env.appliance;
+        let sentry = appliance.sentry_dsn.clone().map(Channel::Sentry);
+        let mail = appliance.alert.mail.clone().map(Channel::Mail);
+        let webhooks = appliance.alert.webhooks.iter().cloned().map(Channel::Webhook);
+        sentry.into_iter().chain(mail).chain(webhooks).collect()
+    }
+
+    pub fn name(&self) -> &str {
+        match self {
+            Channel::Sentry(_) => "sentry",
+            Channel::Mail(_) => "mail",
+            Channel::Webhook(webhook) => webhook.name.as_str(),
+        }
+    }
+
+    /// Tells the receiver; gives back its answer.
+    ///
+    /// # Errors
+    /// It did not take it, or could not be asked.
+    pub async fn tell(&self, event: &Event, domain: &str, host: &Host) -> Result<String, Untold> {
+        match self {
+            Channel::Sentry(dsn) => judged(host.post(to_sentry(dsn, event, domain)?.as_post()).await?),
+            Channel::Mail(mail) => {
+                let letter = Letter {
+                    server: &mail.server,
+                    from: &mail.from,
+                    to: &mail.to,
+                    id: &event.id,
+                    domain,
+                    subject: &format!("[{domain}] {}", event.subject()),
+                    body: event.body(domain, host.now()),
+                    deadline: DEADLINE,
+                };
+                Ok(host.send_mail(letter).await?)
+            }
+            Channel::Webhook(webhook) => judged(host.post(to_webhook(webhook, event, domain, host)?.as_post()).await?),
+        }
+    }
+}
+
+/// A request that is made.
+struct Request {
+    url: Secret,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+}
+
+impl Request {
+    fn as_post(&self) -> Post<'_> {
+        Post { url: &self.url, headers: &self.headers, body: self.body.clone(), deadline: DEADLINE }
+    }
+}
+
+fn judged(posted: Posted) -> Result<String, Untold> {
+    let said = posted.said.lines().next().unwrap_or_default().trim();
+    let said: String = said.chars().filter(|c| !c.is_control()).take(200).collect();
+    let answer = format!("HTTP {} {said}", posted.status).trim_end().to_owned();
+    match posted.status {
+        200..=299 => Ok(answer),
+        _ => Err(Untold { why: answer, retry_after: posted.retry_after }),
+    }
+}
+
+fn to_webhook(webhook: &Webhook, event: &Event, domain: &str, host: &Host) -> Result<Request> {
+    let now = host.now();
+    let body = Body {
+        id: &event.id,
+        host: domain,
+        event: event.what,
+        severity: event.severity,
+        rule: &event.key.rule,
+        subject: &event.key.subject,
+        summary: &event.summary,
+        remedy: &event.remedy,
+        since: event.since,
+        at: event.at,
+        late: event.late_s(now),
+    };
+    let body = serde_json::to_vec(&body).context("the event cannot be rendered")?;
+    let mut headers = vec![("Content-Type", "application/json".to_owned()), ("Idempotency-Key", event.id.clone())];
+    if let Some(secret) = &webhook.secret {
+        headers.push(("X-Appliance-Signature", signature(secret, now.as_second(), &body)));
+    }
+    Ok(Request { url: webhook.url.clone(), headers, body })
+}
+
+/// The time, and HMAC-SHA256 over time, a dot and the body: what is signed cannot be sent again later as if it were new.
+fn signature(secret: &Secret, at: i64, body: &[u8]) -> String {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.expose().as_bytes());
+    let signed = [format!("{at}.").as_bytes(), body].concat();
+    format!("t={at},v1={}", hex(ring::hmac::sign(&key, &signed).as_ref()))
+}
+
+fn to_sentry(dsn: &SentryDsn, event: &Event, domain: &str) -> Result<Request> {
+    // It was checked when the env was read.
+    let dsn: Dsn = dsn.0.expose().parse().context("the DSN is none")?;
+    let level = match (event.what, event.severity) {
+        (What::Over, _) => Level::Info,
+        (_, Severity::Warning) => Level::Warning,
+        (_, Severity::Error) => Level::Error,
+        (_, Severity::Critical) => Level::Fatal,
+    };
+    let id = Uuid::parse_str(&event.id).context("the event's identifier is none")?;
+    let tags = [("alert", event.key.to_string()), ("event", format!("{:?}", event.what).to_lowercase())];
+    let report = sentry::protocol::Event {
+        event_id: id,
+        level,
+        message: Some(event.subject()),
+        server_name: Some(domain.to_owned().into()),
+        release: Some(concat!("appliance@", env!("CARGO_PKG_VERSION")).into()),
+        fingerprint: vec![event.key.to_string().into()].into(),
+        timestamp: event.at.into(),
+        tags: tags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        extra: [("remedy".to_owned(), event.remedy.clone().into())].into(),
+        ..sentry::protocol::Event::default()
+    };
+    let mut body = Vec::new();
+    Envelope::from(report).to_writer(&mut body).context("the report cannot be rendered")?;
+    let auth = dsn.to_auth(Some(concat!("appliance/", env!("CARGO_PKG_VERSION")))).to_string();
+    let headers = vec![("X-Sentry-Auth", auth), ("Content-Type", "application/x-sentry-envelope".to_owned())];
+    Ok(Request { url: Secret::new(dsn.envelope_api_url().as_str()), headers, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_of_time_and_body() {
+        // By openssl: printf '1800000000.{}' | openssl dgst -sha256 -hmac key
+        let said = signature(&Secret::new("key"), 1_800_000_000, b"{}");
+        assert_eq!(said, "t=1800000000,v1=7321475872b03ff21bdc2dfd86ea2d99ec29c479fbe4a77aa6acf4509505493f");
+        assert_ne!(said[16..], signature(&Secret::new("key"), 1_800_000_001, b"{}")[16..]);
+        assert_ne!(said, signature(&Secret::new("other"), 1_800_000_000, b"{}"));
+    }
+
+    #[test]
+    fn nothing_but_2xx_is_a_yes() {
+        for (status, is_yes) in [(200, true), (202, true), (301, false), (404, false), (429, false), (500, false)] {
+            let posted = Posted { status, retry_after: Some(Duration::from_secs(7)), said: "one\ntwo".to_owned() };
+            match judged(posted) {
+                Ok(answer) => assert!(is_yes && answer == format!("HTTP {status} one"), "{answer}"),
+                Err(untold) => assert!(!is_yes && untold.retry_after.is_some(), "{}", untold.why),
+            }
+        }
+    }
+}

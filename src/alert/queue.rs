@@ -1,0 +1,227 @@
+//! What each channel still has to tell: a directory of events for each, the oldest first. An event leaves it when its receiver has said yes,
+//! which is written down before; so one that is killed in between tells nothing twice.
+
+use super::event::Event;
+use super::spool::Spool;
+use super::state::Severity;
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What somebody wants to be told lies here until it is in each channel's queue.
+pub const INBOX: &str = "inbox";
+/// The most that waits in a queue; of more, the oldest that is not critical is given up.
+const MAX_WAITING: usize = 500;
+/// So many of those that were told last are known, so that none is told again.
+const MAX_TOLD: usize = 100;
+/// The last answers that are kept.
+const MAX_ANSWERS: usize = 20;
+
+/// A channel's queue.
+#[derive(Clone, Copy)]
+pub struct Queue<'a> {
+    pub spool: Spool<'a>,
+    pub channel: &'a str,
+}
+
+/// An event that waits, and the name of its file.
+#[derive(Debug)]
+pub struct Item {
+    pub event: Event,
+    name: String,
+}
+
+/// How a channel does.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    pub last_success: Option<Timestamp>,
+    /// Since when every try has failed.
+    pub failing_since: Option<Timestamp>,
+    /// Why the last try failed, or what was answered to it.
+    pub answers: Vec<Answer>,
+    /// So many were given up untold.
+    pub given_up: u64,
+    /// The identifiers of those that were told last.
+    told: Vec<String>,
+}
+
+/// What a receiver said to one event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    pub id: String,
+    pub at: Timestamp,
+    pub is_success: bool,
+    pub text: String,
+}
+
+/// The name of an event's file: when, which, and how it is dealt with.
+fn file_name(event: &Event) -> String {
+    let kind = match (&event.only, event.severity) {
+        (Some(_), _) => "test",
+        (None, Severity::Critical) => "critical",
+        _ => "other",
+    };
+    format!("{:015}-{}-{kind}.json", event.at.as_millisecond().max(0), event.id)
+}
+
+/// Hands something over to be told: it is on the disk when this returns.
+///
+/// # Errors
+/// It cannot be written.
+pub fn announce(event: &Event, spool: Spool<'_>) -> Result<()> {
+    let contents = serde_json::to_vec(event).context("the event cannot be rendered")?;
+    spool.put(&format!("{INBOX}/{}", file_name(event)), &contents)
+}
+
+/// Puts what was handed over into the queues of the channels that it is for.
+///
+/// # Errors
+/// Files cannot be read or written.
+pub fn distribute(channels: &[String], spool: Spool<'_>) -> Result<()> {
+    for name in spool.names(INBOX)? {
+        let path = format!("{INBOX}/{name}");
+        let Some(contents) = spool.get(&path)? else { continue };
+        match serde_json::from_slice::<Event>(&contents) {
+            Ok(event) => {
+                for channel in channels.iter().filter(|name| event.only.as_ref().is_none_or(|only| only == *name)) {
+                    Queue { spool, channel }.push(&event, &contents)?;
+                }
+            }
+            Err(error) => tracing::warn!("{path} is no event and is not told: {error}"),
+        }
+        spool.discard(&path)?;
+    }
+    Ok(())
+}
+
+/// How a channel does.
+///
+/// # Errors
+/// It cannot be read.
+pub fn health(channel: &str, spool: Spool<'_>) -> Result<Health> {
+    let Some(contents) = spool.get(&format!("channels/{channel}.json"))? else { return Ok(Health::default()) };
+    Ok(serde_json::from_slice(&contents).unwrap_or_else(|error| {
+        tracing::warn!("what was known of the channel {channel} is broken and forgotten: {error}");
+        Health::default()
+    }))
+}
+
+/// Since when the oldest of a channel's events waits.
+///
+/// # Errors
+/// The queue cannot be listed.
+pub fn oldest(channel: &str, spool: Spool<'_>) -> Result<Option<Timestamp>> {
+    let names = Queue { spool, channel }.names()?;
+    let at = |name: &String| name.split('-').next()?.parse().ok().and_then(|at| Timestamp::from_millisecond(at).ok());
+    Ok(names.iter().find(|name| !name.ends_with("-test.json")).and_then(at))
+}
+
+impl Queue<'_> {
+    /// The directories that a channel needs.
+    pub fn directories(channels: &[String]) -> Vec<String> {
+        let fixed = [INBOX, "channels", "queue"].map(str::to_owned);
+        fixed.into_iter().chain(channels.iter().map(|channel| format!("queue/{channel}"))).collect()
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        self.spool.names(&format!("queue/{}", self.channel))
+    }
+
+    fn push(&self, event: &Event, contents: &[u8]) -> Result<()> {
+        if health(self.channel, self.spool)?.told.contains(&event.id) {
+            return Ok(());
+        }
+        let waiting = self.names()?;
+        if waiting.len() >= MAX_WAITING {
+            let is_of_less = |name: &&String| !name.ends_with("-critical.json");
+            let out = waiting.iter().find(is_of_less).or(waiting.first());
+            if let Some(out) = out {
+                self.give_up(out)?;
+            }
+        }
+        self.spool.put(&format!("queue/{}/{}", self.channel, file_name(event)), contents)
+    }
+
+    fn give_up(&self, name: &str) -> Result<()> {
+        self.amend(|health| health.given_up += 1)?;
+        self.spool.discard(&format!("queue/{}/{name}", self.channel))
+    }
+
+    /// Whether a test waits.
+    ///
+    /// # Errors
+    /// The queue cannot be listed.
+    pub fn has_test(&self) -> Result<bool> {
+        Ok(self.names()?.iter().any(|name| name.ends_with("-test.json")))
+    }
+
+    /// What is to be told next: a test that somebody waits for, or else the oldest that is not older than seven days.
+    ///
+    /// # Errors
+    /// The queue cannot be read.
+    pub fn next(&self, now: Timestamp) -> Result<Option<Item>> {
+        let names = self.names()?;
+        let (tests, others): (Vec<String>, Vec<String>) =
+            names.into_iter().partition(|name| name.ends_with("-test.json"));
+        let told = health(self.channel, self.spool)?.told;
+        for name in tests.into_iter().chain(others) {
+            let path = format!("queue/{}/{name}", self.channel);
+            let Some(contents) = self.spool.get(&path)? else { continue };
+            match serde_json::from_slice::<Event>(&contents) {
+                Ok(event) if told.contains(&event.id) => self.spool.discard(&path)?,
+                Ok(event) if now.as_second() - event.at.as_second() > 7 * 24 * 3600 => self.give_up(&name)?,
+                Ok(event) => return Ok(Some(Item { event, name })),
+                Err(error) => {
+                    tracing::warn!("{path} is no event and is not told: {error}");
+                    self.give_up(&name)?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The receiver has it.
+    ///
+    /// # Errors
+    /// That cannot be written down.
+    pub fn told(&self, item: &Item, answer: String, now: Timestamp) -> Result<()> {
+        self.amend(|health| {
+            (health.last_success, health.failing_since) = (Some(now), None);
+            health.told.push(item.event.id.clone());
+            let over = health.told.len().saturating_sub(MAX_TOLD);
+            health.told.drain(..over);
+            health.answer(Answer { id: item.event.id.clone(), at: now, is_success: true, text: answer });
+        })?;
+        self.spool.discard(&format!("queue/{}/{}", self.channel, item.name))
+    }
+
+    /// The receiver does not have it; a test is not tried again.
+    ///
+    /// # Errors
+    /// That cannot be written down.
+    pub fn failed(&self, item: &Item, why: String, now: Timestamp) -> Result<()> {
+        self.amend(|health| {
+            health.failing_since.get_or_insert(now);
+            health.answer(Answer { id: item.event.id.clone(), at: now, is_success: false, text: why });
+        })?;
+        match item.event.only {
+            Some(_) => self.spool.discard(&format!("queue/{}/{}", self.channel, item.name)),
+            None => Ok(()),
+        }
+    }
+
+    fn amend(&self, change: impl FnOnce(&mut Health)) -> Result<()> {
+        let mut known = health(self.channel, self.spool)?;
+        change(&mut known);
+        let contents = serde_json::to_vec(&known).context("the channel's state cannot be rendered")?;
+        self.spool.put(&format!("channels/{}.json", self.channel), &contents)
+    }
+}
+
+impl Health {
+    fn answer(&mut self, answer: Answer) {
+        self.answers.push(answer);
+        let over = self.answers.len().saturating_sub(MAX_ANSWERS);
+        self.answers.drain(..over);
+    }
+}

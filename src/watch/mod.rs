@@ -1,0 +1,133 @@
+//! The watch: a process of its own that lives while the app is failed, in standby or stopped. It looks at how things stand (`facts.rs`), what
+//! is wrong (`rules.rs`), and tells the receivers (`courier.rs`). It decides nothing about the app.
+
+mod courier;
+mod facts;
+mod rules;
+
+pub use rules::{RULES, Rule};
+
+use crate::alert::{self, AWAY, Channel, Event, HOME, INBOX, Queue, Spool, What};
+use crate::env::Envs;
+use crate::host::watch::Watch;
+use crate::host::{Dir, Host, notify};
+use crate::source;
+use crate::state::status::DIRECTORY as STATUS_OF_APPS;
+use crate::state::{RUN, history};
+use anyhow::Result;
+use futures_util::future::join_all;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How often everything is looked at, where nothing tells of a change before.
+const BETWEEN: Duration = Duration::from_secs(15);
+/// So long further changes are waited for, once there was one.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// Whom to tell, by an env.
+struct Wanted {
+    envs: Option<Envs>,
+    /// The env's text: another one means that everything is read again.
+    text: Vec<u8>,
+    channels: Vec<Channel>,
+    names: Vec<String>,
+    domain: String,
+}
+
+impl Wanted {
+    fn read(host: &Host) -> Wanted {
+        let found = source::last_good(host).unwrap_or_else(|error| {
+            tracing::warn!("no env.yml says who is to be told: {error:#}");
+            None
+        });
+        let channels = found.as_ref().map(|found| Channel::all(found.envs.host())).unwrap_or_default();
+        Wanted {
+            names: channels.iter().map(|channel| channel.name().to_owned()).collect(),
+            channels,
+            text: active(host),
+            domain: found.as_ref().map(|found| found.envs.host().host_domain.as_str().to_owned()).unwrap_or_default(),
+            envs: found.map(|found| found.envs),
+        }
+    }
+}
+
+/// The text of the active env; nothing where there is none.
+fn active(host: &Host) -> Vec<u8> {
+    host.read(history::ACTIVE, crate::env::MAX_BYTES).ok().flatten().unwrap_or_default()
+}
+
+/// Watches until the process is ended.
+///
+/// # Errors
+/// Nothing can be kept: neither on the disk nor in memory.
+pub async fn run(host: &Host) -> Result<()> {
+    let spool = Spool(host);
+    host.ensure_dir(RUN, &Dir::plain())?;
+    spool.open(&Queue::directories(&[]))?;
+    notify::ready();
+    loop {
+        let wanted = Wanted::read(host);
+        spool.open(&Queue::directories(&wanted.names))?;
+        match wanted.names.as_slice() {
+            [] => {
+                tracing::warn!("nobody is told of alerts: env.yml names no channel (appliance.alert, appliance.sentry)")
+            }
+            names => tracing::info!("alerts are told by: {}", names.join(", ")),
+        }
+        let (wake, woken) = watch::channel(0_u64);
+        let couriers = wanted.channels.iter().map(|channel| {
+            courier::run(channel, Queue { spool, channel: channel.name() }, &wanted.domain, woken.clone(), host)
+        });
+        tokio::select! {
+            ended = watch_until_changed(&wanted, &wake, spool, host) => ended?,
+            // They end only with an error.
+            ended = join_all(couriers), if !wanted.channels.is_empty() => ended.into_iter().collect::<Result<()>>()?,
+        }
+    }
+}
+
+/// Looks again and again, until the env is another one.
+async fn watch_until_changed(wanted: &Wanted, wake: &watch::Sender<u64>, spool: Spool<'_>, host: &Host) -> Result<()> {
+    let is_there = host.is_directory(&format!("{HOME}/{INBOX}"));
+    let mut inbox = host.watch(&format!("{}/{INBOX}", if is_there { HOME } else { AWAY }), &[])?;
+    let mut status = host.watch(RUN, &["status.json", "status"])?;
+    let mut of_apps: Option<Watch> = None;
+    while active(host) == wanted.text {
+        spool.settle()?;
+        let facts = facts::gather(wanted.envs.as_ref(), &wanted.names, spool, host);
+        let told = alert::round(&rules::judge(&facts, host.now()), spool, host).await?;
+        told.iter().for_each(log);
+        alert::distribute(&wanted.names, spool)?;
+        wake.send_modify(|round| *round += 1);
+        notify::watchdog();
+        if of_apps.is_none() && host.is_directory(STATUS_OF_APPS) {
+            of_apps = Some(host.watch(STATUS_OF_APPS, &[])?);
+        }
+        tokio::select! {
+            changed = inbox.changed() => changed?,
+            changed = status.changed() => { changed?; tokio::time::sleep(QUIET).await }
+            changed = of_apps_changed(&mut of_apps) => {
+                if changed.is_err() {
+                    // The directory is gone; another one may come.
+                    of_apps = None;
+                }
+                tokio::time::sleep(QUIET).await;
+            }
+            () = tokio::time::sleep(BETWEEN) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn of_apps_changed(watch: &mut Option<Watch>) -> Result<()> {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The journal has it, whoever else is told. Not as a warning: that would be a report to Sentry beside the alert.
+fn log(event: &Event) {
+    let what = if event.what == What::Over { "over" } else { "alert" };
+    tracing::info!("{what}: {} ({})", event.subject(), event.key);
+}
