@@ -1,6 +1,6 @@
 //! `make bench`: measured figures on a booted host, as a table. Speeds are given beside a peer's in the same run where
 //! there is one; nothing here passes or fails. With the word `restarts`, `reloads`, `scale`, `instances`, `backups`, `updates`, `migrations`,
-//! `storage` or `boot`, that part alone.
+//! `storage`, `alerts` or `boot`, that part alone.
 #![allow(clippy::disallowed_methods)] // Drives the machine from outside.
 
 #[path = "host/mod.rs"]
@@ -94,6 +94,7 @@ fn part(word: &str) -> Option<Vec<(&'static str, String, &'static str)>> {
         "migrations" => migrations(),
         "storage" => storage(),
         "boot" => boot(),
+        "alerts" => alerts(),
         _ => return None,
     })
 }
@@ -104,6 +105,20 @@ fn table(rows: &[(&str, String, &str)]) {
     for (name, value, remark) in rows {
         println!("{name:width$}  {value:40}  {remark}");
     }
+}
+
+/// The watch, with one app: what it takes at rest, and how soon a receiver has what is told.
+fn alerts() -> Vec<(&'static str, String, &'static str)> {
+    let machine = Machine::boot("bench-alerts");
+    apps::start_notes(&machine, "v1");
+    apps::wait_for_phase(&machine, "running");
+    let host::receivers::Watched { rss, percent, told_s } = host::receivers::measure(&machine);
+    let told: Vec<f64> = told_s.iter().map(|seconds| seconds * 1000.0).collect();
+    vec![
+        ("watch, memory", rss, "aim: RSS at most 15 MB"),
+        ("watch at rest, of a core", format!("{percent:.3} %"), "aim: at most 0.1 % (with 20 apps)"),
+        ("said to told, webhook, 20 runs", spread(&told), "aim: at most 5 s"),
+    ]
 }
 
 /// From systemd's start to the app's first answer, five times; when each unit began and was up, in the run in the middle.

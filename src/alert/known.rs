@@ -124,7 +124,7 @@ mod tests {
         let (spool, channels) = (Spool(&test.host), ["ops".to_owned()]);
         spool.open(&Queue::directories(&channels))?;
         round(found, spool, &test.host).await?;
-        distribute(&channels, spool)?;
+        distribute(Some(&channels), spool)?;
         let queue = Queue { spool, channel: "ops" };
         while let Some(item) = queue.next(test.host.now())? {
             taken.push((item.event.id.clone(), item.event.what));

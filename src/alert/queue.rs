@@ -73,12 +73,17 @@ pub fn announce(event: &Event, spool: Spool<'_>) -> Result<()> {
     spool.put(&format!("{INBOX}/{}", file_name(event)), &contents)
 }
 
-/// Puts what was handed over into the queues of the channels that it is for.
+/// Puts what was handed over into the queues of the channels that it is for. Where nobody says yet who is to be told (`None`), it waits.
 ///
 /// # Errors
 /// Files cannot be read or written.
-pub fn distribute(channels: &[String], spool: Spool<'_>) -> Result<()> {
-    for name in spool.names(INBOX)? {
+pub fn distribute(channels: Option<&[String]>, spool: Spool<'_>) -> Result<()> {
+    let names = spool.names(INBOX)?;
+    let Some(channels) = channels else {
+        let over = names.len().saturating_sub(MAX_WAITING);
+        return names[..over].iter().try_for_each(|name| spool.discard(&format!("{INBOX}/{name}")));
+    };
+    for name in names {
         let path = format!("{INBOX}/{name}");
         let Some(contents) = spool.get(&path)? else { continue };
         match serde_json::from_slice::<Event>(&contents) {

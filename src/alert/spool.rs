@@ -51,7 +51,12 @@ impl Spool<'_> {
                 }
             }
         }
-        for (name, contents) in self.0.reserve_all(RESERVE)? {
+        let kept = self.0.reserve_all(RESERVE).unwrap_or_else(|error| {
+            // What is told from now on is worth more than what is in there.
+            tracing::error!("{error:#}");
+            Vec::new()
+        });
+        for (name, contents) in kept {
             let away = format!("{AWAY}/{name}");
             if is_plain(&name) && !self.0.exists(&away) {
                 self.0.put(&away, &contents, 0o600)?;

@@ -97,7 +97,7 @@ async fn watch_until_changed(wanted: &Wanted, wake: &watch::Sender<u64>, spool: 
         let facts = facts::gather(wanted.envs.as_ref(), &wanted.names, spool, host);
         let told = alert::round(&rules::judge(&facts, host.now()), spool, host).await?;
         told.iter().for_each(log);
-        alert::distribute(&wanted.names, spool)?;
+        alert::distribute(wanted.envs.as_ref().map(|_| wanted.names.as_slice()), spool)?;
         wake.send_modify(|round| *round += 1);
         notify::watchdog();
         if of_apps.is_none() && host.is_directory(STATUS_OF_APPS) {

@@ -2,45 +2,13 @@
 
 use crate::host::apps::*;
 use crate::host::bugsink::Bugsink;
+use crate::host::receivers::{self, SECRET, env, taken};
 use crate::host::{Machine, wait_for};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-const RECEIVERS: &str = include_str!("../host/receivers.py");
-const SECRET: &str = "canary-webhook-5Kd8";
 const FULL: &str = "disk.full:/";
-
-fn start_receivers(machine: &Machine) {
-    machine.put("/root/receivers/receivers.py", RECEIVERS, 0o600);
-    machine.put("/root/receivers/secret", SECRET, 0o600);
-    let run = "python3 /root/receivers/receivers.py /root/receivers";
-    machine.ok(&format!("systemd-run --quiet --collect --unit=receivers {run}"));
-    wait_for("the receivers", Duration::from_secs(20), || {
-        let out = machine.sh("curl -s -o /dev/null http://127.0.0.1:8099/; ss -ltn | grep -c ':2525 '");
-        if out.stdout.trim() == "1" { Ok(()) } else { Err(out.all()) }
-    });
-}
-
-fn stop_receivers(machine: &Machine) {
-    machine.ok("systemctl stop receivers");
-}
-
-fn env(machine: &Machine, dsn: &str) -> String {
-    let alert = format!(
-        "  alert:\n    mail: {{to: ops@example.test second@example.test, from: host@example.test, smtp: 'smtp://127.0.0.1:2525'}}\n    \
-         webhooks: [{{name: ops, url: 'http://127.0.0.1:8099/hook', secret: {SECRET}}}]\n"
-    );
-    let text = env_yml(machine, "v1");
-    let (before, after) = text.split_once("  sentry:\n").expect("it names one");
-    let after = after.split_once('\n').expect("it has a DSN").1;
-    format!("{before}  sentry:\n    dsn: {dsn}\n{alert}{after}")
-}
-
-fn taken(machine: &Machine, receiver: &str) -> Vec<Value> {
-    let text = machine.sh(&format!("cat /root/receivers/{receiver}.jsonl")).stdout;
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
-}
 
 fn ids<'a>(all: impl IntoIterator<Item = &'a Value>) -> Vec<String> {
     all.into_iter().map(|one| one["id"].as_str().expect("it has an identifier").to_owned()).collect()
@@ -83,7 +51,7 @@ fn a_full_disk_is_told_once_to_each_whatever_is_away_and_so_is_its_end() {
     let (network, _) = address.rsplit_once('.').expect("it is an address");
     let mut bugsink = Bugsink::new(&format!("{network}.1"));
     bugsink.start();
-    start_receivers(&machine);
+    receivers::start(&machine);
     machine.put("/app/env.yml", env(&machine, &bugsink.dsn.clone()), 0o600);
     machine.ok("systemctl start appliance");
     wait_for_phase(&machine, "running");
@@ -124,7 +92,7 @@ fn a_full_disk_is_told_once_to_each_whatever_is_away_and_so_is_its_end() {
     assert_eq!(modes, "");
 
     // Everybody is away, the disk is full to the last byte, and the power is cut.
-    stop_receivers(&machine);
+    receivers::stop(&machine);
     bugsink.stop();
     fill(&machine);
     wait_for_alert(&machine, FULL, Some("firing"));
@@ -139,7 +107,7 @@ fn a_full_disk_is_told_once_to_each_whatever_is_away_and_so_is_its_end() {
     bugsink.start();
     // They are back: each is told once, and the test, which is tried at once, ends the pause.
     machine.ok("truncate -s -1M /var/fill");
-    start_receivers(&machine);
+    receivers::start(&machine);
     machine.ok("appliance alert test");
     let said = |word: &str| -> Vec<String> {
         taken(&machine, "webhook")
@@ -182,14 +150,14 @@ fn a_full_disk_is_told_once_to_each_whatever_is_away_and_so_is_its_end() {
     assert!(of_hooks.len() >= 4, "{of_hooks:?}");
     assert_eq!(of_hooks, of_mails);
     assert_eq!(of_hooks, of_sentry);
-    stop_receivers(&machine);
+    receivers::stop(&machine);
 }
 
 #[test]
 fn each_is_told_though_another_is_away_and_what_is_wrong_is_found_by_itself() {
     let machine = Machine::boot("alerts-rules");
     install_notes(&machine);
-    start_receivers(&machine);
+    receivers::start(&machine);
     let webhook = "http://127.0.0.1:8099/hook";
     let (old, url) = ("http://canaryc0ffee00000000000000000001@127.0.0.1:9/1", "http://key@127.0.0.1:9/1");
     machine.put("/app/env.yml", env(&machine, old).replace(old, url), 0o600);

@@ -1,7 +1,7 @@
 //! A booted Debian host to test on: systemd as PID 1 under systemd-nspawn, with real Docker, PostgreSQL and nginx.
 //!
 //! `rootfs.rs` builds what it boots from, `prepared.rs` adds the installed package, `machine.rs` boots it and talks to it (on what `ground.rs` lays), `apps.rs` brings the apps that run on it,
-//! `acme.rs` certificate authorities (`limits.py` makes one of them say no), `browser.rs` a browser, `bugsink.rs` a server that takes Sentry's reports, `receivers.py` a webhook and a mail server, `load.rs` many visitors, `scale.rs` a hundred containers, `several.rs` a host with several apps, `migrations.rs` what a migration costs, `boot.rs` how long a boot takes, `drive.rs` drives with file
+//! `acme.rs` certificate authorities (`limits.py` makes one of them say no), `browser.rs` a browser, `bugsink.rs` a server that takes Sentry's reports, `receivers.rs` a webhook and a mail server, `load.rs` many visitors, `scale.rs` a hundred containers, `several.rs` a host with several apps, `migrations.rs` what a migration costs, `boot.rs` how long a boot takes, `drive.rs` drives with file
 //! systems, `patience.rs` says how far deadlines are stretched, `sample.rs` says what `make test` takes of long tests, `vm.rs` is a virtual machine for what needs a kernel of its own, `metadata.py` a cloud's metadata service.
 #![allow(dead_code)] // Shared by the tests, the bench and the demo, none of which uses all of it.
 
@@ -18,6 +18,7 @@ pub mod machine;
 pub mod migrations;
 pub mod patience;
 pub mod prepared;
+pub mod receivers;
 pub mod rootfs;
 pub mod sample;
 pub mod scale;

@@ -10,7 +10,7 @@ secret = open(f"{home}/secret", "rb").read()
 
 def keep(name, line):
     with open(f"{home}/{name}.jsonl", "a") as log:
-        log.write(json.dumps(line) + "\n")
+        log.write(json.dumps({"arrived": time.time(), **line}) + "\n")
         log.flush()
         os.fsync(log.fileno())
 
