@@ -12,8 +12,10 @@ use sentry::types::Dsn;
 use serde::Serialize;
 use std::time::Duration;
 
-/// How long a receiver may take.
+/// How long a receiver of requests may take.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a mail server may take, which may look for viruses before it says yes (RFC 5321, 4.5.3.2.6): who gives up before sends it again.
+const MAIL_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Somebody who is told.
 #[derive(Debug, Clone)]
@@ -78,7 +80,10 @@ impl Channel {
     /// It did not take it, or could not be asked.
     pub async fn tell(&self, event: &Event, domain: &str, host: &Host) -> Result<String, Untold> {
         match self {
-            Channel::Sentry(dsn) => judged(host.post(to_sentry(dsn, event, domain)?.as_post()).await?),
+            Channel::Sentry(dsn) => {
+                let request = to_sentry(dsn, event, domain)?;
+                judged(host.post(request.as_post()).await?, &request.url)
+            }
             Channel::Mail(mail) => {
                 let letter = Letter {
                     server: &mail.server,
@@ -88,11 +93,14 @@ impl Channel {
                     domain,
                     subject: &format!("[{domain}] {}", event.subject()),
                     body: event.body(domain, host.now()),
-                    deadline: DEADLINE,
+                    deadline: MAIL_DEADLINE,
                 };
                 Ok(host.send_mail(letter).await?)
             }
-            Channel::Webhook(webhook) => judged(host.post(to_webhook(webhook, event, domain, host)?.as_post()).await?),
+            Channel::Webhook(webhook) => {
+                let request = to_webhook(webhook, event, domain, host)?;
+                judged(host.post(request.as_post()).await?, &request.url)
+            }
         }
     }
 }
@@ -110,14 +118,16 @@ impl Request {
     }
 }
 
-fn judged(posted: Posted) -> Result<String, Untold> {
-    let said = posted.said.lines().next().unwrap_or_default().trim();
-    let said: String = said.chars().filter(|c| !c.is_control()).take(200).collect();
-    let answer = format!("HTTP {} {said}", posted.status).trim_end().to_owned();
-    match posted.status {
-        200..=299 => Ok(answer),
-        _ => Err(Untold { why: answer, retry_after: posted.retry_after }),
+/// Of what is said beside the status, a yes is shown where it repeats nothing of the URL; a no often does, as in "no route /hook/KEY".
+fn judged(posted: Posted, url: &Secret) -> Result<String, Untold> {
+    let status = format!("HTTP {}", posted.status);
+    if !(200..=299).contains(&posted.status) {
+        return Err(Untold { why: status, retry_after: posted.retry_after });
     }
+    let said = posted.said.lines().next().unwrap_or_default().trim();
+    let parts = url.expose().split(['/', '?', '&', '=', '@', ':', '.']);
+    let repeats = parts.filter(|part| part.len() >= 4).any(|part| said.contains(part));
+    Ok(if repeats { status } else { format!("{status} {said}").trim_end().to_owned() })
 }
 
 fn to_webhook(webhook: &Webhook, event: &Event, domain: &str, host: &Host) -> Result<Request> {
@@ -197,10 +207,13 @@ mod tests {
     fn nothing_but_2xx_is_a_yes() {
         for (status, is_yes) in [(200, true), (202, true), (301, false), (404, false), (429, false), (500, false)] {
             let posted = Posted { status, retry_after: Some(Duration::from_secs(7)), said: "one\ntwo".to_owned() };
-            match judged(posted) {
+            match judged(posted, &Secret::new("https://h.example/hook/canary")) {
                 Ok(answer) => assert!(is_yes && answer == format!("HTTP {status} one"), "{answer}"),
                 Err(untold) => assert!(!is_yes && untold.retry_after.is_some(), "{}", untold.why),
             }
+            let posted = Posted { status, retry_after: None, said: "no route /hook/canary".to_owned() };
+            let said = judged(posted, &Secret::new("https://h.example/hook/canary"));
+            assert_eq!(said.unwrap_or_else(|untold| untold.why), format!("HTTP {status}"));
         }
     }
 }

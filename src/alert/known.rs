@@ -62,6 +62,8 @@ pub fn known(spool: Spool<'_>) -> Result<State> {
 /// The state cannot be read or written.
 pub async fn round(found: &Round, spool: Spool<'_>, host: &Host) -> Result<Vec<Event>> {
     let _lock = AlertLock::take(host, "watch", PATIENCE).await?;
+    // With the lock: an older state must not be put over one that is written meanwhile.
+    spool.settle()?;
     let mut known = Known::read(spool)?;
     known.hand_over(spool)?;
     let before = known.clone();
@@ -126,7 +128,7 @@ mod tests {
         round(found, spool, &test.host).await?;
         distribute(Some(&channels), spool)?;
         let queue = Queue { spool, channel: "ops" };
-        while let Some(item) = queue.next(test.host.now())? {
+        while let Some(item) = queue.next(None, test.host.now())? {
             taken.push((item.event.id.clone(), item.event.what));
             queue.told(&item, "yes".to_owned(), test.host.now())?;
         }

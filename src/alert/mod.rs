@@ -12,6 +12,6 @@ mod state;
 pub use channel::Channel;
 pub use event::Event;
 pub use known::{acknowledge, known, round, silence};
-pub use queue::{Health, INBOX, Item, Queue, announce, distribute, health, oldest};
+pub use queue::{Health, INBOX, Item, Queue, announce, distribute, handed_over, health, oldest};
 pub use spool::{AWAY, HOME, Spool};
 pub use state::{Alert, Condition, Key, Note, Phase, Round, Severity, Silence, State, What};

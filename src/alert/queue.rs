@@ -3,7 +3,7 @@
 
 use super::event::Event;
 use super::spool::Spool;
-use super::state::Severity;
+use super::state::{Severity, What};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,9 @@ const MAX_TOLD: usize = 100;
 /// The last answers that are kept.
 const MAX_ANSWERS: usize = 20;
 
+/// After so many seconds of nothing but failures an event is given up.
+const GIVEN_UP_S: i64 = 7 * 24 * 3600;
+
 /// A channel's queue.
 #[derive(Clone, Copy)]
 pub struct Queue<'a> {
@@ -29,6 +32,13 @@ pub struct Queue<'a> {
 pub struct Item {
     pub event: Event,
     name: String,
+}
+
+impl Item {
+    /// By which the queue knows its place.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 /// How a channel does.
@@ -88,6 +98,9 @@ pub fn distribute(channels: Option<&[String]>, spool: Spool<'_>) -> Result<()> {
         let Some(contents) = spool.get(&path)? else { continue };
         match serde_json::from_slice::<Event>(&contents) {
             Ok(event) => {
+                if event.what == What::Said {
+                    tracing::info!("{}", event.subject());
+                }
                 for channel in channels.iter().filter(|name| event.only.as_ref().is_none_or(|only| only == *name)) {
                     Queue { spool, channel }.push(&event, &contents)?;
                 }
@@ -97,6 +110,14 @@ pub fn distribute(channels: Option<&[String]>, spool: Spool<'_>) -> Result<()> {
         spool.discard(&path)?;
     }
     Ok(())
+}
+
+/// How much waits to be put into queues.
+///
+/// # Errors
+/// It cannot be listed.
+pub fn handed_over(spool: Spool<'_>) -> Result<usize> {
+    spool.names(INBOX).map(|names| names.len())
 }
 
 /// How a channel does.
@@ -160,21 +181,27 @@ impl Queue<'_> {
         Ok(self.names()?.iter().any(|name| name.ends_with("-test.json")))
     }
 
-    /// What is to be told next: a test that somebody waits for, or else the oldest that is not older than seven days.
+    /// What is to be told next: a test that somebody waits for, or else the oldest behind the one that was refused last, if there is one. What
+    /// its channel could not be told for seven days is given up.
     ///
     /// # Errors
     /// The queue cannot be read.
-    pub fn next(&self, now: Timestamp) -> Result<Option<Item>> {
+    pub fn next(&self, refused: Option<&str>, now: Timestamp) -> Result<Option<Item>> {
         let names = self.names()?;
         let (tests, others): (Vec<String>, Vec<String>) =
             names.into_iter().partition(|name| name.ends_with("-test.json"));
-        let told = health(self.channel, self.spool)?.told;
-        for name in tests.into_iter().chain(others) {
+        let (before, behind): (Vec<String>, Vec<String>) =
+            others.into_iter().partition(|name| refused.is_some_and(|refused| name.as_str() <= refused));
+        let Health { told, failing_since, .. } = health(self.channel, self.spool)?;
+        // By the event's time alone, a clock that is set would take everything away.
+        let is_long = |since: Timestamp| now.as_second() - since.as_second() > GIVEN_UP_S;
+        let is_failing = failing_since.is_some_and(is_long);
+        for name in tests.into_iter().chain(behind).chain(before) {
             let path = format!("queue/{}/{name}", self.channel);
             let Some(contents) = self.spool.get(&path)? else { continue };
             match serde_json::from_slice::<Event>(&contents) {
                 Ok(event) if told.contains(&event.id) => self.spool.discard(&path)?,
-                Ok(event) if now.as_second() - event.at.as_second() > 7 * 24 * 3600 => self.give_up(&name)?,
+                Ok(event) if is_failing && is_long(event.at) => self.give_up(&name)?,
                 Ok(event) => return Ok(Some(Item { event, name })),
                 Err(error) => {
                     tracing::warn!("{path} is no event and is not told: {error}");

@@ -2,7 +2,7 @@
 //! that is full, they lie in memory, and in a file beside whose blocks were taken beforehand, from which they come back after a power cut.
 
 use crate::host::{Dir, Host};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use std::io::{self, ErrorKind};
 
 /// Where they lie.
@@ -68,8 +68,12 @@ impl Spool<'_> {
     /// Writes a file; it is on a disk when this returns, or in memory where none takes it.
     ///
     /// # Errors
-    /// It could be written nowhere.
+    /// It could be written nowhere, or is larger than 1 MiB.
     pub fn put(&self, name: &str, contents: &[u8]) -> Result<()> {
+        if contents.len() as u64 > MAX {
+            // It could not be read again.
+            bail!("{name} would be larger than {MAX} bytes, and is not written");
+        }
         let away = format!("{AWAY}/{name}");
         // What lies in memory stays there until it is settled: so no older one is ever taken for the newer.
         if !self.0.exists(&away) {
@@ -115,7 +119,11 @@ impl Spool<'_> {
 
     /// Takes away what lies in memory, and first what would bring it back.
     fn leave(&self, name: &str, away: &str) -> Result<()> {
-        self.0.reserve_remove(RESERVE, name)?;
+        match self.0.reserve_remove(RESERVE, name) {
+            // Read-only by now: what comes back after a power cut is known to have been told.
+            Err(error) if is_full(&error) => tracing::debug!("{error:#}"),
+            removed => removed?,
+        }
         self.0.discard(away)
     }
 
@@ -140,7 +148,10 @@ impl Spool<'_> {
     pub fn settle(&self) -> Result<()> {
         let room = self.0.room("/var/lib/appliance")?.map_or(0, |room| room.free);
         if room >= ROOMY && !self.0.exists(RESERVE) {
-            self.0.make_reserve(RESERVE)?;
+            match self.0.make_reserve(RESERVE) {
+                Err(error) if is_full(&error) => tracing::debug!("{error:#}"),
+                made => made?,
+            }
         }
         let mut directories = vec![String::new()];
         while let Some(below) = directories.pop() {

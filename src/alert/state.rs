@@ -106,6 +106,9 @@ pub struct Alert {
     pub changed: Timestamp,
     /// When it was told last; none: nobody knows of it, so nobody is told that it is over.
     pub told: Option<Timestamp>,
+    /// How bad it was when it was told.
+    #[serde(default)]
+    pub told_as: Option<Severity>,
     /// Somebody knows: it is not told again until then, but when it is over.
     pub acknowledged_until: Option<Timestamp>,
 }
@@ -179,6 +182,7 @@ impl State {
     /// Takes up a round: gives back what is to be told. A clock that goes back makes nothing older than it was.
     pub fn round(&mut self, round: &Round, now: Timestamp) -> Vec<Note> {
         self.silences.retain(|silence| silence.until > now);
+        self.forget_the_future(now);
         let mut known: BTreeMap<Key, Alert> =
             self.alerts.drain(..).map(|alert| (alert.condition.key.clone(), alert)).collect();
         let mut over = Vec::new();
@@ -198,12 +202,25 @@ impl State {
         let mut notes = self.tell(now);
         for alert in over.iter().filter(|alert| alert.told.is_some()) {
             let is_flapping = self.flapping(&alert.condition.key, now).fired.len() >= FLAPS;
-            if !is_flapping && !self.is_silent(&alert.condition.key) {
+            // Whoever was told of it is told of its end, silenced or not.
+            if !is_flapping {
                 notes.push(alert.note(What::Over));
             }
         }
         self.flaps.retain(|(_, flapping)| flapping.fired.iter().any(|at| now.duration_since(*at) < HOUR));
         notes
+    }
+
+    /// A clock that was ahead: nothing is to wait until it is that late again.
+    fn forget_the_future(&mut self, now: Timestamp) {
+        for alert in &mut self.alerts {
+            (alert.since, alert.changed) = (alert.since.min(now), alert.changed.min(now));
+            alert.told = alert.told.map(|told| told.min(now));
+        }
+        for (_, flapping) in &mut self.flaps {
+            flapping.fired.retain(|fired| *fired <= now);
+            flapping.told = flapping.told.filter(|told| *told <= now);
+        }
     }
 
     /// What is to be told of those that fire.
@@ -232,6 +249,19 @@ impl State {
     }
 
     fn of_one(&mut self, alert: &mut Alert, key: &Key, now: Timestamp) -> Option<What> {
+        let severity = alert.condition.severity;
+        if alert.told.is_some() && alert.told_as.is_some_and(|before| before < severity) {
+            // Worse than what somebody knows of.
+            (alert.told, alert.told_as, alert.acknowledged_until) = (Some(now), Some(severity), None);
+            return Some(What::Fires);
+        }
+        if alert.acknowledged_until.is_some_and(|until| until > now) {
+            // Whoever knows of it is told of its end.
+            alert.told.get_or_insert(now);
+            alert.told_as.get_or_insert(severity);
+            return None;
+        }
+        alert.told_as = Some(severity);
         let flapping = self.flapping(key, now);
         if flapping.fired.len() >= FLAPS {
             let is_due = flapping.told.is_none_or(|told| now.duration_since(told) >= HOUR);
@@ -248,9 +278,8 @@ impl State {
             alert.told = Some(now);
             return Some(What::Fires);
         };
-        let is_known = alert.acknowledged_until.is_some_and(|until| until > now);
-        let is_due = alert.condition.severity.again().is_some_and(|again| now.duration_since(told) >= again);
-        if is_known || !is_due {
+        let is_due = severity.again().is_some_and(|again| now.duration_since(told) >= again);
+        if !is_due {
             return None;
         }
         alert.told = Some(now);
@@ -283,6 +312,7 @@ fn holds(known: &mut BTreeMap<Key, Alert>, condition: &Condition, now: Timestamp
         since: now,
         changed: now,
         told: None,
+        told_as: None,
         acknowledged_until: None,
     };
     let alert = known.entry(condition.key.clone()).or_insert_with(new);
@@ -427,6 +457,25 @@ mod tests {
         }
         use What::{Fires, Flaps, Over};
         assert_eq!(told, [Fires, Over, Fires, Over, Fires, Over, Flaps]);
+    }
+
+    #[test]
+    fn what_gets_worse_is_told_although_somebody_knows_and_a_clock_that_was_ahead_holds_nothing_back() {
+        let (mut state, disk) = (State::default(), Condition { hold_s: 300, ..condition("disk") });
+        let minor = Condition { severity: Severity::Error, ..disk.clone() };
+        // The clock is a day ahead, and then set.
+        state.round(&round(&[&minor]), at(1440));
+        assert_eq!(state.round(&round(&[&minor]), at(0)), []);
+        assert_eq!(whats(&state.round(&round(&[&minor]), at(5))), [(What::Fires, "disk")]);
+        assert!(state.acknowledge(&key("disk"), at(10_000)));
+        assert_eq!(state.round(&round(&[&minor]), at(6)), []);
+        assert_eq!(whats(&state.round(&round(&[&disk]), at(7))), [(What::Fires, "disk")]);
+        assert_eq!(state.round(&round(&[&disk]), at(8)), []);
+        // Silenced meanwhile: whoever was told of it is told of its end.
+        let silence = Silence { rule: "disk".to_owned(), subject: None, until: at(10_000), why: String::new() };
+        state.silences.push(silence);
+        state.round(&round(&[]), at(9));
+        assert_eq!(whats(&state.round(&round(&[]), at(14))), [(What::Over, "disk")]);
     }
 
     proptest! {

@@ -93,6 +93,10 @@ impl From<Level> for Severity {
 const LONGEST_H: i64 = 24 * 90;
 /// How long the receivers' answers to a test are waited for.
 const ANSWERS: Duration = Duration::from_secs(90);
+/// After so long it is looked for answers again, though nothing told of one.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The most that may wait for a watch that does not run.
+const MAX_HANDED_OVER: usize = 500;
 /// The longest text that is sent, in characters.
 const MAX_TEXT: usize = 500;
 
@@ -197,10 +201,14 @@ async fn acknowledge(arguments: &AckArguments, host: &Host) -> Result<u8> {
 async fn silence(arguments: SilenceArguments, host: &Host) -> Result<u8> {
     let key = key(&arguments.key)?;
     let until = after(arguments.time, host)?;
-    print(&format!("{key} is not told until {until}\n"))?;
+    if arguments.why.chars().count() > MAX_TEXT || arguments.why.chars().any(char::is_control) {
+        bail!("--why must be one line of at most {MAX_TEXT} characters");
+    }
+    let said = format!("{key} is not told until {until}\n");
     let subject = Some(key.subject).filter(|subject| !subject.is_empty());
     let silence = Silence { rule: key.rule, subject, until, why: arguments.why };
     alert::silence(silence, Spool(host), host).await?;
+    print(&said)?;
     Ok(0)
 }
 
@@ -290,7 +298,10 @@ async fn test(channel: Option<&str>, host: &Host) -> Result<u8> {
             }
             open = left;
             if !open.is_empty() {
-                answered.changed().await?;
+                // While the disk is full answers lie elsewhere: so it looks again in any case.
+                if let Ok(changed) = tokio::time::timeout(LOOK_AGAIN, answered.changed()).await {
+                    changed?;
+                }
             }
         }
         anyhow::Ok(())
@@ -310,6 +321,9 @@ fn send(arguments: &SendArguments, host: &Host) -> Result<u8> {
         bail!("the text must be one line of at most {MAX_TEXT} characters");
     }
     names(host)?;
+    if alert::handed_over(Spool(host))? >= MAX_HANDED_OVER {
+        bail!("{MAX_HANDED_OVER} wait already; does the watch run? See: systemctl status appliance-watch");
+    }
     let event = alert::Event::said(arguments.severity.into(), text.to_owned(), None, host)?;
     alert::announce(&event, Spool(host))?;
     print("it is told as soon as a receiver takes it; see: appliance alert channels\n")?;

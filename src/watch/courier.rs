@@ -10,6 +10,8 @@ use tokio::sync::watch;
 const PAUSES_S: [u64; 7] = [10, 30, 60, 120, 300, 600, 900];
 /// The longest pause that a receiver may ask for.
 const LONGEST: Duration = Duration::from_secs(3600);
+/// The most that is kept of an answer, in characters.
+const MAX_ANSWER: usize = 300;
 /// Between two events: a receiver that was away is not run over.
 const BETWEEN: Duration = Duration::from_millis(100);
 
@@ -19,11 +21,19 @@ fn pause(failures: usize, retry_after: Option<Duration>) -> Duration {
     Duration::from_secs(usual).max(retry_after.unwrap_or_default().min(LONGEST))
 }
 
+/// As [`run`], for ever: what cannot be read or written now is tried again, and keeps no other channel from its work.
+pub async fn keep_running(channel: &Channel, queue: Queue<'_>, domain: &str, woken: watch::Receiver<u64>, host: &Host) {
+    while let Err(error) = run(channel, queue, domain, woken.clone(), host).await {
+        tracing::error!("the alerts of {} could not be read or kept: {error:#}", channel.name());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+}
+
 /// Tells what is in the queue, now and whenever it is woken.
 ///
 /// # Errors
 /// The queue can be neither read nor written.
-pub async fn run(
+async fn run(
     channel: &Channel,
     queue: Queue<'_>,
     domain: &str,
@@ -31,28 +41,37 @@ pub async fn run(
     host: &Host,
 ) -> Result<()> {
     let mut failures = 0;
+    // One that its receiver refuses keeps no other from being told: those behind it come first.
+    let mut refused: Option<String> = None;
     loop {
         // What comes while the queue is read wakes it again.
         woken.borrow_and_update();
-        let Some(item) = queue.next(host.now())? else {
+        let Some(item) = queue.next(refused.as_deref(), host.now())? else {
             woken.changed().await?;
             continue;
         };
         match channel.tell(&item.event, domain, host).await {
             Ok(answer) => {
                 failures = 0;
-                queue.told(&item, answer, host.now())?;
+                queue.told(&item, plain(&answer), host.now())?;
                 tokio::time::sleep(BETWEEN).await;
             }
             Err(untold) => {
                 failures += 1;
-                note(failures, &item, channel, &untold.why);
-                queue.failed(&item, untold.why, host.now())?;
+                let why = plain(&untold.why);
+                note(failures, &item, channel, &why);
+                refused = Some(item.name().to_owned());
+                queue.failed(&item, why, host.now())?;
                 let pause = pause(failures, untold.retry_after);
                 wait(pause, queue, &mut woken).await?;
             }
         }
     }
+}
+
+/// What a receiver says, as a line of bounded length.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_ANSWER).collect()
 }
 
 /// Each first failure is for the journal; the others are in `appliance alert channels`.

@@ -26,6 +26,9 @@ const PLACES: [&str; 10] = [
 const PRESSURE: &str = "/proc/pressure/memory";
 const LAST_UPDATE: &str = "/app/etc/tags/update_last_call";
 
+/// The rules that need an app's status.
+const OF_APPS: [&str; 3] = ["app.failed", "app.degraded", "app.unsupervised"];
+
 /// How things stand.
 #[derive(Debug, Default, Clone)]
 pub struct Facts {
@@ -104,11 +107,15 @@ pub fn gather(envs: Option<&Envs>, channels: &[String], spool: Spool<'_>, host: 
                 let is_stale = status.is_stale(host);
                 facts.apps.push(App { name: name.to_owned(), phase: status.phase, is_stale });
             }
-            Ok(None) => {}
-            Err(error) => lost(&mut facts, &["app.failed", "app.degraded", "app.unsupervised"], &error),
+            // Nobody has said anything since the boot: that is no end of what was wrong before.
+            Ok(None) => facts.unknown.extend(OF_APPS.map(str::to_owned)),
+            Err(error) => lost(&mut facts, &OF_APPS, &error),
         }
-        if let Some(pair) = tls::current(host, &Place::of(&env.tenant)) {
-            facts.certificates.push(Certificate { app: name.to_owned(), not_after: pair.facts().not_after });
+        match tls::current(host, &Place::of(&env.tenant)) {
+            Some(pair) => {
+                facts.certificates.push(Certificate { app: name.to_owned(), not_after: pair.facts().not_after });
+            }
+            None => drop(facts.unknown.insert("certificate.expires".to_owned())),
         }
     }
     let appliance = &envs.host().appliance;

@@ -36,6 +36,8 @@ struct Wanted {
 
 impl Wanted {
     fn read(host: &Host) -> Wanted {
+        // Read first: an env that is activated meanwhile is another one than this.
+        let text = active(host);
         let found = source::last_good(host).unwrap_or_else(|error| {
             tracing::warn!("no env.yml says who is to be told: {error:#}");
             None
@@ -44,7 +46,7 @@ impl Wanted {
         Wanted {
             names: channels.iter().map(|channel| channel.name().to_owned()).collect(),
             channels,
-            text: active(host),
+            text,
             domain: found.as_ref().map(|found| found.envs.host().host_domain.as_str().to_owned()).unwrap_or_default(),
             envs: found.map(|found| found.envs),
         }
@@ -76,12 +78,18 @@ pub async fn run(host: &Host) -> Result<()> {
         }
         let (wake, woken) = watch::channel(0_u64);
         let couriers = wanted.channels.iter().map(|channel| {
-            courier::run(channel, Queue { spool, channel: channel.name() }, &wanted.domain, woken.clone(), host)
+            courier::keep_running(
+                channel,
+                Queue { spool, channel: channel.name() },
+                &wanted.domain,
+                woken.clone(),
+                host,
+            )
         });
         tokio::select! {
             ended = watch_until_changed(&wanted, &wake, spool, host) => ended?,
-            // They end only with an error.
-            ended = join_all(couriers), if !wanted.channels.is_empty() => ended.into_iter().collect::<Result<()>>()?,
+            // They do not end.
+            _ = join_all(couriers), if !wanted.channels.is_empty() => {}
         }
     }
 }
@@ -93,11 +101,10 @@ async fn watch_until_changed(wanted: &Wanted, wake: &watch::Sender<u64>, spool: 
     let mut status = host.watch(RUN, &["status.json", "status"])?;
     let mut of_apps: Option<Watch> = None;
     while active(host) == wanted.text {
-        spool.settle()?;
-        let facts = facts::gather(wanted.envs.as_ref(), &wanted.names, spool, host);
-        let told = alert::round(&rules::judge(&facts, host.now()), spool, host).await?;
-        told.iter().for_each(log);
-        alert::distribute(wanted.envs.as_ref().map(|_| wanted.names.as_slice()), spool)?;
+        if let Err(error) = look(wanted, spool, host).await {
+            // What cannot be read or written now may be the next time; the couriers go on.
+            tracing::error!("what is wrong could not be found out or kept: {error:#}");
+        }
         wake.send_modify(|round| *round += 1);
         notify::watchdog();
         if of_apps.is_none() && host.is_directory(STATUS_OF_APPS) {
@@ -117,6 +124,14 @@ async fn watch_until_changed(wanted: &Wanted, wake: &watch::Sender<u64>, spool: 
         }
     }
     Ok(())
+}
+
+/// One round.
+async fn look(wanted: &Wanted, spool: Spool<'_>, host: &Host) -> Result<()> {
+    let facts = facts::gather(wanted.envs.as_ref(), &wanted.names, spool, host);
+    let told = alert::round(&rules::judge(&facts, host.now()), spool, host).await?;
+    told.iter().for_each(log);
+    alert::distribute(wanted.envs.as_ref().map(|_| wanted.names.as_slice()), spool)
 }
 
 async fn of_apps_changed(watch: &mut Option<Watch>) -> Result<()> {
