@@ -62,7 +62,13 @@ impl Spool<'_> {
                 self.0.put(&away, &contents, 0o600)?;
             }
         }
-        self.settle()
+        self.settle()?;
+        // Opened for writing while there is room: on an overlay only that gives it blocks of its own.
+        match self.0.reserve_remove(RESERVE, "") {
+            Err(error) if is_full(&error) => tracing::debug!("{error:#}"),
+            opened => opened?,
+        }
+        Ok(())
     }
 
     /// Writes a file; it is on a disk when this returns, or in memory where none takes it.
@@ -84,7 +90,7 @@ impl Spool<'_> {
         }
         self.0.put(&away, contents, 0o600)?;
         if let Err(error) = self.0.reserve_put(RESERVE, name, contents) {
-            tracing::debug!("it would not outlive a power cut: {error:#}");
+            tracing::info!("{name} would not outlive a power cut: {error:#}");
         }
         Ok(())
     }
