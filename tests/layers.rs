@@ -16,7 +16,7 @@ fn allowed() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("source", "env host state"),
         ("state", "host"),
         ("provision", "env host source"),
-        ("report", "env host state"),
+        ("report", "env host state alert"),
         ("prepare", "env host state report"),
         ("certificate", "env host state prepare"),
         ("authority", "env host state prepare"),

@@ -1,15 +1,16 @@
 //! The receivers of alerts: Sentry, mail, webhooks. Each gets an event with an identifier by which one that comes twice is known.
 
-use super::event::Event;
-use super::state::{Severity, What};
-use crate::env::{AlertMail, Env, SentryDsn, Webhook, hex};
+use super::event::{Event, SENTRY};
+use super::state::What;
+use super::webhook;
+use crate::env::{AlertMail, Audience, Env, SentryDsn, Webhook};
 use crate::host::Host;
 use crate::host::post::{Letter, Post, Posted};
 use crate::value::Secret;
+use crate::value::Severity;
 use anyhow::{Context, Result};
 use sentry::protocol::{Envelope, Level, Uuid};
 use sentry::types::Dsn;
-use serde::Serialize;
 use std::time::Duration;
 
 /// How long a receiver of requests may take.
@@ -39,23 +40,6 @@ impl From<anyhow::Error> for Untold {
     }
 }
 
-/// What a webhook gets (docs/alerts.md).
-#[derive(Serialize)]
-struct Body<'a> {
-    id: &'a str,
-    host: &'a str,
-    event: What,
-    severity: Severity,
-    rule: &'a str,
-    subject: &'a str,
-    summary: &'a str,
-    remedy: &'a str,
-    since: jiff::Timestamp,
-    at: jiff::Timestamp,
-    /// How late it is told, if it is, in seconds.
-    late: Option<i64>,
-}
-
 impl Channel {
     /// Those that an env names.
     pub fn all(env: &Env) -> Vec<Channel> {
@@ -68,9 +52,18 @@ impl Channel {
 
     pub fn name(&self) -> &str {
         match self {
-            Channel::Sentry(_) => "sentry",
+            Channel::Sentry(_) => SENTRY,
             Channel::Mail(_) => "mail",
             Channel::Webhook(webhook) => webhook.name.as_str(),
+        }
+    }
+
+    /// What of all it tells, and when. In Sentry people choose that themselves.
+    pub fn audience(&self) -> Audience {
+        match self {
+            Channel::Sentry(_) => Audience::default(),
+            Channel::Mail(mail) => mail.audience.clone(),
+            Channel::Webhook(webhook) => webhook.audience.clone(),
         }
     }
 
@@ -98,7 +91,7 @@ impl Channel {
                 Ok(host.send_mail(letter).await?)
             }
             Channel::Webhook(webhook) => {
-                let request = to_webhook(webhook, event, domain, host)?;
+                let request = webhook::request(webhook, event, domain, host.now())?;
                 judged(host.post(request.as_post()).await?, &request.url)
             }
         }
@@ -106,15 +99,15 @@ impl Channel {
 }
 
 /// A request that is made.
-struct Request {
-    url: Secret,
-    headers: Vec<(&'static str, String)>,
-    body: Vec<u8>,
+pub(super) struct Request {
+    pub url: Secret,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Vec<u8>,
 }
 
 impl Request {
     fn as_post(&self) -> Post<'_> {
-        Post { url: &self.url, headers: &self.headers, body: self.body.clone(), deadline: DEADLINE }
+        Post { url: &self.url, headers: &self.headers, body: Some(self.body.clone()), deadline: DEADLINE }
     }
 }
 
@@ -130,36 +123,6 @@ fn judged(posted: Posted, url: &Secret) -> Result<String, Untold> {
     Ok(if repeats { status } else { format!("{status} {said}").trim_end().to_owned() })
 }
 
-fn to_webhook(webhook: &Webhook, event: &Event, domain: &str, host: &Host) -> Result<Request> {
-    let now = host.now();
-    let body = Body {
-        id: &event.id,
-        host: domain,
-        event: event.what,
-        severity: event.severity,
-        rule: &event.key.rule,
-        subject: &event.key.subject,
-        summary: &event.summary,
-        remedy: &event.remedy,
-        since: event.since,
-        at: event.at,
-        late: event.late_s(now),
-    };
-    let body = serde_json::to_vec(&body).context("the event cannot be rendered")?;
-    let mut headers = vec![("Content-Type", "application/json".to_owned()), ("Idempotency-Key", event.id.clone())];
-    if let Some(secret) = &webhook.secret {
-        headers.push(("X-Appliance-Signature", signature(secret, now.as_second(), &body)));
-    }
-    Ok(Request { url: webhook.url.clone(), headers, body })
-}
-
-/// The time, and HMAC-SHA256 over time, a dot and the body: what is signed cannot be sent again later as if it were new.
-fn signature(secret: &Secret, at: i64, body: &[u8]) -> String {
-    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.expose().as_bytes());
-    let signed = [format!("{at}.").as_bytes(), body].concat();
-    format!("t={at},v1={}", hex(ring::hmac::sign(&key, &signed).as_ref()))
-}
-
 fn to_sentry(dsn: &SentryDsn, event: &Event, domain: &str) -> Result<Request> {
     // It was checked when the env was read.
     let dsn: Dsn = dsn.0.expose().parse().context("the DSN is none")?;
@@ -169,6 +132,9 @@ fn to_sentry(dsn: &SentryDsn, event: &Event, domain: &str) -> Result<Request> {
         (_, Severity::Error) => Level::Error,
         (_, Severity::Critical) => Level::Fatal,
     };
+    if let Some(report) = &event.report {
+        return Ok(envelope(&dsn, report.clone().into_bytes()));
+    }
     let id = Uuid::parse_str(&event.id).context("the event's identifier is none")?;
     let tags = [("alert", event.key.to_string()), ("event", format!("{:?}", event.what).to_lowercase())];
     let report = sentry::protocol::Event {
@@ -185,23 +151,18 @@ fn to_sentry(dsn: &SentryDsn, event: &Event, domain: &str) -> Result<Request> {
     };
     let mut body = Vec::new();
     Envelope::from(report).to_writer(&mut body).context("the report cannot be rendered")?;
+    Ok(envelope(&dsn, body))
+}
+
+fn envelope(dsn: &Dsn, body: Vec<u8>) -> Request {
     let auth = dsn.to_auth(Some(concat!("appliance/", env!("CARGO_PKG_VERSION")))).to_string();
     let headers = vec![("X-Sentry-Auth", auth), ("Content-Type", "application/x-sentry-envelope".to_owned())];
-    Ok(Request { url: Secret::new(dsn.envelope_api_url().as_str()), headers, body })
+    Request { url: Secret::new(dsn.envelope_api_url().as_str()), headers, body }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_signature_is_of_time_and_body() {
-        // By openssl: printf '1800000000.{}' | openssl dgst -sha256 -hmac key
-        let said = signature(&Secret::new("key"), 1_800_000_000, b"{}");
-        assert_eq!(said, "t=1800000000,v1=7321475872b03ff21bdc2dfd86ea2d99ec29c479fbe4a77aa6acf4509505493f");
-        assert_ne!(said[16..], signature(&Secret::new("key"), 1_800_000_001, b"{}")[16..]);
-        assert_ne!(said, signature(&Secret::new("other"), 1_800_000_000, b"{}"));
-    }
 
     #[test]
     fn nothing_but_2xx_is_a_yes() {

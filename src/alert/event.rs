@@ -1,14 +1,18 @@
 //! What is sent to people: one thing that happened, with all that its reader needs.
 
-use super::state::{Key, Note, Severity, What};
+use super::state::{Key, Note, What};
 use crate::env::hex;
 use crate::host::Host;
+use crate::value::Severity;
 use anyhow::Result;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// So long after it happened it is said how late it is told.
 const LATE_S: i64 = 600;
+
+/// The channel of reports.
+pub const SENTRY: &str = "sentry";
 
 /// Something that is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +33,9 @@ pub struct Event {
     /// For this channel alone; none: for all.
     #[serde(default)]
     pub only: Option<String>,
+    /// What is sent to Sentry as it is: an envelope of the SDK's.
+    #[serde(default)]
+    pub report: Option<String>,
 }
 
 /// An identifier that nothing else has.
@@ -39,7 +46,18 @@ pub fn new_id(host: &Host) -> Result<String> {
 impl Event {
     pub fn of_note(note: Note, host: &Host) -> Result<Event> {
         let Note { what, key, severity, summary, remedy, since } = note;
-        Ok(Event { id: new_id(host)?, what, key, severity, summary, remedy, since, at: host.now(), only: None })
+        Ok(Event {
+            id: new_id(host)?,
+            what,
+            key,
+            severity,
+            summary,
+            remedy,
+            since,
+            at: host.now(),
+            only: None,
+            report: None,
+        })
     }
 
     /// Something that a program or a person says.
@@ -56,7 +74,30 @@ impl Event {
             since: now,
             at: now,
             only,
+            report: None,
         })
+    }
+
+    /// A report of this program's own, for Sentry.
+    pub fn reported(id: String, severity: Severity, summary: String, envelope: String, host: &Host) -> Event {
+        let now = host.now();
+        Event {
+            id,
+            what: What::Said,
+            key: Key { rule: "report".to_owned(), subject: String::new() },
+            severity,
+            summary,
+            remedy: String::new(),
+            since: now,
+            at: now,
+            only: Some(SENTRY.to_owned()),
+            report: Some(envelope),
+        }
+    }
+
+    /// Whether somebody waits for the answer to it, so that it is tried at once and only once.
+    pub fn is_test(&self) -> bool {
+        self.only.is_some() && self.report.is_none()
     }
 
     /// The line that says it all.
@@ -113,6 +154,7 @@ mod tests {
             since: at,
             at,
             only: None,
+            report: None,
         }
     }
 

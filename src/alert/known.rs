@@ -101,12 +101,27 @@ pub async fn silence(silence: Silence, spool: Spool<'_>, host: &Host) -> Result<
     known.write(spool)
 }
 
+/// Ends a silence. Gives back whether there was one.
+///
+/// # Errors
+/// The state cannot be read or written.
+pub async fn unsilence(key: &Key, spool: Spool<'_>, host: &Host) -> Result<bool> {
+    let _lock = AlertLock::take(host, "alert unsilence", PATIENCE).await?;
+    let mut known = Known::read(spool)?;
+    let now = host.now();
+    let is_there = known.state.silences.iter().any(|silence| silence.until > now && silence.key() == *key);
+    known.state.silences.retain(|silence| silence.key() != *key);
+    known.write(spool)?;
+    Ok(is_there)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::queue::{Queue, distribute};
-    use super::super::state::{Condition, Severity, What};
+    use super::super::queue::{Queue, Recipient, distribute};
+    use super::super::state::{Condition, What};
     use super::*;
     use crate::host::fake::{Fault, TestHost};
+    use crate::value::Severity;
 
     fn full() -> Round {
         let condition = Condition {
@@ -126,9 +141,10 @@ mod tests {
         let (spool, channels) = (Spool(&test.host), ["ops".to_owned()]);
         spool.open(&Queue::directories(&channels))?;
         round(found, spool, &test.host).await?;
-        distribute(Some(&channels), spool)?;
+        let to = [Recipient { name: "ops".to_owned(), least: Severity::Warning, quiet: None }];
+        distribute(Some(&to), spool, test.host.now())?;
         let queue = Queue { spool, channel: "ops" };
-        while let Some(item) = queue.next(None, test.host.now())? {
+        while let Some(item) = queue.next(None, false, test.host.now())? {
             taken.push((item.event.id.clone(), item.event.what));
             queue.told(&item, "yes".to_owned(), test.host.now())?;
         }

@@ -2,35 +2,14 @@
 //! to be sent. Pure, so that a week can be walked through in a moment. Whoever calls this keeps the state on disk before the notes go out:
 //! then a restart repeats nothing and misses nothing.
 
+use crate::value::Severity;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-/// Who has to know, and how soon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Told once.
-    Warning,
-    /// Told once a day until it is over.
-    Error,
-    /// Told every four hours.
-    Critical,
-}
-
 impl Severity {
-    pub const ALL: [Severity; 3] = [Severity::Warning, Severity::Error, Severity::Critical];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-            Severity::Critical => "critical",
-        }
-    }
-
     /// After how long it is told again while nobody has acknowledged it.
     fn again(self) -> Option<SignedDuration> {
         match self {
@@ -85,6 +64,8 @@ pub struct Round {
     pub conditions: Vec<Condition>,
     /// Rules that could not be looked at: what is known of them stays as it is.
     pub unknown: BTreeSet<String>,
+    /// Rules that nobody wants to hear of: what is known of them is forgotten without a word.
+    pub off: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +102,13 @@ pub struct Silence {
     pub subject: Option<String>,
     pub until: Timestamp,
     pub why: String,
+}
+
+impl Silence {
+    /// What it is about, as people write it.
+    pub fn key(&self) -> Key {
+        Key { rule: self.rule.clone(), subject: self.subject.clone().unwrap_or_default() }
+    }
 }
 
 /// All that is remembered between rounds.
@@ -182,11 +170,12 @@ impl State {
     /// Takes up a round: gives back what is to be told. A clock that goes back makes nothing older than it was.
     pub fn round(&mut self, round: &Round, now: Timestamp) -> Vec<Note> {
         self.silences.retain(|silence| silence.until > now);
+        self.alerts.retain(|alert| !round.off.contains(&alert.condition.key.rule));
         self.forget_the_future(now);
         let mut known: BTreeMap<Key, Alert> =
             self.alerts.drain(..).map(|alert| (alert.condition.key.clone(), alert)).collect();
         let mut over = Vec::new();
-        for condition in &round.conditions {
+        for condition in round.conditions.iter().filter(|condition| !round.off.contains(&condition.key.rule)) {
             holds(&mut known, condition, now);
         }
         let seen: BTreeSet<&Key> = round.conditions.iter().map(|condition| &condition.key).collect();
@@ -261,7 +250,8 @@ impl State {
             alert.told_as.get_or_insert(severity);
             return None;
         }
-        alert.told_as = Some(severity);
+        // The worst that somebody has heard.
+        alert.told_as = alert.told_as.max(Some(severity));
         let flapping = self.flapping(key, now);
         if flapping.fired.len() >= FLAPS {
             let is_due = flapping.told.is_none_or(|told| now.duration_since(told) >= HOUR);
@@ -348,7 +338,8 @@ impl Alert {
         Note {
             what,
             key: self.condition.key.clone(),
-            severity: self.condition.severity,
+            // Whoever heard that it was critical hears of its end.
+            severity: self.told_as.map_or(self.condition.severity, |told| told.max(self.condition.severity)),
             summary: self.condition.summary.clone(),
             remedy: self.condition.remedy.clone(),
             since: self.since,
@@ -382,11 +373,34 @@ mod tests {
     }
 
     fn round(conditions: &[&Condition]) -> Round {
-        Round { conditions: conditions.iter().map(|one| (*one).clone()).collect(), unknown: BTreeSet::new() }
+        Round { conditions: conditions.iter().map(|one| (*one).clone()).collect(), ..Round::default() }
     }
 
     fn whats(notes: &[Note]) -> Vec<(What, &str)> {
         notes.iter().map(|note| (note.what, note.key.rule.as_str())).collect()
+    }
+
+    #[test]
+    fn a_rule_that_is_switched_off_is_forgotten_without_a_word() {
+        let (mut state, disk) = (State::default(), Condition { hold_s: 0, ..condition("disk") });
+        assert_eq!(whats(&state.round(&round(&[&disk]), at(0))), [(What::Fires, "disk")]);
+        let off = Round { off: ["disk".to_owned()].into(), ..round(&[&disk]) };
+        assert_eq!((state.round(&off, at(1)), state.alerts().len()), (Vec::new(), 0));
+        assert_eq!(whats(&state.round(&round(&[&disk]), at(2))), [(What::Fires, "disk")]);
+    }
+
+    #[test]
+    fn whoever_heard_that_it_was_critical_hears_of_its_end() {
+        let (mut state, disk) = (State::default(), Condition { hold_s: 0, keep_s: 0, ..condition("disk") });
+        state.round(&round(&[&disk]), at(0));
+        let less = Condition { severity: Severity::Warning, ..disk };
+        assert_eq!(state.round(&round(&[&less]), at(1)), []);
+        let mut notes = state.round(&Round::default(), at(2));
+        notes.extend(state.round(&Round::default(), at(3)));
+        assert_eq!(
+            notes.iter().map(|note| (note.what, note.severity)).collect::<Vec<_>>(),
+            [(What::Over, Severity::Critical)]
+        );
     }
 
     #[test]
@@ -442,7 +456,7 @@ mod tests {
         let why = "a new disk is ordered".to_owned();
         state.silences.push(Silence { rule: "full".to_owned(), subject: None, until: at(300), why });
         let full = Condition { hold_s: 0, ..condition("full") };
-        let both = Round { conditions: vec![full.clone()], unknown: ["down".to_owned()].into() };
+        let both = Round { conditions: vec![full.clone()], unknown: ["down".to_owned()].into(), ..Round::default() };
         assert_eq!(state.round(&both, at(200)), []);
         assert_eq!(whats(&state.round(&both, at(301))), [(What::Lasts, "down"), (What::Fires, "full")]);
     }

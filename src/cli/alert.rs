@@ -1,9 +1,11 @@
 //! `appliance alert …` and `appliance watch`: what is wrong, who is told, and whether that works.
 
 use super::{JsonArgument, print, render};
-use crate::alert::{self, Channel, HOME, Key, Phase, Severity, Silence, Spool};
+use crate::alert::{self, Channel, HOME, Key, Phase, Silence, Spool};
 use crate::host::{Host, Mode};
 use crate::source;
+use crate::value::rule::RULES;
+use crate::value::{RuleLimits, Severity};
 use crate::watch;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -24,6 +26,15 @@ pub enum AlertCommand {
         after_help = "Example:\n  appliance alert silence disk.full:/data --for 2h --why 'a bigger disk comes tonight'"
     )]
     Silence(SilenceArguments),
+    /// List what is silenced, until when and why
+    #[command(after_help = "Example:\n  appliance alert silences")]
+    Silences(JsonArgument),
+    /// End a silence before its time
+    #[command(after_help = "Example:\n  appliance alert unsilence disk.full:/data")]
+    Unsilence {
+        /// The rule, or the alert, as it was silenced
+        key: String,
+    },
     /// List the channels: who is told, when that worked last, and what waits
     #[command(after_help = "Example:\n  appliance alert channels")]
     Channels(JsonArgument),
@@ -97,6 +108,8 @@ const ANSWERS: Duration = Duration::from_secs(90);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The most that may wait for a watch that does not run.
 const MAX_HANDED_OVER: usize = 500;
+/// What has to hold for longer before it fires is not listed before: a new host without a backup is not wrong yet. In seconds.
+const MAX_HOLD_S: i64 = 3600;
 /// The longest text that is sent, in characters.
 const MAX_TEXT: usize = 500;
 
@@ -117,10 +130,12 @@ pub async fn alert(command: AlertCommand) -> Result<u8> {
         AlertCommand::List(json) => list(json.json, &host),
         AlertCommand::Ack(arguments) => acknowledge(&arguments, &host).await,
         AlertCommand::Silence(arguments) => silence(arguments, &host).await,
+        AlertCommand::Silences(json) => silences(json.json, &host),
+        AlertCommand::Unsilence { key } => unsilence(&key, &host).await,
         AlertCommand::Channels(json) => channels(json.json, &host),
         AlertCommand::Test(arguments) => test(arguments.channel.as_deref(), &host).await,
         AlertCommand::Send(arguments) => send(&arguments, &host),
-        AlertCommand::Rules => rules(),
+        AlertCommand::Rules => rules(&host),
     }
 }
 
@@ -142,6 +157,7 @@ fn list(json: bool, host: &Host) -> Result<u8> {
     let rows: Vec<Row> = known
         .alerts()
         .iter()
+        .filter(|alert| alert.phase != Phase::Pending || alert.condition.hold_s <= MAX_HOLD_S)
         .map(|alert| Row {
             key: alert.condition.key.to_string(),
             severity: alert.condition.severity,
@@ -178,7 +194,7 @@ fn list(json: bool, host: &Host) -> Result<u8> {
 
 fn key(text: &str) -> Result<Key> {
     let key: Key = text.parse()?;
-    if watch::RULES.iter().any(|rule| rule.name == key.rule) {
+    if RULES.iter().any(|rule| rule.name == key.rule) {
         return Ok(key);
     }
     bail!("there is no rule '{}'; see: appliance alert rules", key.rule)
@@ -209,6 +225,35 @@ async fn silence(arguments: SilenceArguments, host: &Host) -> Result<u8> {
     let silence = Silence { rule: key.rule, subject, until, why: arguments.why };
     alert::silence(silence, Spool(host), host).await?;
     print(&said)?;
+    Ok(0)
+}
+
+fn silences(json: bool, host: &Host) -> Result<u8> {
+    let now = host.now();
+    let known = alert::known(Spool(host))?.silences;
+    let lasting: Vec<Silence> = known.into_iter().filter(|silence| silence.until > now).collect();
+    if json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&lasting)?))?;
+        return Ok(0);
+    }
+    if lasting.is_empty() {
+        print("nothing is silenced\n")?;
+        return Ok(0);
+    }
+    let lines = lasting.into_iter().map(|silence| {
+        let until = silence.until.strftime("%Y-%m-%d %H:%M UTC").to_string();
+        vec![silence.key().to_string(), until, silence.why]
+    });
+    print(&render::table(&["SILENCED", "UNTIL", "WHY"], lines))?;
+    Ok(0)
+}
+
+async fn unsilence(text: &str, host: &Host) -> Result<u8> {
+    let key = key(text)?;
+    if !alert::unsilence(&key, Spool(host), host).await? {
+        bail!("{key} is not silenced; see: appliance alert silences");
+    }
+    print(&format!("{key} is sent again\n"))?;
     Ok(0)
 }
 
@@ -330,10 +375,18 @@ fn send(arguments: &SendArguments, host: &Host) -> Result<u8> {
     Ok(0)
 }
 
-fn rules() -> Result<u8> {
-    let lines = watch::RULES
-        .iter()
-        .map(|rule| vec![rule.name.to_owned(), rule.severity.name().to_owned(), rule.when.to_owned()]);
-    print(&render::table(&["RULE", "SEVERITY", "FIRES WHEN"], lines))?;
+fn rules(host: &Host) -> Result<u8> {
+    let limits = match source::last_good(host)? {
+        Some(found) => found.envs.host().appliance.alert.rules.clone(),
+        None => RuleLimits::default(),
+    };
+    let lines = RULES.iter().map(|rule| {
+        let limit = match (limits.is_off(rule), limits.of(rule)) {
+            (true, _) => "off".to_owned(),
+            (false, limit) => limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string()),
+        };
+        vec![rule.name.to_owned(), rule.severity.name().to_owned(), limit, rule.held_for(), rule.when.to_owned()]
+    });
+    print(&render::table(&["RULE", "SEVERITY", "LIMIT", "HELD FOR", "FIRES WHEN"], lines))?;
     Ok(0)
 }

@@ -107,7 +107,7 @@ async fn reset(app: &AppArgument, from: ResetFrom, agreed: bool) -> Result<u8> {
     if !agreed && !is_agreed(&text)? {
         bail!("{text}; nothing was done. With --yes it is");
     }
-    let _reports = sentry::start(&env);
+    let _reports = sentry::start(&env, &host);
     let wish = Wish { reset: Some(from), ..Wish::default() };
     watched(&env, &host, false, async |reporter| update::update(&env, wish, &host, reporter).await).await?;
     print(&format!(

@@ -77,7 +77,7 @@ async fn upgrade(agreed: &AgreedArgument) -> Result<u8> {
         "the app is stopped while PostgreSQL's data is copied from {} to {to}, and visitors see the status page meanwhile; {} is kept",
         from.id, from.id
     ))?;
-    let _reports = sentry::start(&env);
+    let _reports = sentry::start(&env, &host);
     watched(&env, &host, false, async |reporter| update::upgrade(&env, &to, &host, reporter).await).await?;
     print(&format!(
         "{to} is in use now; {} is kept: appliance postgres back goes back to it, appliance postgres forget removes it\n",
@@ -92,7 +92,7 @@ async fn back(agreed: &AgreedArgument) -> Result<u8> {
     let to = update::kept(&host)?.context("no other cluster is kept")?;
     let from = update::clusters(&host)?.in_use.context("no cluster is in use")?;
     agreed.ask(&format!("the app goes to {to}: what was written since it was left stays in {from}, which is kept"))?;
-    let _reports = sentry::start(&env);
+    let _reports = sentry::start(&env, &host);
     watched(&env, &host, false, async |reporter| update::back(&env, &to, &host, reporter).await).await?;
     print(&format!("{to} is in use now; {from} is kept\n"))?;
     Ok(0)

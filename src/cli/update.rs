@@ -174,7 +174,7 @@ pub async fn update(arguments: UpdateArguments) -> Result<u8> {
         print(&format!("there was no release yet; {}\n", status.phase.text()))?;
         return Ok(status.exit_code());
     }
-    let _reports = sentry::start(envs.host());
+    let _reports = sentry::start(envs.host(), &host);
     let (force, is_scheduled) = (arguments.force, arguments.scheduled);
     let wish = Wish { force, migrate: arguments.migrate, to: arguments.to, is_scheduled, ..Wish::default() };
     let mut outcomes = Vec::new();
@@ -278,7 +278,7 @@ fn words(outcome: &Outcome) -> (&'static str, &Commit, String) {
 /// Brings the app to the newest wanted commit, and leaves the host's packages alone; gives back whether anything was done, and what came
 /// of it.
 pub(super) async fn to_wanted(env: &Env, host: &Host, quiet: bool) -> Result<(bool, String)> {
-    let _reports = sentry::start(env);
+    let _reports = sentry::start(env, host);
     let outcome =
         watched(env, host, quiet, async |reporter| update::update(env, Wish::default(), host, reporter).await).await?;
     Ok((matches!(outcome, Outcome::Done { .. }), words(&outcome).2))
@@ -408,7 +408,7 @@ pub async fn rollback(arguments: RollbackArguments) -> Result<u8> {
             bail!("{text}; nothing was done. With --yes it is");
         }
     }
-    let _reports = sentry::start(&env);
+    let _reports = sentry::start(&env, &host);
     watched(&env, &host, false, async |reporter| update::rollback(&env, &back, &host, reporter).await).await?;
     print(&format!("{} runs now; {} comes back with: appliance rollback\n", back.to.short(), back.from.short()))?;
     Ok(0)

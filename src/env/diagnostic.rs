@@ -146,6 +146,12 @@ impl Report {
         self.found.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
     }
 
+    /// Line and column of the first error of the env itself.
+    pub fn first_error(&self) -> Option<(u32, u32)> {
+        let errors = self.found.iter().filter(|found| found.severity == Severity::Error);
+        errors.map(|found| (found.line, found.column)).min()
+    }
+
     /// The problems in the order of their places.
     pub fn sorted(mut self) -> Self {
         self.found.sort_by_key(|diagnostic| (diagnostic.source, diagnostic.line, diagnostic.column));

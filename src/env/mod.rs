@@ -27,7 +27,7 @@ mod ssl;
 mod without_effect;
 mod words;
 
-pub use alert::{Alert, Mail as AlertMail, Webhook};
+pub use alert::{Alert, Audience, Mail as AlertMail, Webhook};
 pub use app::{Allow, App, AppGit, Binds, GitLocal, Migrate};
 pub use app_backup::{AppBackup, Inside};
 pub use appliance::{Appliance, ExtraFile, Metric, SentryDsn, StorageWish, Update, is_public_name};

@@ -283,6 +283,11 @@ impl Host {
         }
     }
 
+    /// When a file was written last; `None` if there is none, or its time cannot be told.
+    pub fn modified(&self, path: &str) -> Option<jiff::Timestamp> {
+        self.path(path).metadata().ok()?.modified().ok()?.try_into().ok()
+    }
+
     /// How much room there is for a directory's files; `None` if it is missing.
     pub fn room(&self, path: &str) -> Result<Option<Room>> {
         let path_here = self.path(path);

@@ -13,12 +13,13 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// A request with a body.
+/// A request.
 #[derive(Debug)]
 pub struct Post<'a> {
     pub url: &'a Secret,
     pub headers: &'a [(&'a str, String)],
-    pub body: Vec<u8>,
+    /// None: a request without one, by GET.
+    pub body: Option<Vec<u8>>,
     pub deadline: Duration,
 }
 
@@ -121,7 +122,10 @@ async fn send(url: reqwest::Url, post: &Post<'_>) -> Result<Posted> {
         .pool_max_idle_per_host(0)
         .build()
         .context("could not make an HTTP client")?;
-    let mut asked = client.post(url).body(post.body.clone());
+    let mut asked = match &post.body {
+        Some(body) => client.post(url).body(body.clone()),
+        None => client.get(url),
+    };
     for (name, value) in post.headers {
         asked = asked.header(*name, value);
     }

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use std::time::Duration;
 use zbus_systemd::hostname1::HostnamedProxy;
 use zbus_systemd::systemd1::{ManagerProxy, ServiceProxy, UnitProxy};
+use zbus_systemd::timedate1::TimedatedProxy;
 use zbus_systemd::zbus;
 
 /// How long a unit's job may take.
@@ -123,6 +124,22 @@ async fn state(unit: &str) -> Result<UnitState> {
     })
 }
 
+async fn failed() -> Result<Vec<String>> {
+    let bus = bus().await?;
+    let manager = ManagerProxy::new(&bus).await.context("could not reach systemd")?;
+    let units = manager.list_units_filtered(vec!["failed".to_owned()]).await.context("could not list failed units")?;
+    let mut names: Vec<String> = units.into_iter().map(|unit| unit.0).collect();
+    names.sort();
+    Ok(names)
+}
+
+async fn is_clock_set() -> Result<bool> {
+    let bus = bus().await?;
+    let clock = TimedatedProxy::builder(&bus).cache_properties(zbus::proxy::CacheProperties::No).build();
+    let clock = clock.await.context("could not reach timedated")?;
+    clock.ntp_synchronized().await.context("could not ask timedated for the clock")
+}
+
 async fn set_hostname(name: &str) -> Result<()> {
     let bus = bus().await?;
     let hostnamed = HostnamedProxy::new(&bus).await.context("could not reach hostnamed")?;
@@ -160,6 +177,14 @@ impl Units for Systemd {
             let manager = ManagerProxy::new(&bus).await.context("could not reach systemd")?;
             manager.reload().await.context("systemd could not read its units anew")
         })
+    }
+
+    fn failed<'a>(&'a self) -> Pending<'a, Result<Vec<String>>> {
+        Box::pin(failed())
+    }
+
+    fn is_clock_set<'a>(&'a self) -> Pending<'a, Result<bool>> {
+        Box::pin(is_clock_set())
     }
 
     fn set_hostname<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>> {

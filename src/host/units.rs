@@ -26,6 +26,10 @@ pub trait Units: Send + Sync {
     fn stop<'a>(&'a self, unit: &'a str) -> Pending<'a, Result<()>>;
     /// Makes systemd read all unit files anew.
     fn reload_all<'a>(&'a self) -> Pending<'a, Result<()>>;
+    /// The units that are failed.
+    fn failed<'a>(&'a self) -> Pending<'a, Result<Vec<String>>>;
+    /// Whether a time server has set the clock.
+    fn is_clock_set<'a>(&'a self) -> Pending<'a, Result<bool>>;
     /// Sets the static and the transient host name.
     fn set_hostname<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>>;
 }
@@ -71,6 +75,22 @@ impl Host {
 
     pub async fn unit_state(&self, unit: &str) -> Result<UnitState> {
         self.units.state(unit).await
+    }
+
+    /// The names of the units that are failed, in order.
+    ///
+    /// # Errors
+    /// systemd cannot be asked.
+    pub async fn failed_units(&self) -> Result<Vec<String>> {
+        self.units.failed().await
+    }
+
+    /// Whether a time server has set the clock.
+    ///
+    /// # Errors
+    /// systemd's timedated cannot be asked.
+    pub async fn is_clock_set(&self) -> Result<bool> {
+        self.units.is_clock_set().await
     }
 
     pub async fn start_unit(&self, unit: &str) -> Result<()> {

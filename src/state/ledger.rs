@@ -115,6 +115,11 @@ pub fn path(app: &AppName) -> String {
 }
 
 impl Ledger {
+    /// How an attempt ended that went through.
+    pub const DONE: &'static str = "done";
+    /// It did not, and the server does not ask for it any more.
+    pub const WITHDRAWN: &'static str = "withdrawn";
+
     /// Whether an app may have this host to itself.
     ///
     /// # Errors

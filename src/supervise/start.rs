@@ -94,7 +94,7 @@ async fn try_to_choose(host: &Host, env_yml: Option<&str>, board: &Board) -> Res
     moved::take_over(host)?;
     let Chosen { found, trouble } = find(host, env_yml).await?;
     let env = found.envs.host();
-    board.keep(sentry::start(env));
+    board.keep(sentry::start(env, host));
     if let Some(trouble) = &trouble {
         tracing::error!("{trouble}");
     }

@@ -271,6 +271,11 @@ async fn fetch<'a>(run: &mut Run<'a>, current: &Release, wish: &Wish) -> Result<
     match decide(&facts, wish) {
         Decision::Go => {}
         other => {
+            if let Some(last) =
+                run.ledger.last.as_mut().filter(|last| other == Decision::Nothing && last.outcome != Ledger::DONE)
+            {
+                last.outcome = Ledger::WITHDRAWN.to_owned();
+            }
             run.leave()?;
             return Ok(Fetch::Ended(match other {
                 Decision::Refused => Outcome::Refused { commit: target },
@@ -453,7 +458,7 @@ async fn settle_copy(env: &Env, host: &Host, reporter: Reporter<'_>) {
 }
 
 async fn finish(run: &mut Run<'_>, release: &Release) -> Result<()> {
-    run.attempt(&release.commit, "done");
+    run.attempt(&release.commit, Ledger::DONE);
     run.ledger.in_flight = None;
     run.write()?;
     let now = format!("{}\n", run.host.now().as_second());

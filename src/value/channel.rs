@@ -71,6 +71,73 @@ impl FromStr for MailServer {
     }
 }
 
+/// Hours of the day in which only what is critical is told: `22:00-07:00`, by the host's time zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuietHours {
+    /// Minutes after midnight.
+    from: u16,
+    /// Minutes after midnight; of the next day where it is not behind `from`.
+    to: u16,
+}
+
+impl QuietHours {
+    /// Whether that minute of the day is one of them.
+    pub fn covers(self, minute: u16) -> bool {
+        match self.from < self.to {
+            true => (self.from..self.to).contains(&minute),
+            false => minute >= self.from || minute < self.to,
+        }
+    }
+}
+
+impl FromStr for QuietHours {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let right = || Invalid::new("hours of the day like '22:00-07:00'");
+        let minute = |text: &str| -> Option<u16> {
+            let (hour, minute) = text.trim().split_once(':')?;
+            let number = |text: &str, least: usize, most: u16| {
+                let is_plain = (least..=2).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+                text.parse::<u16>().ok().filter(|number| is_plain && *number < most)
+            };
+            Some(number(hour, 1, 24)? * 60 + number(minute, 2, 60)?)
+        };
+        let (from, to) = text.split_once('-').ok_or_else(right)?;
+        let (from, to) = (minute(from).ok_or_else(right)?, minute(to).ok_or_else(right)?);
+        // It would be the whole day, or nothing of it.
+        if from == to { Err(right()) } else { Ok(QuietHours { from, to }) }
+    }
+}
+
+/// How a webhook's request says what happened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WebhookFormat {
+    /// All of it, for programs (docs/alerts.md).
+    #[default]
+    Json,
+    /// Slack's incoming webhooks, which Mattermost and Rocket.Chat understand, too.
+    Slack,
+    Discord,
+    /// Microsoft Teams' workflows.
+    Teams,
+    /// A topic's URL of an ntfy server.
+    Ntfy,
+}
+
+impl FromStr for WebhookFormat {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "json" => Ok(WebhookFormat::Json),
+            "slack" => Ok(WebhookFormat::Slack),
+            "discord" => Ok(WebhookFormat::Discord),
+            "teams" => Ok(WebhookFormat::Teams),
+            "ntfy" => Ok(WebhookFormat::Ntfy),
+            _ => Err(Invalid::new("'json', 'slack', 'discord', 'teams' or 'ntfy'")),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +165,20 @@ mod tests {
             "smtp://a.example/path",
             "smtp://a b.example",
         ] {
+            assert!(read(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn quiet_hours_may_go_over_midnight() {
+        let read = |text: &str| text.parse::<QuietHours>().ok();
+        let night = read("22:00-7:30").expect("they are hours");
+        assert_eq!([1319, 1320, 0, 449, 450].map(|minute| night.covers(minute)), [false, true, true, true, false]);
+        let noon = read("12:00 - 13:00").expect("they are hours");
+        assert_eq!([719, 720, 779, 780].map(|minute| noon.covers(minute)), [false, true, true, false]);
+        for wrong in
+            ["", "22-7", "22:00", "24:00-7:00", "22:60-7:00", "7:00-7:00", "22:0-7:00", "+2:00-7:00", "a:00-7:00"]
+        {
             assert!(read(wrong).is_none(), "{wrong}");
         }
     }

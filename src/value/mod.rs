@@ -12,6 +12,7 @@ mod image;
 mod names;
 mod phase;
 mod route;
+pub mod rule;
 mod secret;
 mod ssh_key;
 mod stage;
@@ -20,7 +21,7 @@ mod tenant;
 
 pub use authority::{ClientAuthority, blocks as pem_blocks, check_chain};
 pub use backup_target::{BackupTarget, KNOWN_HOSTS as BACKUP_KNOWN_HOSTS};
-pub use channel::{ChannelName, MailServer};
+pub use channel::{ChannelName, MailServer, QuietHours, WebhookFormat};
 pub use device::{Device, FileSystemRef, PartName, Position, Size, VolumeName};
 pub use git::{Commit, GitRef, GitUrl};
 pub use image::PinnedImage;
@@ -30,6 +31,7 @@ pub use names::{
 };
 pub use phase::{Event, Phase};
 pub use route::{BRIDGE_ADDRESS, Route, bridge_of};
+pub use rule::{Rule, RuleLimits, Severity};
 pub use secret::Secret;
 pub use ssh_key::{KnownHost, SigningKey, SshKey};
 pub use stage::Stage;

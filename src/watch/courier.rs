@@ -1,6 +1,6 @@
 //! One channel's courier: tells its receiver what waits, one after the other, and tries again for as long as it takes.
 
-use crate::alert::{Channel, Item, Queue};
+use crate::alert::{Channel, Item, Queue, is_quiet};
 use crate::host::Host;
 use anyhow::Result;
 use std::time::Duration;
@@ -44,9 +44,10 @@ async fn run(
     // One that its receiver refuses keeps no other from being told: those behind it come first.
     let mut refused: Option<String> = None;
     loop {
-        // What comes while the queue is read wakes it again.
+        // What comes while the queue is read wakes it again; so does each round of the watch, so that no end of quiet hours is missed.
         woken.borrow_and_update();
-        let Some(item) = queue.next(refused.as_deref(), host.now())? else {
+        let Some(item) = queue.next(refused.as_deref(), is_quiet(channel.audience().quiet, host.now()), host.now())?
+        else {
             woken.changed().await?;
             continue;
         };

@@ -1,23 +1,30 @@
 //! The watch: a process of its own that lives while the app is failed, in standby or stopped. It looks at how things stand (`facts.rs`), what
 //! is wrong (`rules.rs`), and tells the receivers (`courier.rs`). It decides nothing about the app.
 
+mod alive;
 mod courier;
 mod facts;
 mod rules;
+mod trend;
+#[cfg(test)]
+mod week_tests;
 
-pub use rules::{RULES, Rule};
-
-use crate::alert::{self, AWAY, Channel, Event, HOME, INBOX, Queue, Spool, What};
+use crate::alert::{self, AWAY, Channel, Event, HOME, INBOX, Queue, Recipient, Spool, What};
 use crate::env::Envs;
 use crate::host::watch::Watch;
 use crate::host::{Dir, Host, notify};
 use crate::source;
 use crate::state::status::DIRECTORY as STATUS_OF_APPS;
 use crate::state::{RUN, history};
+use crate::value::{RuleLimits, Secret, Severity};
+use alive::Alive;
 use anyhow::Result;
+use facts::{BETWEEN_SLOW, Slow};
 use futures_util::future::join_all;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
+use trend::Trend;
 
 /// How often everything is looked at, where nothing tells of a change before.
 const BETWEEN: Duration = Duration::from_secs(15);
@@ -31,7 +38,31 @@ struct Wanted {
     text: Vec<u8>,
     channels: Vec<Channel>,
     names: Vec<String>,
+    recipients: Vec<Recipient>,
+    limits: RuleLimits,
+    alive: Option<Secret>,
     domain: String,
+}
+
+/// What is found out beside the looks, at its own pace.
+#[derive(Clone, Copy)]
+struct Beside<'a> {
+    slow: &'a Mutex<Slow>,
+    alive: &'a Alive,
+}
+
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Looks for ever at what asks others: whoever does not answer keeps no alert from being told.
+async fn keep_looking(envs: Option<&Envs>, slow: &Mutex<Slow>, host: &Host) {
+    loop {
+        let mut next = locked(slow).clone();
+        next.look(envs, host).await;
+        *locked(slow) = next;
+        tokio::time::sleep(BETWEEN_SLOW).await;
+    }
 }
 
 impl Wanted {
@@ -43,7 +74,16 @@ impl Wanted {
             None
         });
         let channels = found.as_ref().map(|found| Channel::all(found.envs.host())).unwrap_or_default();
+        let recipient = |channel: &Channel| Recipient {
+            name: channel.name().to_owned(),
+            least: channel.audience().least.unwrap_or(Severity::Warning),
+            quiet: channel.audience().quiet,
+        };
+        let alert = found.as_ref().map(|found| found.envs.host().appliance.alert.clone()).unwrap_or_default();
         Wanted {
+            recipients: channels.iter().map(recipient).collect(),
+            limits: alert.rules,
+            alive: alert.alive,
             names: channels.iter().map(|channel| channel.name().to_owned()).collect(),
             channels,
             text,
@@ -67,6 +107,8 @@ pub async fn run(host: &Host) -> Result<()> {
     host.ensure_dir(RUN, &Dir::plain())?;
     spool.open(&Queue::directories(&[]))?;
     notify::ready();
+    let slow = Mutex::new(Slow::unknown());
+    let mut trend = Trend::default();
     loop {
         let wanted = Wanted::read(host);
         spool.open(&Queue::directories(&wanted.names))?;
@@ -86,22 +128,33 @@ pub async fn run(host: &Host) -> Result<()> {
                 host,
             )
         });
+        let alive = Alive::default();
+        let asked = alive::keep_asking(wanted.alive.as_ref(), &alive, woken.clone(), host);
         tokio::select! {
-            ended = watch_until_changed(&wanted, &wake, spool, host) => ended?,
-            // They do not end.
+            ended = watch_until_changed(&wanted, &wake, &mut trend, Beside { slow: &slow, alive: &alive }, spool, host) => ended?,
+            // These do not end.
+            () = asked => {}
+            () = keep_looking(wanted.envs.as_ref(), &slow, host) => {}
             _ = join_all(couriers), if !wanted.channels.is_empty() => {}
         }
     }
 }
 
 /// Looks again and again, until the env is another one.
-async fn watch_until_changed(wanted: &Wanted, wake: &watch::Sender<u64>, spool: Spool<'_>, host: &Host) -> Result<()> {
+async fn watch_until_changed(
+    wanted: &Wanted,
+    wake: &watch::Sender<u64>,
+    trend: &mut Trend,
+    beside: Beside<'_>,
+    spool: Spool<'_>,
+    host: &Host,
+) -> Result<()> {
     let is_there = host.is_directory(&format!("{HOME}/{INBOX}"));
     let mut inbox = host.watch(&format!("{}/{INBOX}", if is_there { HOME } else { AWAY }), &[])?;
     let mut status = host.watch(RUN, &["status.json", "status"])?;
     let mut of_apps: Option<Watch> = None;
     while active(host) == wanted.text {
-        if let Err(error) = look(wanted, spool, host).await {
+        if let Err(error) = look(wanted, trend, beside, spool, host).await {
             // What cannot be read or written now may be the next time; the couriers go on.
             tracing::error!("what is wrong could not be found out or kept: {error:#}");
         }
@@ -127,11 +180,14 @@ async fn watch_until_changed(wanted: &Wanted, wake: &watch::Sender<u64>, spool: 
 }
 
 /// One round.
-async fn look(wanted: &Wanted, spool: Spool<'_>, host: &Host) -> Result<()> {
-    let facts = facts::gather(wanted.envs.as_ref(), &wanted.names, spool, host);
-    let told = alert::round(&rules::judge(&facts, host.now()), spool, host).await?;
+async fn look(wanted: &Wanted, trend: &mut Trend, beside: Beside<'_>, spool: Spool<'_>, host: &Host) -> Result<()> {
+    let envs = wanted.envs.as_ref();
+    let mut facts = facts::gather(envs, &wanted.names, trend, spool, host);
+    facts.slow = locked(beside.slow).clone();
+    facts.alive = wanted.alive.as_ref().map(|_| beside.alive.last());
+    let told = alert::round(&rules::judge(&facts, &wanted.limits, host.now()), spool, host).await?;
     told.iter().for_each(log);
-    alert::distribute(wanted.envs.as_ref().map(|_| wanted.names.as_slice()), spool)
+    alert::distribute(envs.map(|_| wanted.recipients.as_slice()), spool, host.now())
 }
 
 async fn of_apps_changed(watch: &mut Option<Watch>) -> Result<()> {
@@ -143,6 +199,6 @@ async fn of_apps_changed(watch: &mut Option<Watch>) -> Result<()> {
 
 /// The journal has it, whoever else is told. Not as a warning: that would be a report to Sentry beside the alert.
 fn log(event: &Event) {
-    let what = if event.what == What::Over { "over" } else { "alert" };
-    tracing::info!("{what}: {} ({})", event.subject(), event.key);
+    let kind = if event.what == What::Over { "" } else { "alert: " };
+    tracing::info!("{kind}{} ({})", event.subject(), event.key);
 }

@@ -94,6 +94,9 @@ fn a_full_disk_is_told_once_to_each_whatever_is_away_and_so_is_its_end() {
     // Everybody is away, the disk is full to the last byte, and the power is cut.
     receivers::stop(&machine);
     bugsink.stop();
+    // A report of the program's own waits, too.
+    let out = machine.sh("mv /srv/notes.git /srv/away; appliance update; mv /srv/away /srv/notes.git");
+    assert!(out.stderr.contains("/srv/notes.git"), "{}", out.all());
     fill(&machine);
     wait_for_alert(&machine, FULL, Some("firing"));
     let out = machine.sh("appliance alert list");
@@ -135,6 +138,10 @@ fn a_full_disk_is_told_once_to_each_whatever_is_away_and_so_is_its_end() {
             .ok("find /var/lib/appliance/alerts/inbox /var/lib/appliance/alerts/queue /run/appliance/alerts -type f");
         if out.is_empty() { Ok(()) } else { Err(out) }
     });
+
+    let is_own =
+        |one: &Value| one["alert"].is_null() && one["message"].as_str().is_some_and(|text| text.contains("An update"));
+    assert!(bugsink.reports().iter().any(is_own), "{:?}", bugsink.reports());
 
     // Nothing was told twice, and everybody was told the same.
     let (mails, hooks, reports) = (taken(&machine, "mail"), taken(&machine, "webhook"), bugsink.reports());
@@ -225,6 +232,15 @@ fn each_is_told_though_another_is_away_and_what_is_wrong_is_found_by_itself() {
     machine.sh("appliance alert test ops");
     wait_for_word("app.failed:notes", "fires");
     assert_eq!(told("update.missed", "fires"), before, "it was silenced");
+    let silences = machine.ok("appliance alert silences");
+    assert!(silences.contains("update.missed") && silences.contains("a test"), "{silences}");
+    machine.ok("appliance alert unsilence update.missed");
+    assert_eq!(machine.ok("appliance alert silences"), "nothing is silenced\n");
+    assert_eq!(machine.sh("appliance alert unsilence update.missed").code, 1);
+    wait_for("what is silenced no more", Duration::from_secs(60), || match told("update.missed", "fires") {
+        count if count == before + 1 => Ok(()),
+        count => Err(count.to_string()),
+    });
     let all = ids(&taken(&machine, "webhook"));
     assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{all:?} {webhook}");
 }

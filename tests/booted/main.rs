@@ -65,5 +65,6 @@ mod trust;
 mod update;
 mod vault;
 mod volumes;
+mod watch_rules;
 mod way_back;
 mod wiring;

@@ -194,7 +194,7 @@ fn what_cannot_be_shipped_is_given_up_loudly_and_begun_anew() {
     let container = machine.ok("docker ps -q --no-trunc");
 
     // Somebody takes a segment away that was not shipped: a new base is made by itself.
-    let before = machine.ok("date -u +%Y-%m-%dT%H:%M:%SZ");
+    let before = machine.ok("date -u +%Y-%m-%dT%H:%M:%S.%NZ");
     let lost = machine
         .ok("psql -U postgres one -Atqc 'INSERT INTO note VALUES (4)' -c 'SELECT pg_walfile_name(pg_switch_wal())'");
     let lost = format!("{SPOOL}/{}", lost.trim());

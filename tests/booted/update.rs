@@ -252,7 +252,14 @@ fn with_a_migration_everything_is_there_and_what_fails_leaves_no_trace() {
         if out.code == 0 { Ok(()) } else { Err(out.all()) }
     });
     let out = machine.sh("appliance update");
-    let reports = machine.ok("grep -a 'An update failed' /root/reports");
+    // Reports wait for as long as Sentry is away; a test is tried at once.
+    machine.ok("appliance alert test sentry");
+    let mut reports = String::new();
+    wait_for("the report", Duration::from_secs(60), || {
+        let out = machine.sh("grep -a 'An update failed' /root/reports");
+        reports = out.stdout.clone();
+        if out.code == 0 { Ok(()) } else { Err(out.all()) }
+    });
     assert!(!reports.contains("this migration fails half way"), "what a container prints stays here: {reports}");
     assert!(
         reports.contains("migrate --noinput in web ended with 1:") && reports.contains("the old release runs again"),

@@ -1,5 +1,6 @@
-"""A webhook at 127.0.0.1:8099 and a mail server at 127.0.0.1:2525; each line of webhook.jsonl and mail.jsonl is one that was taken.
-usage: receivers.py DIRECTORY   (while DIRECTORY/fail is there, both refuse; DIRECTORY/secret is what requests are signed with)"""
+"""Webhooks at 127.0.0.1:8099 and a mail server at 127.0.0.1:2525; each line of webhook.jsonl (/hook), NAME.jsonl (/NAME) and mail.jsonl is
+one that was taken. /alive is asked by GET.
+usage: receivers.py DIRECTORY   (while DIRECTORY/fail is there, all refuse; DIRECTORY/secret is what requests are signed with)"""
 import email, hashlib, hmac, json, os, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from aiosmtpd.controller import Controller
@@ -23,8 +24,17 @@ class Webhook(BaseHTTPRequestHandler):
         is_signed = hmac.compare_digest(right, parts["v1"]) and abs(time.time() - int(parts["t"])) < 60
         status = 503 if os.path.exists(f"{home}/fail") else 202 if is_signed else 401
         if status == 202:
-            keep("webhook", {"id": self.headers["Idempotency-Key"], **json.loads(body)})
-        text = b"queued\n" if status == 202 else b"no\n"
+            name = "webhook" if self.path == "/hook" else self.path[1:]
+            keep(name, {"id": self.headers["Idempotency-Key"], **json.loads(body)})
+        self.answer(status, b"queued\n" if status == 202 else b"no\n")
+
+    def do_GET(self):
+        is_fine = self.path == "/alive" and not os.path.exists(f"{home}/dead")
+        if is_fine:
+            keep("alive", {})
+        self.answer(200 if is_fine else 503, b"")
+
+    def answer(self, status, text):
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

@@ -124,7 +124,7 @@ fn progress(text: &str) {
 async fn run(arguments: &RunArguments) -> Result<u8> {
     let host = Host::system(Mode::Apply);
     let envs = source::active(&host)?.envs;
-    let _reports = sentry::start(envs.host());
+    let _reports = sentry::start(envs.host(), &host);
     let quiet = |_: &str| ();
     let tell: backup::Progress<'_> = if arguments.json.json { &quiet } else { &progress };
     let accept = backup::Accept { loss: arguments.accept_loss, new_repository: arguments.new_repository };
@@ -150,7 +150,7 @@ async fn run(arguments: &RunArguments) -> Result<u8> {
 async fn ship(arguments: &ShipArguments) -> Result<u8> {
     let host = Host::system(Mode::Apply);
     let envs = source::active(&host)?.envs;
-    let _reports = sentry::start(envs.host());
+    let _reports = sentry::start(envs.host(), &host);
     let shipped = backup::ship(&envs, arguments.scheduled, &host, &progress).await;
     let told = metrics::write_backup(&backup_metrics(&host)?, &host);
     match shipped? {
@@ -181,7 +181,7 @@ fn backup_metrics(host: &Host) -> Result<metrics::BackupMetrics> {
 async fn drill(arguments: &DrillArguments) -> Result<u8> {
     let host = Host::system(Mode::Apply);
     let envs = source::active(&host)?.envs;
-    let _reports = sentry::start(envs.host());
+    let _reports = sentry::start(envs.host(), &host);
     let quiet = |_: &str| ();
     let tell: backup::Progress<'_> = if arguments.json.json { &quiet } else { &progress };
     let drill = backup::drill(&envs, arguments.run.as_deref(), &host, tell).await?;
@@ -211,7 +211,7 @@ async fn recover(arguments: &RecoverArguments) -> Result<u8> {
         bail!("the appliance is started; a recovery is for a host that is not: systemctl stop appliance");
     }
     let found = super::env::find(&host).await?;
-    let _reports = sentry::start(found.envs.host());
+    let _reports = sentry::start(found.envs.host(), &host);
     let plan = backup::recover::plan(&found.envs, arguments.run.as_deref(), &host).await?;
     plan.manifests.iter().for_each(|one| eprintln!("{}", show::line(one)));
     if let Some(chosen) = &plan.point {

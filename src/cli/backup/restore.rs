@@ -133,7 +133,7 @@ async fn agreed_to_replace(env: &Env, by: &str, yes: bool) -> Result<Host> {
 async fn put_in_place(env: &Env, fetched: Fetched, host: &Host) -> Result<()> {
     let restored = async {
         let archive = update::archive::open(env, &fetched.file, host).await?;
-        let _reports = sentry::start(env);
+        let _reports = sentry::start(env, host);
         let wish = Wish { reset: Some(ResetFrom::Archive(archive)), ..Wish::default() };
         watched(env, host, false, async |reporter| update::update(env, wish, host, reporter).await).await
     };

@@ -5,7 +5,9 @@ mod make;
 
 use super::choice::AppArgument;
 use super::{absolute, env_yml, print};
-use crate::env::{Report, flat, schema};
+use crate::alert::Channel;
+use crate::env::document::Place;
+use crate::env::{Diagnostic, Env, Report, flat, schema};
 use crate::host::{Host, Mode};
 use crate::source::{self, Found, Search};
 use crate::state;
@@ -110,6 +112,13 @@ async fn check(arguments: CheckArguments) -> Result<u8> {
         Some(file) => named(&host, file).await,
         None => find(&host).await,
     };
+    let found = found.map(|mut found| {
+        if Channel::all(found.envs.host()).is_empty() {
+            found.report.push(nobody_is_told(found.envs.host()));
+            found.report = std::mem::take(&mut found.report).sorted();
+        }
+        found
+    });
     if !arguments.json {
         let found = found?;
         let warnings = found.report.render_quoted(&found.origin);
@@ -126,6 +135,13 @@ async fn check(arguments: CheckArguments) -> Result<u8> {
             Err(error) => Err(error),
         },
     }
+}
+
+/// A host that can tell nobody what is wrong with it is right, and yet not what anybody wants.
+fn nobody_is_told(env: &Env) -> Diagnostic {
+    let place = env.root.get("appliance").map_or(Place::START, |node| node.place);
+    let what = "nobody is told when something goes wrong: name a channel under 'appliance.alert' (docs/alerts.md)";
+    Diagnostic::warning(place, what)
 }
 
 fn print_json(file: &str, report: &Report) -> Result<()> {

@@ -7,6 +7,7 @@ mod words;
 
 use app::{App, Ecs, OneOfSeveral};
 use schemars::JsonSchema;
+use std::collections::BTreeMap;
 use words::*;
 
 /// The schema as JSON text.
@@ -66,6 +67,10 @@ struct Alert {
     mail: Option<AlertMail>,
     #[schemars(length(max = 10))]
     webhooks: Option<Vec<Webhook>>,
+    /// The URL of a dead man's switch, which is asked every five minutes.
+    alive: Option<String>,
+    /// Other limits for rules, or `off`; `appliance alert rules` lists them.
+    rules: Option<BTreeMap<String, Text>>,
 }
 
 /// Alerts by mail.
@@ -76,6 +81,28 @@ struct AlertMail {
     from: String,
     /// The server that takes them: smtp://USER:PASSWORD@HOST:587 (STARTTLS) or smtps://…
     smtp: String,
+    /// The least severe that is told (default: all).
+    severity: Option<Severity>,
+    /// Hours in which only what is critical is told, like 22:00-07:00.
+    quiet: Option<String>,
+}
+
+#[derive(JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Severity {
+    Warning,
+    Error,
+    Critical,
+}
+
+#[derive(JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum WebhookFormat {
+    Json,
+    Slack,
+    Discord,
+    Teams,
+    Ntfy,
 }
 
 /// Alerts as HTTP requests.
@@ -86,6 +113,12 @@ struct Webhook {
     url: String,
     /// Each request is signed with it.
     secret: Option<Text>,
+    /// How it says what happened (default json).
+    format: Option<WebhookFormat>,
+    /// The least severe that is told (default: all).
+    severity: Option<Severity>,
+    /// Hours in which only what is critical is told, like 22:00-07:00.
+    quiet: Option<String>,
 }
 
 /// Certificates.

@@ -61,6 +61,12 @@ impl Units for FakeUnits {
             Ok(())
         })
     }
+    fn failed<'a>(&'a self) -> Pending<'a, Result<Vec<String>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    fn is_clock_set<'a>(&'a self) -> Pending<'a, Result<bool>> {
+        Box::pin(async { Ok(true) })
+    }
     fn set_hostname<'a>(&'a self, name: &'a str) -> Pending<'a, Result<()>> {
         Box::pin(async move {
             self.faults.before_waiting("set the host name").await?;
