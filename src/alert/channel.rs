@@ -1,11 +1,12 @@
 //! The receivers of alerts: Sentry, mail, webhooks. Each gets an event with an identifier by which one that comes twice is known.
 
 use super::event::{Event, SENTRY};
+use super::request::{Request, Untold, judged};
 use super::state::What;
 use super::webhook;
 use crate::env::{AlertMail, Audience, Env, SentryDsn, Webhook};
 use crate::host::Host;
-use crate::host::post::{Letter, Post, Posted};
+use crate::host::post::Letter;
 use crate::value::Secret;
 use crate::value::Severity;
 use anyhow::{Context, Result};
@@ -13,8 +14,6 @@ use sentry::protocol::{Envelope, Level, Uuid};
 use sentry::types::Dsn;
 use std::time::Duration;
 
-/// How long a receiver of requests may take.
-const DEADLINE: Duration = Duration::from_secs(30);
 /// How long a mail server may take, which may look for viruses before it says yes (RFC 5321, 4.5.3.2.6): who gives up before sends it again.
 const MAIL_DEADLINE: Duration = Duration::from_secs(600);
 
@@ -24,20 +23,6 @@ pub enum Channel {
     Sentry(SentryDsn),
     Mail(AlertMail),
     Webhook(Webhook),
-}
-
-/// It was not told.
-#[derive(Debug)]
-pub struct Untold {
-    pub why: String,
-    /// The receiver wants to be asked again then, from now on.
-    pub retry_after: Option<Duration>,
-}
-
-impl From<anyhow::Error> for Untold {
-    fn from(error: anyhow::Error) -> Untold {
-        Untold { why: format!("{error:#}"), retry_after: None }
-    }
 }
 
 impl Channel {
@@ -98,31 +83,6 @@ impl Channel {
     }
 }
 
-/// A request that is made.
-pub(super) struct Request {
-    pub url: Secret,
-    pub headers: Vec<(&'static str, String)>,
-    pub body: Vec<u8>,
-}
-
-impl Request {
-    fn as_post(&self) -> Post<'_> {
-        Post { url: &self.url, headers: &self.headers, body: Some(self.body.clone()), deadline: DEADLINE }
-    }
-}
-
-/// Of what is said beside the status, a yes is shown where it repeats nothing of the URL; a no often does, as in "no route /hook/KEY".
-fn judged(posted: Posted, url: &Secret) -> Result<String, Untold> {
-    let status = format!("HTTP {}", posted.status);
-    if !(200..=299).contains(&posted.status) {
-        return Err(Untold { why: status, retry_after: posted.retry_after });
-    }
-    let said = posted.said.lines().next().unwrap_or_default().trim();
-    let parts = url.expose().split(['/', '?', '&', '=', '@', ':', '.']);
-    let repeats = parts.filter(|part| part.len() >= 4).any(|part| said.contains(part));
-    Ok(if repeats { status } else { format!("{status} {said}").trim_end().to_owned() })
-}
-
 fn to_sentry(dsn: &SentryDsn, event: &Event, domain: &str) -> Result<Request> {
     // It was checked when the env was read.
     let dsn: Dsn = dsn.0.expose().parse().context("the DSN is none")?;
@@ -158,23 +118,4 @@ fn envelope(dsn: &Dsn, body: Vec<u8>) -> Request {
     let auth = dsn.to_auth(Some(concat!("appliance/", env!("CARGO_PKG_VERSION")))).to_string();
     let headers = vec![("X-Sentry-Auth", auth), ("Content-Type", "application/x-sentry-envelope".to_owned())];
     Request { url: Secret::new(dsn.envelope_api_url().as_str()), headers, body }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_but_2xx_is_a_yes() {
-        for (status, is_yes) in [(200, true), (202, true), (301, false), (404, false), (429, false), (500, false)] {
-            let posted = Posted { status, retry_after: Some(Duration::from_secs(7)), said: "one\ntwo".to_owned() };
-            match judged(posted, &Secret::new("https://h.example/hook/canary")) {
-                Ok(answer) => assert!(is_yes && answer == format!("HTTP {status} one"), "{answer}"),
-                Err(untold) => assert!(!is_yes && untold.retry_after.is_some(), "{}", untold.why),
-            }
-            let posted = Posted { status, retry_after: None, said: "no route /hook/canary".to_owned() };
-            let said = judged(posted, &Secret::new("https://h.example/hook/canary"));
-            assert_eq!(said.unwrap_or_else(|untold| untold.why), format!("HTTP {status}"));
-        }
-    }
 }

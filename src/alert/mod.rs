@@ -6,6 +6,7 @@ mod channel;
 mod event;
 mod known;
 mod queue;
+mod request;
 mod spool;
 mod state;
 mod webhook;

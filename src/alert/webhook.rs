@@ -1,7 +1,7 @@
 //! What a webhook's request says: all of it as JSON, or as the chat services want it.
 
-use super::channel::Request;
 use super::event::Event;
+use super::request::Request;
 use super::state::What;
 use crate::env::{Webhook, hex};
 use crate::value::{Secret, Severity, WebhookFormat};

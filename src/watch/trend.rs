@@ -1,7 +1,6 @@
 //! Where the room on file systems is going: what was free in the last hours, and when nothing will be. Pure; kept in memory alone, so that
 //! it begins anew with the process.
 
-use super::facts::Disk;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -18,17 +17,17 @@ pub struct Trend(BTreeMap<String, VecDeque<(i64, u64)>>);
 
 impl Trend {
     /// Takes up what is free now, if it is time for another sample.
-    pub fn add(&mut self, disks: &[Disk], now: Timestamp) {
+    pub fn add(&mut self, free: &[(&str, u64)], now: Timestamp) {
         let now = now.as_second();
-        self.0.retain(|place, _| disks.iter().any(|disk| disk.place == *place));
-        for disk in disks {
-            let samples = self.0.entry(disk.place.clone()).or_default();
+        self.0.retain(|place, _| free.iter().any(|(there, _)| there == place));
+        for (place, free) in free {
+            let samples = self.0.entry((*place).to_owned()).or_default();
             // A clock that was ahead.
             samples.retain(|(at, _)| *at <= now);
             if samples.back().is_some_and(|(at, _)| now - at < BETWEEN_S) {
                 continue;
             }
-            samples.push_back((now, disk.free));
+            samples.push_back((now, *free));
             if samples.len() > MAX_SAMPLES {
                 samples.pop_front();
             }
@@ -71,15 +70,11 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + seconds).expect("a time")
     }
 
-    fn disk(free: u64) -> Disk {
-        Disk { place: "/data".to_owned(), free, size: 1 << 40, free_inodes: 1, inodes: 1, left_s: None }
-    }
-
     /// Samples every 15 seconds, as the watch looks.
     fn after(hours: i64, free: impl Fn(i64) -> u64) -> Trend {
         let mut trend = Trend::default();
         for second in (0..=hours * 3600).step_by(15) {
-            trend.add(&[disk(free(second))], at(second));
+            trend.add(&[("/data", free(second))], at(second));
         }
         trend
     }
@@ -104,7 +99,7 @@ mod tests {
         let left = after(6, bump).left_s("/data").unwrap_or(i64::MAX);
         assert!(left > 24 * 3600, "{left}");
         let mut trend = after(2, |_| 100);
-        trend.add(&[disk(90)], at(-86_400));
+        trend.add(&[("/data", 90)], at(-86_400));
         assert!(!trend.is_known("/data"));
         trend.add(&[], at(0));
         assert!(!trend.is_known("/data") && trend.0.is_empty());

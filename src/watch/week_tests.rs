@@ -85,7 +85,7 @@ fn slow(second: i64) -> Slow {
 
 fn facts(second: i64, trend: &mut Trend) -> Facts {
     let mut disk = disk(second);
-    trend.add(std::slice::from_ref(&disk), at(second));
+    trend.add(&[(disk.place.as_str(), disk.free)], at(second));
     disk.left_s = trend.left_s(&disk.place);
     let is_booting = within(second, 5, 4, 2);
     let app = App {

@@ -241,7 +241,8 @@ fn disks(facts: &mut Facts, trend: &mut Trend, host: &Host) {
             Err(error) => lost(&mut facts.unknown, &[rule::DISK_FULL.name, rule::DISK_INODES.name], &error),
         }
     }
-    trend.add(&facts.disks, host.now());
+    let free: Vec<(&str, u64)> = facts.disks.iter().map(|disk| (disk.place.as_str(), disk.free)).collect();
+    trend.add(&free, host.now());
     for disk in &mut facts.disks {
         disk.left_s = trend.left_s(&disk.place);
         if !trend.is_known(&disk.place) {
