@@ -14,6 +14,8 @@ mod webhook;
 pub use channel::Channel;
 pub use event::{Event, SENTRY};
 pub use known::{acknowledge, known, round, silence, unsilence};
-pub use queue::{Health, INBOX, Item, Queue, Recipient, announce, distribute, handed_over, health, is_quiet, oldest};
+pub use queue::{
+    Health, INBOX, Item, Queue, Recipient, announce, distribute, handed_over, health, is_quiet, oldest, report,
+};
 pub use spool::{AWAY, HOME, Spool};
 pub use state::{Alert, Condition, Key, Note, Phase, Round, Silence, State, What};

@@ -5,13 +5,15 @@ use super::event::Event;
 use super::spool::Spool;
 use super::state::What;
 use crate::value::{QuietHours, Severity};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 /// What somebody wants to be told lies here until it is in each channel's queue.
 pub const INBOX: &str = "inbox";
+/// The most reports that wait to be put into a queue.
+const MAX_REPORTS: usize = 50;
 /// The most that waits in a queue; of more, the oldest report is given up, or else the oldest that is not critical.
 const MAX_WAITING: usize = 500;
 /// So many of those that were told last are known, so that none is told again.
@@ -110,19 +112,52 @@ pub fn announce(event: &Event, spool: Spool<'_>) -> Result<()> {
     spool.put(&format!("{INBOX}/{}", file_name(event)), &contents)
 }
 
+/// Hands a report over, where there is room for it: alerts need what there is in memory and in the reserve.
+///
+/// # Errors
+/// It cannot be written, or many wait already.
+pub fn report(event: &Event, spool: Spool<'_>) -> Result<()> {
+    if spool.names(INBOX)?.iter().filter(|name| is_report(name)).count() >= MAX_REPORTS {
+        bail!("{MAX_REPORTS} wait already; does the watch run?");
+    }
+    let contents = serde_json::to_vec(event).context("the report cannot be rendered")?;
+    spool.put_on_disk(&format!("{INBOX}/{}", file_name(event)), &contents)
+}
+
+fn is_report(name: &str) -> bool {
+    name.ends_with("-report.json")
+}
+
+/// Which of those that wait is given up first: the oldest report, or else the oldest that is not critical, or else the oldest.
+fn least(names: &[String]) -> Option<&String> {
+    let is_of_less = |name: &&String| !name.ends_with("-critical.json");
+    names.iter().find(|name| is_report(name)).or(names.iter().find(is_of_less)).or(names.first())
+}
+
 /// Puts what was handed over into the queues of the channels that it is for. Where nobody says yet who is to be told (`None`), it waits.
 ///
 /// # Errors
 /// Files cannot be read or written.
 pub fn distribute(recipients: Option<&[Recipient]>, spool: Spool<'_>, now: Timestamp) -> Result<()> {
-    let names = spool.names(INBOX)?;
+    let mut names = spool.names(INBOX)?;
     let Some(recipients) = recipients else {
-        let over = names.len().saturating_sub(MAX_WAITING);
-        return names[..over].iter().try_for_each(|name| spool.discard(&format!("{INBOX}/{name}")));
+        while let Some(out) = least(&names).filter(|_| names.len() > MAX_WAITING).cloned() {
+            spool.discard(&format!("{INBOX}/{out}"))?;
+            names.retain(|name| *name != out);
+        }
+        return Ok(());
     };
     for name in names {
         let path = format!("{INBOX}/{name}");
-        let Some(contents) = spool.get(&path)? else { continue };
+        let contents = match spool.get(&path) {
+            Ok(Some(contents)) => contents,
+            Ok(None) => continue,
+            // Those behind it are told all the same.
+            Err(error) => {
+                tracing::error!("what was handed over cannot be read: {error:#}");
+                continue;
+            }
+        };
         match serde_json::from_slice::<Event>(&contents) {
             Ok(event) => {
                 if event.what == What::Said && event.report.is_none() {
@@ -145,12 +180,12 @@ pub fn distribute(recipients: Option<&[Recipient]>, spool: Spool<'_>, now: Times
     Ok(())
 }
 
-/// How much waits to be put into queues.
+/// How much waits to be put into queues, reports left out.
 ///
 /// # Errors
 /// It cannot be listed.
 pub fn handed_over(spool: Spool<'_>) -> Result<usize> {
-    spool.names(INBOX).map(|names| names.len())
+    spool.names(INBOX).map(|names| names.iter().filter(|name| !is_report(name)).count())
 }
 
 /// How a channel does.
@@ -191,30 +226,37 @@ impl Queue<'_> {
             return Ok(());
         }
         let waiting = self.names()?;
-        if waiting.len() >= MAX_WAITING {
-            let is_report = |name: &&String| name.ends_with("-report.json");
-            let is_of_less = |name: &&String| !name.ends_with("-critical.json");
-            let out = waiting.iter().find(is_report).or(waiting.iter().find(is_of_less)).or(waiting.first());
-            if let Some(out) = out {
-                self.give_up(out)?;
-            }
+        if waiting.len() >= MAX_WAITING
+            && let Some(out) = least(&waiting)
+        {
+            self.give_up(out)?;
         }
-        self.spool.put(&format!("queue/{}/{}", self.channel, file_name(event)), contents)
+        let path = format!("queue/{}/{}", self.channel, file_name(event));
+        match &event.report {
+            Some(_) => self.spool.put_on_disk(&path, contents),
+            None => self.spool.put(&path, contents),
+        }
     }
 
     /// Takes back what waits of an alert that is over; gives back whether nobody has heard of its beginning.
     fn take_back(&self, over: &Event) -> Result<bool> {
-        let mut has_begun_unheard = false;
+        let mut waiting = Vec::new();
         for name in self.names()? {
             let path = format!("queue/{}/{name}", self.channel);
             let Some(contents) = self.spool.get(&path)? else { continue };
             let Ok(event) = serde_json::from_slice::<Event>(&contents) else { continue };
-            if event.key == over.key && event.severity < Severity::Critical && event.what != What::Said {
-                has_begun_unheard |= event.what == What::Fires;
-                self.spool.discard(&path)?;
+            if event.key == over.key && event.what != What::Said {
+                waiting.push((path, event));
             }
         }
-        Ok(has_begun_unheard)
+        // Where a part of it was told, or is told at night, people must hear of its end.
+        let is_critical = |event: &Event| event.severity == Severity::Critical;
+        let began_here = waiting.first().is_some_and(|(_, first)| first.what == What::Fires);
+        if !began_here || is_critical(over) || waiting.iter().any(|(_, event)| is_critical(event)) {
+            return Ok(false);
+        }
+        waiting.iter().try_for_each(|(path, _)| self.spool.discard(path))?;
+        Ok(true)
     }
 
     fn give_up(&self, name: &str) -> Result<()> {
@@ -244,15 +286,22 @@ impl Queue<'_> {
         let Health { told, failing_since, .. } = health(self.channel, self.spool)?;
         // By the event's time alone, a clock that is set would take everything away.
         let is_long = |since: Timestamp| now.as_second() - since.as_second() > GIVEN_UP_S;
-        let is_failing = failing_since.is_some_and(is_long);
-        for name in tests.into_iter().chain(behind).chain(before) {
+        // Only after a try of this process: a machine that was off for a week has not tried for a week.
+        let is_failing = refused.is_some() && failing_since.is_some_and(is_long);
+        let (reports, alerts): (Vec<String>, Vec<String>) =
+            behind.into_iter().chain(before).partition(|name| is_report(name));
+        let is_waiting =
+            |name: &String| is_quiet && !["-critical.json", "-test.json"].iter().any(|end| name.ends_with(end));
+        for name in tests.into_iter().chain(alerts).chain(reports) {
+            // It waits until the day begins.
+            if is_waiting(&name) {
+                continue;
+            }
             let path = format!("queue/{}/{name}", self.channel);
             let Some(contents) = self.spool.get(&path)? else { continue };
             match serde_json::from_slice::<Event>(&contents) {
                 Ok(event) if told.contains(&event.id) => self.spool.discard(&path)?,
                 Ok(event) if is_failing && is_long(event.at) => self.give_up(&name)?,
-                // It waits until the day begins.
-                Ok(event) if is_quiet && event.severity < Severity::Critical && !event.is_test() => {}
                 Ok(event) => return Ok(Some(Item { event, name })),
                 Err(error) => {
                     tracing::warn!("{path} is no event and is not told: {error}");
@@ -268,8 +317,14 @@ impl Queue<'_> {
     /// # Errors
     /// That cannot be written down.
     pub fn told(&self, item: &Item, answer: String, now: Timestamp) -> Result<()> {
+        let is_older_left = !item.event.is_test()
+            && self.names()?.iter().any(|name| *name < item.name && !name.ends_with("-test.json"));
         self.amend(|health| {
-            (health.last_success, health.failing_since) = (Some(now), None);
+            health.last_success = Some(now);
+            // One that is older and still refused goes on failing, whatever its receiver takes beside.
+            if !is_older_left {
+                health.failing_since = None;
+            }
             health.told.push(item.event.id.clone());
             let over = health.told.len().saturating_sub(MAX_TOLD);
             health.told.drain(..over);
@@ -310,108 +365,5 @@ impl Health {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::fake::TestHost;
-
-    fn recipients(all: &[(&str, Severity)]) -> Vec<Recipient> {
-        all.iter().map(|(name, least)| Recipient { name: (*name).to_owned(), least: *least, quiet: None }).collect()
-    }
-
-    fn waiting(channel: &str, is_quiet: bool, test: &TestHost) -> Option<String> {
-        let queue = Queue { spool: Spool(&test.host), channel };
-        queue.next(None, is_quiet, test.host.now()).expect("it can be read").map(|item| item.event.summary)
-    }
-
-    fn opened(channels: &[&str]) -> TestHost {
-        let test = TestHost::new();
-        let names: Vec<String> = channels.iter().map(|name| (*name).to_owned()).collect();
-        Spool(&test.host).open(&Queue::directories(&names)).expect("they can be made");
-        test
-    }
-
-    fn say(severity: Severity, text: &str, only: Option<&str>, test: &TestHost) {
-        let event = Event::said(severity, text.to_owned(), only.map(str::to_owned), &test.host).expect("it is one");
-        announce(&event, Spool(&test.host)).expect("it can be written");
-    }
-
-    #[test]
-    fn a_channel_tells_what_is_bad_enough_and_at_night_what_is_critical() {
-        let test = opened(&["all", "worst"]);
-        say(Severity::Error, "a backup is late", None, &test);
-        let to = recipients(&[("all", Severity::Warning), ("worst", Severity::Critical)]);
-        distribute(Some(&to), Spool(&test.host), test.host.now()).expect("it can be handed out");
-        assert_eq!(waiting("worst", false, &test), None);
-        assert_eq!(waiting("all", true, &test), None);
-        assert_eq!(waiting("all", false, &test).as_deref(), Some("a backup is late"));
-        say(Severity::Critical, "the disk is full", None, &test);
-        // A test is for whoever waits for its answer.
-        say(Severity::Warning, "a test", Some("worst"), &test);
-        distribute(Some(&to), Spool(&test.host), test.host.now()).expect("it can be handed out");
-        assert_eq!(waiting("all", true, &test).as_deref(), Some("the disk is full"));
-        assert_eq!(waiting("worst", true, &test).as_deref(), Some("a test"));
-    }
-
-    #[test]
-    fn what_began_and_ended_at_night_is_not_told_in_the_morning() {
-        let test = opened(&["ops"]);
-        let now = test.host.now();
-        // All of the day but one minute that it is not.
-        let (hour, minute) = if is_quiet("00:00-00:01".parse().ok(), now) { (12, 0) } else { (0, 0) };
-        let quiet = format!("{hour:02}:{:02}-{hour:02}:{minute:02}", minute + 1).parse().ok();
-        assert!(is_quiet(quiet, now));
-        let to = [Recipient { name: "ops".to_owned(), least: Severity::Warning, quiet }];
-        let tell = |what: What, rule: &str, severity: Severity| {
-            let note = crate::alert::Note {
-                what,
-                key: rule.parse().unwrap_or_else(|never| match never {}),
-                severity,
-                summary: format!("{rule} {what:?}"),
-                remedy: String::new(),
-                since: now,
-            };
-            announce(&Event::of_note(note, &test.host).expect("it is one"), Spool(&test.host))
-                .expect("it can be written");
-            distribute(Some(&to), Spool(&test.host), now).expect("it can be handed out");
-        };
-        tell(What::Fires, "a", Severity::Error);
-        tell(What::Fires, "b", Severity::Error);
-        tell(What::Over, "a", Severity::Error);
-        // Its beginning was told before the night.
-        tell(What::Over, "c", Severity::Error);
-        tell(What::Fires, "d", Severity::Critical);
-        tell(What::Over, "d", Severity::Critical);
-        let queue = Queue { spool: Spool(&test.host), channel: "ops" };
-        let mut left = Vec::new();
-        while let Some(item) = queue.next(None, false, now).expect("it can be read") {
-            queue.told(&item, String::new(), now).expect("it can be written");
-            left.push(item.event.summary);
-        }
-        left.sort();
-        assert_eq!(left, ["b Fires", "c Over", "d Fires", "d Over"]);
-    }
-
-    #[test]
-    fn a_report_is_for_sentry_alone_is_tried_again_and_gives_way_to_alerts() {
-        let test = opened(&["sentry", "all"]);
-        let spool = Spool(&test.host);
-        let to = recipients(&[("sentry", Severity::Warning), ("all", Severity::Warning)]);
-        for number in 0..MAX_WAITING + 1 {
-            let id = format!("{number:032x}");
-            let report = Event::reported(id, Severity::Error, format!("report {number}"), "{}".to_owned(), &test.host);
-            announce(&report, spool).expect("it can be written");
-            if number == 0 {
-                say(Severity::Error, "a backup is late", None, &test);
-            }
-        }
-        distribute(Some(&to), spool, test.host.now()).expect("it can be handed out");
-        assert_eq!(waiting("all", false, &test).as_deref(), Some("a backup is late"));
-        let queue = Queue { spool, channel: "sentry" };
-        let names = queue.names().expect("it can be listed");
-        assert_eq!(names.len(), MAX_WAITING);
-        assert_eq!(names.iter().filter(|name| name.ends_with("-other.json")).count(), 1, "the alert is still there");
-        let item = queue.next(None, false, test.host.now()).expect("it can be read").expect("something waits");
-        queue.failed(&item, "refused".to_owned(), test.host.now()).expect("it can be written");
-        assert_eq!(queue.names().expect("it can be listed").len(), MAX_WAITING, "it is tried again");
-    }
-}
+#[path = "queue_tests.rs"]
+mod tests;

@@ -23,7 +23,10 @@ pub struct Spool<'a>(pub &'a Host);
 /// Whether nothing more can be written to the file system.
 fn is_full(error: &anyhow::Error) -> bool {
     let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::ReadOnlyFilesystem];
-    error.chain().filter_map(|part| part.downcast_ref::<io::Error>()).any(|error| full.contains(&error.kind()))
+    // A disk that dies takes nothing either.
+    let is_broken = |error: &io::Error| error.raw_os_error() == Some(nix::errno::Errno::EIO as i32);
+    let mut all = error.chain().filter_map(|part| part.downcast_ref::<io::Error>());
+    all.any(|error| full.contains(&error.kind()) || is_broken(error))
 }
 
 /// Whether a name leads to a file below, as all that are written do.
@@ -93,6 +96,17 @@ impl Spool<'_> {
             tracing::info!("{name} would not outlive a power cut: {error:#}");
         }
         Ok(())
+    }
+
+    /// Writes a file that is not worth the room in memory, nor in the reserve.
+    ///
+    /// # Errors
+    /// It could not be written, or is larger than 1 MiB.
+    pub fn put_on_disk(&self, name: &str, contents: &[u8]) -> Result<()> {
+        if contents.len() as u64 > MAX {
+            bail!("{name} would be larger than {MAX} bytes, and is not written");
+        }
+        self.0.put(&format!("{HOME}/{name}"), contents, 0o600)
     }
 
     /// What a file holds; `None` if it is not there. What lies in memory is newer than what lies on the disk.

@@ -147,8 +147,12 @@ impl Host {
 
     pub(super) fn sweep_of(&self, directory: &Path, prefix: &str) -> Result<()> {
         // The guarded code only adds; a poisoned set is still a set.
-        let mut swept = self.swept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if !self.applies() || !swept.insert(directory.join(prefix)) {
+        let is_new = || {
+            let mut swept = self.swept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            swept.insert(directory.join(prefix))
+        };
+        // Not while it is swept: what is said of it may lead here again.
+        if !self.applies() || !is_new() {
             return Ok(());
         }
         sweep(directory, prefix).with_context(|| format!("could not look for left-overs in {}", directory.display()))

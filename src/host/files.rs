@@ -283,15 +283,14 @@ impl Host {
         }
     }
 
-    /// When a file was written last; `None` if there is none, or its time cannot be told.
-    pub fn modified(&self, path: &str) -> Option<jiff::Timestamp> {
-        self.path(path).metadata().ok()?.modified().ok()?.try_into().ok()
-    }
-
     /// How much room there is for a directory's files; `None` if it is missing.
     pub fn room(&self, path: &str) -> Result<Option<Room>> {
         let path_here = self.path(path);
-        let Ok(meta) = path_here.metadata() else { return Ok(None) };
+        let meta = match path_here.metadata() {
+            Ok(meta) => meta,
+            Err(missing) if missing.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(other) => return Err(other).with_context(|| format!("could not look at {path}")),
+        };
         let stat = nix::sys::statvfs::statvfs(&path_here).with_context(|| format!("could not look at {path}"))?;
         let bytes = |blocks: u64| blocks * stat.fragment_size();
         Ok(Some(Room {

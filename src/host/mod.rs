@@ -153,7 +153,7 @@ impl Host {
 
     /// The same machine with an empty journal, in another mode.
     pub fn in_mode(&self, mode: Mode) -> Host {
-        Host { mode, journal: Arc::new(Journal::default()), ..self.clone() }
+        Host { mode, journal: Arc::new(Journal::default()), swept: Arc::default(), ..self.clone() }
     }
 
     pub fn applies(&self) -> bool {

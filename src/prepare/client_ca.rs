@@ -62,6 +62,16 @@ pub fn checked(tenant: &Tenant) -> String {
 pub fn usable(host: &Host, tenant: &Tenant) -> Result<Option<ClientAuthority>> {
     match read(host, tenant) {
         Ok(Some(found)) => {
+            let now = host.now().as_second();
+            let Found { authority, .. } = &found;
+            let is_over = authority.next_update.is_some_and(|next| next <= now);
+            if is_over || authority.this_update.is_some_and(|this| this > now) {
+                // nginx refuses every client with such a list, which is what must happen; but somebody has to know.
+                tracing::warn!(
+                    "the revocation list for client certificates is not valid now; see {}",
+                    directory(tenant.name())
+                );
+            }
             let checked = checked(tenant);
             host.ensure_dir(&checked, &Dir::plain().mode(0o700))?;
             if let Some(list) = found.list {
@@ -126,10 +136,6 @@ fn read(host: &Host, tenant: &Tenant) -> Result<Option<Found>, String> {
     let now = host.now().as_second();
     if authority.not_after <= now {
         return Err("the CA's certificate has expired".to_owned());
-    }
-    if authority.next_update.is_some_and(|next| next <= now) || authority.this_update.is_some_and(|this| this > now) {
-        // nginx refuses every client with such a list, which is what must happen; but somebody has to know.
-        tracing::warn!("the revocation list for client certificates is not valid now; see {}", directory(app));
     }
     Ok(Some(Found { authority, certificates, list }))
 }

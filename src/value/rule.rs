@@ -147,7 +147,7 @@ rules! {
         "all tasks were stalled on memory for more than the limit, as a share of the last minute (PSI `full`, avg60)";
     MEMORY_OOM: "memory.oom", Error, None, hold 0, keep 15 * MINUTE,
         "the kernel's OOM killer ended a process";
-    UNIT_FAILED: "unit.failed", Error, None, hold MINUTE, keep MINUTE,
+    UNIT_FAILED: "unit.failed", Error, None, hold 3 * MINUTE, keep MINUTE,
         "a systemd unit is in the failed state";
     CLOCK: "clock.unsynchronized", Error, None, hold HOUR, keep MINUTE,
         "the clock is not synchronized with a time server";
@@ -191,6 +191,8 @@ rules! {
         "the last successful drill is older than the limit";
     ALERT_UNDELIVERED: "alert.undelivered", Error, within(30 * MINUTE), hold 0, keep 0,
         "deliveries to a channel have failed for longer than the limit";
+    ALERT_NOBODY: "alert.nobody", Warning, None, hold 0, keep 0,
+        "env.yml names no channel (it can only be listed)";
     ALERT_UNTESTED: "alert.untested", Warning, within(DAY), hold 0, keep 0,
         "a channel has existed for longer than the limit and has never delivered anything";
     ALERT_ALIVE: "alert.alive", Error, within(30 * MINUTE), hold 0, keep 0,

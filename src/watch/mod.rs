@@ -28,12 +28,16 @@ use trend::Trend;
 
 /// How often everything is looked at, where nothing tells of a change before.
 const BETWEEN: Duration = Duration::from_secs(15);
+/// After so many looks an env that could not be read is read again.
+const READ_AGAIN: u32 = 20;
 /// So long further changes are waited for, once there was one.
 const QUIET: Duration = Duration::from_millis(300);
 
 /// Whom to tell, by an env.
 struct Wanted {
     envs: Option<Envs>,
+    /// There may be an env that could not be read this time.
+    is_lost: bool,
     /// The env's text: another one means that everything is read again.
     text: Vec<u8>,
     channels: Vec<Channel>,
@@ -49,6 +53,7 @@ struct Wanted {
 struct Beside<'a> {
     slow: &'a Mutex<Slow>,
     alive: &'a Alive,
+    whole: &'a watch::Sender<u64>,
 }
 
 fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -69,8 +74,10 @@ impl Wanted {
     fn read(host: &Host) -> Wanted {
         // Read first: an env that is activated meanwhile is another one than this.
         let text = active(host);
+        let mut is_lost = false;
         let found = source::last_good(host).unwrap_or_else(|error| {
             tracing::warn!("no env.yml says who is to be told: {error:#}");
+            is_lost = true;
             None
         });
         let channels = found.as_ref().map(|found| Channel::all(found.envs.host())).unwrap_or_default();
@@ -81,6 +88,7 @@ impl Wanted {
         };
         let alert = found.as_ref().map(|found| found.envs.host().appliance.alert.clone()).unwrap_or_default();
         Wanted {
+            is_lost,
             recipients: channels.iter().map(recipient).collect(),
             limits: alert.rules,
             alive: alert.alive,
@@ -119,6 +127,8 @@ pub async fn run(host: &Host) -> Result<()> {
             names => tracing::info!("alerts are told by: {}", names.join(", ")),
         }
         let (wake, woken) = watch::channel(0_u64);
+        // Only a look that was whole says that the watch is alive.
+        let (whole, looked) = watch::channel(0_u64);
         let couriers = wanted.channels.iter().map(|channel| {
             courier::keep_running(
                 channel,
@@ -129,9 +139,9 @@ pub async fn run(host: &Host) -> Result<()> {
             )
         });
         let alive = Alive::default();
-        let asked = alive::keep_asking(wanted.alive.as_ref(), &alive, woken.clone(), host);
+        let asked = alive::keep_asking(wanted.alive.as_ref(), &alive, looked.clone(), host);
         tokio::select! {
-            ended = watch_until_changed(&wanted, &wake, &mut trend, Beside { slow: &slow, alive: &alive }, spool, host) => ended?,
+            ended = watch_until_changed(&wanted, &wake, &mut trend, Beside { slow: &slow, alive: &alive, whole: &whole }, spool, host) => ended?,
             // These do not end.
             () = asked => {}
             () = keep_looking(wanted.envs.as_ref(), &slow, host) => {}
@@ -153,10 +163,17 @@ async fn watch_until_changed(
     let mut inbox = host.watch(&format!("{}/{INBOX}", if is_there { HOME } else { AWAY }), &[])?;
     let mut status = host.watch(RUN, &["status.json", "status"])?;
     let mut of_apps: Option<Watch> = None;
+    let mut looks = 0;
     while active(host) == wanted.text {
+        looks += 1;
+        if wanted.is_lost && looks > READ_AGAIN {
+            return Ok(());
+        }
         if let Err(error) = look(wanted, trend, beside, spool, host).await {
             // What cannot be read or written now may be the next time; the couriers go on.
             tracing::error!("what is wrong could not be found out or kept: {error:#}");
+        } else {
+            beside.whole.send_modify(|round| *round += 1);
         }
         wake.send_modify(|round| *round += 1);
         notify::watchdog();

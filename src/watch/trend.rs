@@ -42,17 +42,26 @@ impl Trend {
     /// In how many seconds nothing will be free, at the pace of all samples; none where that is not known, or it does not become less.
     pub fn left_s(&self, place: &str) -> Option<i64> {
         let samples = self.0.get(place).filter(|samples| span(samples) >= LEAST_S)?;
-        let (first, free) = (samples.front()?.0, samples.back()?.1);
-        let count = samples.len() as f64;
-        let points = || samples.iter().map(|(at, free)| ((at - first) as f64, *free as f64));
-        let mean_at = points().map(|(at, _)| at).sum::<f64>() / count;
-        let mean_free = points().map(|(_, free)| free).sum::<f64>() / count;
-        // Least squares: one large file that came and went tilts it less than the two ends would.
-        let shared: f64 = points().map(|(at, free)| (at - mean_at) * (free - mean_free)).sum();
-        let spread: f64 = points().map(|(at, _)| (at - mean_at).powi(2)).sum();
-        let pace = shared / spread;
-        (pace < 0.0).then(|| (free as f64 / -pace) as i64)
+        let last = samples.back()?.0;
+        // One large file within the hours is no pace: the last hour alone must say so, too.
+        let in_all = left_after(samples.front()?.0, samples)?;
+        let of_late = left_after(last - LEAST_S, samples)?;
+        Some(in_all.max(of_late))
     }
+}
+
+/// The same by the samples since a time.
+fn left_after(first: i64, samples: &VecDeque<(i64, u64)>) -> Option<i64> {
+    let free = samples.back()?.1;
+    let points = || samples.iter().filter(|(at, _)| *at >= first).map(|(at, free)| ((at - first) as f64, *free as f64));
+    let count = points().count() as f64;
+    let mean_at = points().map(|(at, _)| at).sum::<f64>() / count;
+    let mean_free = points().map(|(_, free)| free).sum::<f64>() / count;
+    // Least squares: one large file that came and went tilts it less than the two ends would.
+    let shared: f64 = points().map(|(at, free)| (at - mean_at) * (free - mean_free)).sum();
+    let spread: f64 = points().map(|(at, _)| (at - mean_at).powi(2)).sum();
+    let pace = shared / spread;
+    (pace < 0.0).then(|| (free as f64 / -pace) as i64)
 }
 
 fn span(samples: &VecDeque<(i64, u64)>) -> i64 {
@@ -98,6 +107,9 @@ mod tests {
         let bump = |second: i64| if (3000..4000).contains(&second) { 50_000_000 } else { 100_000_000 };
         let left = after(6, bump).left_s("/data").unwrap_or(i64::MAX);
         assert!(left > 24 * 3600, "{left}");
+        // A file that stays.
+        let step = |second: i64| if second < 4 * 3600 { 100_000_000 } else { 60_000_000 };
+        assert_eq!(after(6, step).left_s("/data"), None);
         let mut trend = after(2, |_| 100);
         trend.add(&[("/data", 90)], at(-86_400));
         assert!(!trend.is_known("/data"));

@@ -120,10 +120,10 @@ fn facts(second: i64, trend: &mut Trend) -> Facts {
         apps: if is_booting { Vec::new() } else { vec![app] },
         backup: Some(backup),
         certificates,
-        last_update: Some(last(second, 3)),
+        last_update: Some(Some(last(second, 3))),
         memory_stall: Some(if nightly(second, 2, 4) { 60.0 } else { 1.0 }),
         // A kernel waits for the boot on Saturday.
-        reboot_since: (2 * DAY..5 * DAY + 4 * HOUR).contains(&second).then(|| at(2 * DAY)),
+        needs_reboot: (2 * DAY..5 * DAY + 4 * HOUR).contains(&second),
         channels: vec![Reached { channel: "ops".to_owned(), has_taken: true, waiting_since }],
         slow: slow(second),
         unknown: unknown.iter().map(|rule| rule.name.to_owned()).collect(),
@@ -162,7 +162,7 @@ fn a_week_that_is_not_ordinary_is_told_of() {
             facts.memory_stall = Some(60.0);
         }
         if second > 2 * DAY {
-            facts.last_update = Some(at(-6 * DAY));
+            facts.last_update = Some(Some(at(-6 * DAY)));
         }
         if second > 6 * DAY {
             facts.apps[0].phase = Phase::Failed { reason: "web died".to_owned() };

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 const ASK: &str = "SELECT
     (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend')::text,
     pg_catalog.current_setting('max_connections'),
-    (SELECT coalesce(pg_catalog.max(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start))::bigint, 0)
+    (SELECT greatest(coalesce(pg_catalog.max(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start))::bigint, 0), 0)
         FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
         WHERE a.backend_type = 'client backend' AND NOT r.rolsuper)::text,
     (SELECT pg_catalog.max(pg_catalog.age(datfrozenxid)) FROM pg_catalog.pg_database)::text,

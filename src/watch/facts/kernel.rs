@@ -15,8 +15,20 @@ const MAX: u64 = 256 << 10;
 const MAX_NAMED: usize = 10;
 
 /// For how much of the last minute all that runs waited for memory, in percent; none where the kernel does not say.
-pub fn memory_stall(host: &Host) -> Option<f64> {
-    stall(&host.read_text(PRESSURE, MAX).ok().flatten()?)
+///
+/// # Errors
+/// The kernel's file cannot be read.
+pub fn memory_stall(host: &Host) -> Result<Option<f64>> {
+    // A kernel may be told to keep no such account: then reading gives an error that is none.
+    let is_off = |error: &anyhow::Error| {
+        error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.raw_os_error() == Some(nix::errno::Errno::EOPNOTSUPP as i32))
+    };
+    match host.read_text(PRESSURE, MAX) {
+        Err(error) if is_off(&error) => Ok(None),
+        read => Ok(read?.and_then(|text| stall(&text))),
+    }
 }
 
 /// The RAID arrays that lack a disk, with their states: `md0`, `[U_]`.
@@ -57,7 +69,14 @@ fn degraded(text: &str) -> Vec<(String, String)> {
     let mut name = "";
     for line in text.lines() {
         match line.split_once(" : ") {
-            Some((array, _)) if !line.starts_with(' ') => name = array.trim(),
+            Some((array, state)) if !line.starts_with(' ') => {
+                name = array.trim();
+                // It could not be put together, or its last disk is gone: then there is no second line of it.
+                if let Some(word) = ["inactive", "broken"].into_iter().find(|word| state.trim_start().starts_with(word))
+                {
+                    found.push((name.to_owned(), word.to_owned()));
+                }
+            }
             _ => {
                 let each = line.split_whitespace().find(|word| {
                     let inside = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')).unwrap_or_default();
@@ -113,9 +132,13 @@ md1 : active raid5 sdd1[3](F) sdc1[1] sde1[0]
 md2 : active raid0 sdf1[0] sdg1[1]
       100 blocks super 1.2 512k chunks
 
+md3 : inactive sdh1[1](S)
+      100 blocks super 1.2
+
 unused devices: <none>
 ";
-        assert_eq!(degraded(text), [("md1".to_owned(), "[UU_]".to_owned())]);
+        let found = [("md1", "[UU_]"), ("md3", "inactive")].map(|(name, state)| (name.to_owned(), state.to_owned()));
+        assert_eq!(degraded(text), found);
         assert_eq!(degraded("Personalities : \nunused devices: <none>\n"), []);
     }
 

@@ -17,7 +17,7 @@ use crate::host::Host;
 use crate::prepare::postgres::archive;
 use crate::prepare::tls::{self, Place};
 use crate::state::{Ledger, Status};
-use crate::value::{Phase, rule};
+use crate::value::{Phase, Rule, rule};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 
@@ -39,7 +39,9 @@ const LAST_UPDATE: &str = "/app/etc/tags/update_last_call";
 const REBOOT: &str = "/run/reboot-required";
 
 /// The rules that need an app's status.
-const OF_APPS: [&str; 3] = [rule::APP_FAILED.name, rule::APP_DEGRADED.name, rule::APP_UNSUPERVISED.name];
+const OF_APPS: [Rule; 4] = [rule::APP_FAILED, rule::APP_DEGRADED, rule::APP_UNSUPERVISED, rule::UPDATE_FAILED];
+/// The rules that an env has nothing to say to.
+const OF_HOST: [Rule; 4] = [rule::DISK_FULL, rule::DISK_INODES, rule::RAID_DEGRADED, rule::MEMORY_PRESSURE];
 const OF_BACKUPS: [&str; 5] = [
     rule::BACKUP_OLD.name,
     rule::BACKUP_TROUBLE.name,
@@ -55,15 +57,17 @@ pub struct Facts {
     pub apps: Vec<App>,
     pub backup: Option<Backup>,
     pub certificates: Vec<Certificate>,
-    /// When updates were looked for last, where that is done by itself.
-    pub last_update: Option<Timestamp>,
+    /// When updates were looked for last, where that is done by itself; inside, none: never, as far as is known.
+    pub last_update: Option<Option<Timestamp>>,
     /// For how much of the last minute all that runs waited for memory, in percent.
     pub memory_stall: Option<f64>,
     /// RAID arrays that lack a disk, and their states.
     pub arrays: Vec<(String, String)>,
-    /// Since when a reboot is waited for.
-    pub reboot_since: Option<Timestamp>,
+    /// Whether packages wait for a reboot.
+    pub needs_reboot: bool,
     pub channels: Vec<Reached>,
+    /// There is an env, and it names nobody to be told.
+    pub has_no_channel: bool,
     /// What the dead man's switch answered last, where there is one.
     pub alive: Option<Answered>,
     /// What is looked at less often.
@@ -145,12 +149,16 @@ pub struct Killed {
 pub fn gather(envs: Option<&Envs>, channels: &[String], trend: &mut Trend, spool: Spool<'_>, host: &Host) -> Facts {
     let mut facts = Facts::default();
     disks(&mut facts, trend, host);
-    facts.memory_stall = kernel::memory_stall(host);
+    match kernel::memory_stall(host) {
+        Ok(stall) => facts.memory_stall = stall,
+        Err(error) => lost(&mut facts.unknown, &[rule::MEMORY_PRESSURE.name], &error),
+    }
     match kernel::degraded_arrays(host) {
         Ok(arrays) => facts.arrays = arrays,
         Err(error) => lost(&mut facts.unknown, &[rule::RAID_DEGRADED.name], &error),
     }
-    facts.reboot_since = host.modified(REBOOT);
+    facts.needs_reboot = host.exists(REBOOT);
+    facts.has_no_channel = envs.is_some() && channels.is_empty();
     for channel in channels {
         let looked = alert::health(channel, spool).and_then(|health| Ok((health, alert::oldest(channel, spool)?)));
         match looked {
@@ -165,10 +173,20 @@ pub fn gather(envs: Option<&Envs>, channels: &[String], trend: &mut Trend, spool
             }
         }
     }
-    if let Some(envs) = envs {
-        of_envs(&mut facts, envs, host);
+    match envs {
+        Some(envs) => of_envs(&mut facts, envs, host),
+        // What was wrong with apps is not over because nobody can say which there are.
+        None => {
+            let others = rule::RULES.iter().filter(|rule| !OF_HOST.iter().any(|one| one.name == rule.name));
+            facts.unknown.extend(others.map(|rule| rule.name.to_owned()));
+        }
     }
     facts
+}
+
+/// The rules' alerts of one thing.
+fn about(rules: &[Rule], subject: &str) -> Vec<String> {
+    rules.iter().map(|rule| format!("{}:{subject}", rule.name)).collect()
 }
 
 fn of_envs(facts: &mut Facts, envs: &Envs, host: &Host) {
@@ -178,17 +196,26 @@ fn of_envs(facts: &mut Facts, envs: &Envs, host: &Host) {
             Ok(Some(status)) => {
                 let update_trouble = update_trouble(facts, env, host);
                 let is_stale = status.is_stale(host);
+                // On its way up it has not come up yet.
+                let is_moving =
+                    matches!(status.phase, Phase::Preparing { .. } | Phase::Starting { .. } | Phase::Updating { .. });
+                if is_stale || is_moving {
+                    facts.unknown.extend(about(&[rule::APP_FAILED, rule::APP_DEGRADED], name));
+                }
                 facts.apps.push(App { name: name.to_owned(), phase: status.phase, is_stale, update_trouble });
             }
             // Nobody has said anything since the boot: that is no end of what was wrong before.
-            Ok(None) => facts.unknown.extend(OF_APPS.map(str::to_owned)),
-            Err(error) => lost(&mut facts.unknown, &OF_APPS, &error),
+            Ok(None) => facts.unknown.extend(about(&OF_APPS, name)),
+            Err(error) => {
+                tracing::debug!("{error:#}");
+                facts.unknown.extend(about(&OF_APPS, name));
+            }
         }
         match tls::current(host, &Place::of(&env.tenant)) {
             Some(pair) => {
                 facts.certificates.push(Certificate { app: name.to_owned(), not_after: pair.facts().not_after });
             }
-            None => drop(facts.unknown.insert(rule::CERTIFICATE.name.to_owned())),
+            None => facts.unknown.extend(about(&[rule::CERTIFICATE], name)),
         }
     }
     let env = envs.host();
@@ -199,8 +226,8 @@ fn of_envs(facts: &mut Facts, envs: &Envs, host: &Host) {
         }
     }
     if env.appliance.update.automatic {
-        let tag = host.read_text(LAST_UPDATE, 64).ok().flatten();
-        facts.last_update = tag.and_then(|text| Timestamp::from_second(text.trim().parse().ok()?).ok());
+        let at = |text: String| Timestamp::from_second(text.trim().parse().ok()?).ok();
+        facts.last_update = Some(host.read_text(LAST_UPDATE, 64).ok().flatten().and_then(at));
     }
 }
 
@@ -214,7 +241,8 @@ fn update_trouble(facts: &mut Facts, env: &crate::env::Env, host: &Host) -> Opti
             (!is_newer && ledger.in_flight.is_none()).then_some(last.outcome)
         }
         Err(error) => {
-            lost(&mut facts.unknown, &[rule::UPDATE_FAILED.name], &error);
+            tracing::debug!("{error:#}");
+            facts.unknown.extend(about(&[rule::UPDATE_FAILED], env.app.name.as_str()));
             None
         }
     }
@@ -246,7 +274,7 @@ fn disks(facts: &mut Facts, trend: &mut Trend, host: &Host) {
     for disk in &mut facts.disks {
         disk.left_s = trend.left_s(&disk.place);
         if !trend.is_known(&disk.place) {
-            facts.unknown.insert(rule::DISK_FORECAST.name.to_owned());
+            facts.unknown.extend(about(&[rule::DISK_FORECAST], &disk.place));
         }
     }
 }

@@ -15,6 +15,8 @@ use std::time::Duration;
 pub const BETWEEN: Duration = Duration::from_secs(60);
 /// Whether the clock is set is asked every so many looks: a service has to be started for it.
 const CLOCK_EVERY: u32 = 10;
+/// Whoever did not answer is asked again after so many looks at the latest.
+const LEAST_OFTEN: u32 = 60;
 /// How long each of those who are asked may take.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// A program that runs in a container sees the clock of a host that is not its own (systemd.exec(5), `container`).
@@ -23,6 +25,9 @@ const IN_CONTAINER: &str = "/run/systemd/container";
 /// The rules that need this, beside those of the database.
 const OF_SLOW: [&str; 5] =
     [rule::UNIT_FAILED.name, rule::MEMORY_OOM.name, rule::CLOCK.name, rule::ENV_BROKEN.name, rule::CLIENT_CA.name];
+
+/// Of these, the ones that an env has something to say to.
+const OF_ENV: [&str; 2] = [rule::ENV_BROKEN.name, rule::CLIENT_CA.name];
 
 fn is_of_database(name: &str) -> bool {
     name.starts_with("database.")
@@ -39,6 +44,8 @@ pub struct Slow {
     pub(in crate::watch) kills: Option<u64>,
     pub is_clock_set: Option<bool>,
     pub database: Option<Result<Database, String>>,
+    /// How often in a row PostgreSQL has not answered in time.
+    pub(in crate::watch) unanswered: u32,
     /// Where `/app/env.yml` has its first error: line and column.
     pub env_error: Option<(u32, u32)>,
     pub client_authorities: Vec<ClientCa>,
@@ -72,11 +79,17 @@ impl Slow {
         }
         self.oom(before.kills, host).await;
         self.clock(before.looks, before.is_clock_set, host).await;
-        let Some(envs) = envs else { return };
+        let Some(envs) = envs else {
+            let names = rule::RULES.iter().map(|rule| rule.name);
+            let is_lost = |name: &&str| is_of_database(name) || OF_ENV.contains(name);
+            self.unknown.extend(names.filter(is_lost).map(str::to_owned));
+            return;
+        };
         self.env(host);
         for env in envs.iter().filter(|env| env.app.is_enabled) {
             self.client_authority(env, host);
         }
+        (self.unanswered, self.database) = (before.unanswered, before.database);
         self.database(envs, host).await;
     }
 
@@ -104,8 +117,11 @@ impl Slow {
         if looks.is_multiple_of(CLOCK_EVERY) {
             match within(host.is_clock_set()).await {
                 Ok(is_set) => self.is_clock_set = Some(is_set),
-                Err(error) => lost(&mut self.unknown, &[rule::CLOCK.name], &error),
+                Err(error) => tracing::debug!("{error:#}"),
             }
+        }
+        if self.is_clock_set.is_none() {
+            self.unknown.insert(rule::CLOCK.name.to_owned());
         }
     }
 
@@ -135,20 +151,39 @@ impl Slow {
             Ok(Some(status)) => matches!(status.phase, Phase::Running { .. } | Phase::Failed { .. }),
             _ => false,
         };
-        // While an app starts, or an update is made, PostgreSQL may be stopped or put in place.
-        if !envs.iter().filter(|env| env.app.is_enabled).any(is_settled) {
-            let names = rule::RULES.iter().map(|rule| rule.name);
-            self.unknown.extend(names.filter(|name| is_of_database(name)).map(str::to_owned));
+        // Whoever does not answer keeps a thread of ours: he is asked less and less often.
+        if self.unanswered > 0 && !self.looks.is_multiple_of(self.unanswered.min(LEAST_OFTEN)) {
             return;
         }
-        self.database = within(database::ask(host)).await.map_err(|error| format!("{error:#}")).transpose();
+        let answer = within(database::ask(host)).await;
+        let is_late = answer.as_ref().is_err_and(|error| error.is::<Late>());
+        self.unanswered = if is_late { self.unanswered.saturating_add(1) } else { 0 };
+        self.database = answer.map_err(|error| format!("{error:#}")).transpose();
+        // While an app starts, or an update is made, PostgreSQL may be stopped or put in place.
+        if matches!(self.database, Some(Err(_))) && !envs.iter().filter(|env| env.app.is_enabled).any(is_settled) {
+            self.database = None;
+            let names = rule::RULES.iter().map(|rule| rule.name);
+            self.unknown.extend(names.filter(|name| is_of_database(name)).map(str::to_owned));
+        }
     }
 }
+
+/// Nobody answered in time.
+#[derive(Debug)]
+struct Late;
+
+impl std::fmt::Display for Late {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "there was no answer within {} s", DEADLINE.as_secs())
+    }
+}
+
+impl std::error::Error for Late {}
 
 async fn within<T>(asked: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     match tokio::time::timeout(DEADLINE, asked).await {
         Ok(answer) => answer,
-        Err(_) => anyhow::bail!("there was no answer within {} s", DEADLINE.as_secs()),
+        Err(_) => Err(Late.into()),
     }
 }
 
@@ -211,16 +246,23 @@ mod tests {
         let mut slow = Slow::unknown();
         assert!(slow.unknown.len() >= 10, "{:?}", slow.unknown);
         let away = |slow: &Slow| slow.unknown.contains(rule::DATABASE_AWAY.name);
+        // Two are there, between which nothing can be chosen.
+        for name in ["main", "other"] {
+            let path = format!("/etc/postgresql/15/{name}");
+            test.host.ensure_dir("/etc/postgresql", &crate::host::Dir::plain()).expect("it can be made");
+            test.host.ensure_dir("/etc/postgresql/15", &crate::host::Dir::plain()).expect("it can be made");
+            test.host.ensure_dir(&path, &crate::host::Dir::plain()).expect("it can be made");
+            test.host.ensure_dir(&format!("/{name}"), &crate::host::Dir::plain()).expect("it can be made");
+            let text = format!("data_directory = '/{name}'\nport = 5432\n");
+            test.host.put(&format!("{path}/postgresql.conf"), text.as_bytes(), 0o644).expect("it can be written");
+            test.host.put(&format!("/{name}/PG_VERSION"), b"15\n", 0o644).expect("it can be written");
+        }
         again(&mut slow, &test).await;
         assert!(away(&slow) && slow.database.is_none());
-        let mut status = Status::new(Phase::Running { degraded: Vec::new() }, &test.host);
+        let status = Status::new(Phase::Running { degraded: Vec::new() }, &test.host);
         let tenant = envs().host().tenant.clone();
         status.write(&test.host, Some(&tenant)).expect("it can be written");
         again(&mut slow, &test).await;
-        assert!(!away(&slow));
-        status.phase = Phase::Updating { stage: crate::value::Stage::Migrate };
-        status.write(&test.host, Some(&tenant)).expect("it can be written");
-        again(&mut slow, &test).await;
-        assert!(away(&slow) && slow.database.is_none());
+        assert!(!away(&slow) && matches!(slow.database, Some(Err(_))), "{:?}", slow.database);
     }
 }

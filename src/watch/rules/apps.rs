@@ -15,10 +15,17 @@ impl Judge<'_> {
     pub(super) fn apps(&self, facts: &Facts) -> Vec<Condition> {
         let mut found: Vec<Condition> = facts.apps.iter().filter_map(app).collect();
         found.extend(facts.apps.iter().filter_map(update));
-        if let Some(last) = facts.last_update.filter(|last| self.is_older(*last, &UPDATE_MISSED)) {
-            let summary = format!("no update was looked for since {}", day(last));
-            let remedy = "systemctl status appliance-update.timer; journalctl -u appliance-update";
-            found.push(on(&UPDATE_MISSED, "", summary, remedy));
+        let remedy = "systemctl status appliance-update.timer; journalctl -u appliance-update";
+        match facts.last_update {
+            Some(Some(last)) if self.is_older(last, &UPDATE_MISSED) => {
+                let summary = format!("no update was looked for since {}", day(last));
+                found.push(on(&UPDATE_MISSED, "", summary, remedy));
+            }
+            Some(None) => {
+                let condition = on(&UPDATE_MISSED, "", "no update was looked for yet".to_owned(), remedy);
+                found.push(Condition { hold_s: self.limits.seconds(&UPDATE_MISSED), ..condition });
+            }
+            _ => {}
         }
         found.extend(facts.certificates.iter().filter_map(|certificate| self.certificate(certificate)));
         found.extend(facts.slow.client_authorities.iter().filter_map(|known| self.client_authority(known)));

@@ -30,10 +30,17 @@ impl Judge<'_> {
             let summary = format!("the backup cannot be restored: {}", first(trouble));
             found.push(on(&BACKUP_DRILL, "", summary, "appliance backup verify; appliance backup drill"));
         }
-        if let Some(last) = known.last_drill.filter(|last| self.is_older(*last, &DRILL_OLD)) {
-            let summary = format!("whether the backup can be restored was tried last {}", day(last));
-            let remedy = "systemctl status appliance-drill.timer; appliance backup drill";
-            found.push(on(&DRILL_OLD, "", summary, remedy));
+        let remedy = "systemctl status appliance-drill.timer; appliance backup drill";
+        match known.last_drill {
+            Some(last) if self.is_older(last, &DRILL_OLD) => {
+                let summary = format!("the last drill that passed is of {}", day(last));
+                found.push(on(&DRILL_OLD, "", summary, remedy));
+            }
+            Some(_) => {}
+            None => {
+                let condition = on(&DRILL_OLD, "", "no drill has passed yet".to_owned(), remedy);
+                found.push(Condition { hold_s: self.limits.seconds(&DRILL_OLD), ..condition });
+            }
         }
         found
     }
@@ -44,8 +51,13 @@ impl Judge<'_> {
             let summary = format!("changes of the databases cannot be shipped: {}", first(why));
             return Some(on(&BACKUP_SHIPPING, "", summary, remedy));
         }
-        // The first one waits for the first run.
-        let last = shipped.last_success?;
+        let Some(last) = shipped.last_success else {
+            // The first one waits for the first run.
+            let why = shipped.trouble.as_deref()?;
+            let summary = format!("changes of the databases were never shipped: {}", first(why));
+            let condition = on(&BACKUP_SHIPPING, "", summary, remedy);
+            return Some(Condition { hold_s: self.limits.seconds(&BACKUP_SHIPPING), ..condition });
+        };
         let is_old = self.age(last) > self.limits.seconds(&BACKUP_SHIPPING).max(2 * shipped.every_s);
         is_old.then(|| {
             let why = shipped.trouble.as_deref().map(|why| format!(": {}", first(why))).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Rules about the host itself: file systems, memory, arrays, units, clock, env.yml.
 
-use super::{Judge, day, key, on};
+use super::{Judge, key, on};
 use crate::alert::Condition;
 use crate::env::LOCAL;
 use crate::value::rule::{
@@ -32,9 +32,11 @@ impl Judge<'_> {
             let remedy = "timedatectl; timedatectl timesync-status; is a time server reachable (UDP port 123)?";
             found.push(on(&CLOCK, "", "no time server sets the clock".to_owned(), remedy));
         }
-        if let Some(since) = facts.reboot_since.filter(|since| self.is_older(*since, &REBOOT_WAITING)) {
-            let summary = format!("packages have waited for a reboot since {}", day(since));
-            found.push(on(&REBOOT_WAITING, "", summary, "cat /run/reboot-required.pkgs; systemctl reboot"));
+        if facts.needs_reboot {
+            let summary = "updated packages wait for a reboot".to_owned();
+            let condition = on(&REBOOT_WAITING, "", summary, "cat /run/reboot-required.pkgs; systemctl reboot");
+            // Each package that comes touches the file again, so its time says nothing.
+            found.push(Condition { hold_s: self.limits.seconds(&REBOOT_WAITING), ..condition });
         }
         if let Some((line, column)) = facts.slow.env_error {
             let summary = format!("{LOCAL} has an error at line {line}, column {column}");

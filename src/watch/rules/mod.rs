@@ -8,10 +8,12 @@ mod host;
 use super::alive::Answered;
 use super::facts::{Facts, Reached};
 use crate::alert::{Condition, Key, Round};
-use crate::value::rule::{ALERT_ALIVE, ALERT_UNDELIVERED, ALERT_UNTESTED, RULES};
+use crate::value::rule::{ALERT_ALIVE, ALERT_NOBODY, ALERT_UNDELIVERED, ALERT_UNTESTED, RULES};
 use crate::value::{Rule, RuleLimits};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
+
+const DAY: i64 = 24 * 3600;
 
 /// What a rule has found; the limits are the env's.
 struct Judge<'a> {
@@ -27,6 +29,10 @@ pub fn judge(facts: &Facts, limits: &RuleLimits, now: Timestamp) -> Round {
     conditions.extend(judge.database(&facts.slow, &facts.disks));
     conditions.extend(facts.backup.iter().flat_map(|known| judge.backup(known)));
     conditions.extend(facts.channels.iter().flat_map(|channel| judge.channel(channel)));
+    if facts.has_no_channel {
+        let summary = "nobody is notified when something goes wrong: env.yml names no channel".to_owned();
+        conditions.push(on(&ALERT_NOBODY, "", summary, "set appliance.alert in /app/env.yml, then: appliance apply"));
+    }
     let mut unknown: BTreeSet<String> = facts.unknown.union(&facts.slow.unknown).cloned().collect();
     match facts.alive {
         None | Some(Answered::Well) => {}
@@ -44,8 +50,13 @@ fn silent(since: Timestamp) -> Condition {
     on(&ALERT_ALIVE, "", summary, remedy)
 }
 
+/// The longest summary, in characters.
+const MAX_SUMMARY: usize = 500;
+
 fn on(rule: &Rule, subject: &str, summary: String, remedy: impl Into<String>) -> Condition {
     let key = Key { rule: rule.name.to_owned(), subject: subject.to_owned() };
+    // A part of it may be somebody else's words.
+    let summary = summary.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_SUMMARY).collect();
     let Rule { severity, hold_s, keep_s, .. } = *rule;
     Condition { key, severity, summary, remedy: remedy.into(), hold_s, keep_s, parents: Vec::new() }
 }
@@ -55,9 +66,13 @@ fn key(rule: &Rule, subject: &str) -> Key {
 }
 
 impl Judge<'_> {
-    /// How long ago that is, in seconds; the future is now.
+    /// How long ago that is, in seconds. A little in the future is now; what is said of more was said by a clock that was wrong, so that
+    /// nobody knows how long ago it was.
     fn age(&self, at: Timestamp) -> i64 {
-        (self.now.as_second() - at.as_second()).max(0)
+        match self.now.as_second() - at.as_second() {
+            ahead if ahead < -DAY => i64::MAX,
+            seconds => seconds.max(0),
+        }
     }
 
     fn is_older(&self, at: Timestamp, rule: &Rule) -> bool {

@@ -42,8 +42,8 @@ fn running(degraded: &[&str]) -> Phase {
 
 /// Of a host whose last run was good.
 fn backup(known: Backup) -> Facts {
-    let last_success = known.last_success.or(Some(ago(0)));
-    Facts { backup: Some(Backup { last_success, ..known }), ..Facts::default() }
+    let (last_success, last_drill) = (known.last_success.or(Some(ago(0))), known.last_drill.or(Some(ago(0))));
+    Facts { backup: Some(Backup { last_success, last_drill, ..known }), ..Facts::default() }
 }
 
 fn shipped(seconds: i64, every_s: i64) -> Facts {
@@ -78,7 +78,8 @@ type Case = (&'static str, Facts, Facts);
 
 fn of_host() -> Vec<Case> {
     let stall = |stall: f64| Facts { memory_stall: Some(stall), ..Facts::default() };
-    let reboot = |seconds: i64| Facts { reboot_since: Some(ago(seconds)), ..Facts::default() };
+    let reboot = Facts { needs_reboot: true, ..Facts::default() };
+    let nobody = Facts { has_no_channel: true, ..Facts::default() };
     let array = Facts { arrays: vec![("md1".to_owned(), "[U_]".to_owned())], ..Facts::default() };
     let killed = [Killed { process: "python3".to_owned(), container: Some("0123456789ab".to_owned()) }].into();
     let unit = |name: &str| slow(Slow { failed_units: vec![name.to_owned()], ..Slow::default() });
@@ -94,7 +95,8 @@ fn of_host() -> Vec<Case> {
         ("memory.oom:0123456789ab", Facts::default(), slow(Slow { killed, ..Slow::default() })),
         ("unit.failed:cron.service", unit("appliance-ship.service"), unit("cron.service")),
         ("clock.unsynchronized", clock(true), clock(false)),
-        ("reboot.waiting", reboot(7 * DAY), reboot(7 * DAY + 1)),
+        ("reboot.waiting", Facts::default(), reboot),
+        ("alert.nobody", Facts::default(), nobody),
         ("env.broken", Facts::default(), slow(Slow { env_error: Some((3, 5)), ..Slow::default() })),
         ("alert.undelivered:ops", channel(true, Some(30 * MINUTE)), channel(true, Some(30 * MINUTE + 1))),
         ("alert.untested:ops", channel(true, None), channel(false, None)),
@@ -103,7 +105,8 @@ fn of_host() -> Vec<Case> {
 }
 
 fn of_apps() -> Vec<Case> {
-    let update = |seconds: i64| Facts { last_update: Some(ago(seconds)), ..Facts::default() };
+    let update = |seconds: i64| Facts { last_update: Some(Some(ago(seconds))), ..Facts::default() };
+    let never = Facts { last_update: Some(None), ..Facts::default() };
     let failed = Phase::Failed { reason: "web died\nsecret output".to_owned() };
     let standby = Phase::Standby { reason: String::new() };
     let refused = Some("the migration failed\nsecret output");
@@ -113,6 +116,7 @@ fn of_apps() -> Vec<Case> {
         ("app.unsupervised:shop", app(running(&[]), false, None), app(running(&[]), true, None)),
         ("update.failed:shop", app(running(&[]), false, None), app(running(&[]), false, refused)),
         ("update.missed", update(8 * DAY), update(8 * DAY + 1)),
+        ("update.missed", update(0), never),
         ("certificate.expires:shop", certificate(10 * DAY), certificate(10 * DAY - 1)),
         ("client-ca.expires:shop", client_ca(Ok(3 * DAY)), client_ca(Ok(3 * DAY - 1))),
         ("client-ca.expires:shop", client_ca(Ok(9 * DAY)), client_ca(Err("it is broken".to_owned()))),
@@ -121,7 +125,11 @@ fn of_apps() -> Vec<Case> {
 
 fn of_data() -> Vec<Case> {
     let run = |seconds: i64| backup(Backup { last_success: Some(ago(seconds)), ..Backup::default() });
-    let none = Facts { backup: Some(Backup::default()), ..Facts::default() };
+    let last_drill = Some(ago(0));
+    let none = Facts { backup: Some(Backup { last_drill, ..Backup::default() }), ..Facts::default() };
+    let last_success = Some(ago(0));
+    let undrilled = Facts { backup: Some(Backup { last_success, ..Backup::default() }), ..Facts::default() };
+    let troubled = Some(Shipped { trouble: Some("no base".to_owned()), ..Shipped::default() });
     let drill = |seconds: i64| backup(Backup { last_drill: Some(ago(seconds)), ..Backup::default() });
     let trouble = |text: Option<&str>| backup(Backup { trouble: text.map(str::to_owned), ..Backup::default() });
     let drilled = |text: Option<&str>| backup(Backup { drill_trouble: text.map(str::to_owned), ..Backup::default() });
@@ -145,6 +153,8 @@ fn of_data() -> Vec<Case> {
         // Where it is done once an hour, one attempt may be missed.
         ("backup.shipping", shipped(2 * HOUR, 3600), shipped(2 * HOUR + 1, 3600)),
         ("backup.shipping", run(0), backup(Backup { shipping: impossible, ..Backup::default() })),
+        ("backup.shipping", run(0), backup(Backup { shipping: troubled, ..Backup::default() })),
+        ("backup.drill-old", drill(0), undrilled),
         ("backup.drill", drilled(None), drilled(Some("a row is missing"))),
         ("backup.drill-old", drill(35 * DAY), drill(35 * DAY + 1)),
     ]
@@ -214,11 +224,9 @@ fn what_is_said_has_a_remedy_and_nothing_that_a_container_printed() {
         assert!(!condition.summary.contains('\n') && !condition.remedy.contains('\n'), "{condition:?}");
     }
     assert_eq!(found(&certificate(3 * DAY - 1))[0].severity, Severity::Critical);
-    // A clock that was ahead makes nothing old.
-    assert_eq!(
-        keys(&backup(Backup { last_success: Some(ago(-1000 * DAY)), ..Backup::default() })),
-        Vec::<String>::new()
-    );
+    // A clock that was a little ahead makes nothing old; one that was far ahead leaves nobody knowing how old it is.
+    let ahead = |days: i64| keys(&backup(Backup { last_success: Some(ago(-days * DAY)), ..Backup::default() }));
+    assert_eq!((ahead(1), ahead(1000)), (Vec::new(), vec!["backup.old".to_owned()]));
     // A file system that counts no inodes has enough of them.
     let mut without = disk(5000, 0, None);
     without.disks[0].inodes = 0;
