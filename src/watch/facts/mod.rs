@@ -16,7 +16,7 @@ use crate::env::Envs;
 use crate::host::Host;
 use crate::prepare::postgres::archive;
 use crate::prepare::tls::{self, Place};
-use crate::state::{Ledger, Status};
+use crate::state::{DrillLock, Ledger, Status};
 use crate::value::{Phase, Rule, rule};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -220,7 +220,7 @@ fn of_envs(facts: &mut Facts, envs: &Envs, host: &Host) {
     }
     let env = envs.host();
     if env.appliance.backup.url.is_some() {
-        match backup(envs, host) {
+        match backup(envs, &mut facts.unknown, host) {
             Ok(known) => facts.backup = Some(known),
             Err(error) => lost(&mut facts.unknown, &OF_BACKUPS, &error),
         }
@@ -279,8 +279,15 @@ fn disks(facts: &mut Facts, trend: &mut Trend, host: &Host) {
     }
 }
 
-fn backup(envs: &Envs, host: &Host) -> anyhow::Result<Backup> {
-    let (record, drill) = (Record::read(host)?, Drill::read(host)?);
+fn backup(envs: &Envs, unknown: &mut BTreeSet<String>, host: &Host) -> anyhow::Result<Backup> {
+    let (record, mut drill) = (Record::read(host)?, Drill::read(host)?);
+    // One that has begun counts as failed until it ends: while it runs, nobody knows yet.
+    if let Some(drill) = drill.as_mut().filter(|drill| drill.trouble.is_some())
+        && DrillLock::try_take(host, "watch")?.is_none()
+    {
+        drill.trouble = None;
+        unknown.insert(rule::BACKUP_DRILL.name.to_owned());
+    }
     let env = envs.host();
     let shipping = match archive::is_wanted(env) {
         true => Some(Shipping::read(host)?).map(|known| Shipped {
@@ -298,4 +305,34 @@ fn backup(envs: &Envs, host: &Host) -> anyhow::Result<Backup> {
         last_drill: drill.and_then(|drill| drill.last_passed),
         shipping,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Env;
+    use crate::host::fake::TestHost;
+
+    /// The file of a drill that has begun says that it was cut off, for whoever comes after it was.
+    #[test]
+    fn a_drill_that_runs_has_not_failed_yet() {
+        let test = TestHost::new();
+        let text = "appliance: {domain: a.example.org, backup: {url: 'file:///srv/x', encrypt: 0123456789abcdef0123456789abcdef}}\napp: {name: shop, git: {source: /srv/x}}\n";
+        let envs = Env::parse(text.as_bytes()).envs.expect("it is an env");
+        let drill = "{\"at\":\"2026-01-01T00:00:00Z\",\"parts\":[],\"trouble\":\"it was cut off\",\"seconds\":0}";
+        for directory in ["/data", "/data/appliance", "/data/appliance/host"] {
+            test.host.ensure_dir(directory, &crate::host::Dir::plain()).expect("it can be made");
+        }
+        test.host.ensure_dir(crate::state::RUN, &crate::host::Dir::plain()).expect("it can be made");
+        test.host.put("/data/appliance/host/drill.json", drill.as_bytes(), 0o600).expect("it can be written");
+        let look = || {
+            let facts = gather(Some(&envs), &[], &mut Trend::default(), Spool(&test.host), &test.host);
+            let trouble = facts.backup.expect("there is a target").drill_trouble;
+            (trouble.is_some(), facts.unknown.contains(rule::BACKUP_DRILL.name))
+        };
+        let lock = DrillLock::try_take(&test.host, "backup drill").expect("it can be taken").expect("it is free");
+        assert_eq!(look(), (false, true));
+        drop(lock);
+        assert_eq!(look(), (true, false));
+    }
 }
