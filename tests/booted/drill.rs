@@ -101,7 +101,7 @@ fn a_drill_of_a_damaged_run_fails_and_says_why() {
     // Of the repository: bits of the file that holds the dump, or all of it.
     let pack = machine.ok(&format!(
         "{RESTIC}; tree=$(restic snapshots --json --tag run={good},part=database | jq -r '.[0].tree')
-         blob=$(restic cat blob $tree | jq -r '.nodes[0].content[1]')
+         blob=$(restic cat blob $tree | jq -r '.nodes[0].content[0]')
          pack=$(restic find --show-pack-id --blob $blob | grep -o 'pack [0-9a-f]*' | head -1 | cut -d' ' -f2); find /srv/target/restic/data -name \"$pack\""
     ));
     let pack = pack.trim();

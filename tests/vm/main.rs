@@ -57,7 +57,7 @@ fn drives_as_clouds_have_them_are_read() {
         &[&program, &here("fat.img"), &here("config.iso")],
         "set -e; A=$PWD/appliance
          cloud-init status --long > status || true; grep -A9 errors status || true; echo cloud-init: $(sed -n 1p status) $(hostname) $(cat /etc/seen)
-         domain() { $A env check > check 2>&1 || { cat check; exit 1; }; echo $1 $(cut -d' ' -f1 check) $($A env show --format env appliance | grep _DOMAIN=); }
+         domain() { $A env check > check 2> said || { cat said; exit 1; }; echo $1 $(cut -d' ' -f1 check) $($A env show --format env appliance | grep _DOMAIN=); }
          domain cdrom
          F=$(losetup --find --show fat.img); domain fat; losetup --detach $F
          C=$(losetup --find --show config.iso); domain both
