@@ -16,7 +16,7 @@ use crate::env::{Env, Envs};
 use crate::host::{Cmd, File, Host, What, quote_identifier};
 use crate::prepare::postgres::{self, archive as wal};
 use crate::report::sentry;
-use crate::state::{DrillLock, Ledger};
+use crate::state::{DrillLock, Ledger, Process};
 use crate::update::{archive, restore as databases};
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
@@ -38,7 +38,8 @@ pub async fn drill(envs: &Envs, run: Option<&str>, host: &Host, progress: Progre
     let last_passed = before.as_ref().and_then(|before| before.last_passed);
     let passed = before.map(|before| before.passed).unwrap_or_default();
     let trouble = Some("it was cut off before it came to an end".to_owned());
-    let mut drill = Drill { at, parts: Vec::new(), trouble, passed, last_passed, seconds: 0 };
+    let process = Some(Process::current(host));
+    let mut drill = Drill { at, parts: Vec::new(), trouble, passed, last_passed, seconds: 0, process };
     // Before anything is tried: one that is killed is not taken for the one before, which has passed.
     drill.write(host)?;
     let failed = match try_all(envs, run, &mut drill, host, progress).await {
@@ -49,7 +50,7 @@ pub async fn drill(envs: &Envs, run: Option<&str>, host: &Host, progress: Progre
     if drill.trouble.is_none() {
         drill.last_passed = Some(at);
     }
-    drill.seconds = begun.elapsed().as_secs();
+    (drill.seconds, drill.process) = (begun.elapsed().as_secs(), None);
     drill.write(host)?;
     if let Some(trouble) = &drill.trouble {
         sentry::critical(host, "The backup cannot be restored", trouble);

@@ -2,6 +2,7 @@
 
 use super::kept;
 use crate::host::Host;
+use crate::state::Process;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -23,6 +24,9 @@ pub struct Drill {
     #[serde(default)]
     pub last_passed: Option<jiff::Timestamp>,
     pub seconds: u64,
+    /// Who makes it, until it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
 }
 
 /// One app's part of a drill, or the host's.
@@ -55,6 +59,11 @@ pub enum How {
 impl Drill {
     pub fn read(host: &Host) -> Result<Option<Drill>> {
         kept::read(FILE, host)
+    }
+
+    /// Whether it has not come to its end yet: what it says of trouble is for whoever finds it cut off.
+    pub fn is_running(&self, host: &Host) -> bool {
+        self.process.is_some_and(|process| process.lives(host))
     }
 
     pub(super) fn write(&self, host: &Host) -> Result<()> {

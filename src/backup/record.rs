@@ -1,7 +1,7 @@
 //! What this host knows of its backups without asking the target.
 
 use super::kept;
-use crate::host::{Cmd, Host};
+use crate::host::Host;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,8 @@ pub fn adopt(after: u64, repository: String, host: &Host) -> Result<u64> {
 
 /// Whether a server sets the clock; where systemd cannot say, it is taken for one that is not set.
 pub(super) async fn is_clock_synchronised(host: &Host) -> bool {
-    let asked = host.try_ask(Cmd::new("timedatectl", ["show", "--property=NTPSynchronized", "--value"])).await;
-    asked.is_ok_and(|told| told.stdout.trim() == "yes")
+    host.is_clock_set().await.unwrap_or_else(|error| {
+        tracing::debug!("{error:#}");
+        false
+    })
 }

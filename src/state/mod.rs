@@ -6,6 +6,7 @@ pub mod history;
 pub mod ledger;
 pub mod lock;
 pub mod moved;
+mod process;
 pub mod pulled;
 pub mod recovering;
 pub mod status;
@@ -15,6 +16,7 @@ pub use lock::{
     AlertLock, AuthorityLock, BackupLock, CheckoutLock, DrillLock, HostLock, OrderLock, ShipLock, StackLock,
     UpdateLock, locks_of,
 };
+pub use process::Process;
 pub use status::{ServiceStatus, Status, StepState, StepStatus};
 
 /// Where an app's own state lies: what root trusts about it, and nobody else can write.

@@ -1,6 +1,6 @@
 //! What `appliance status` shows: one JSON file, written by whoever drives the appliance. Holds no secret.
 
-use super::RUN;
+use super::{Process, RUN};
 use crate::host::{Dir, Host};
 use crate::value::{Phase, Step, Tenant};
 use anyhow::{Context, Result};
@@ -76,11 +76,11 @@ pub struct Status {
 
 impl Status {
     pub fn new(phase: Phase, host: &Host) -> Status {
-        let pid = std::process::id();
+        let Process { pid, started } = Process::current(host);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid,
-            started: start_time(host, pid).unwrap_or_default(),
+            started,
             phase,
             since: host.now(),
             app: None,
@@ -121,7 +121,7 @@ impl Status {
     /// Whether its writer is gone, so that it may no longer be true. A final phase stays true without a writer.
     pub fn is_stale(&self, host: &Host) -> bool {
         let ended = matches!(self.phase, Phase::Standby { .. } | Phase::Failed { .. });
-        !ended && start_time(host, self.pid) != Some(self.started)
+        !ended && !Process { pid: self.pid, started: self.started }.lives(host)
     }
 
     /// What `status` exits with (docs/operating.md).
@@ -132,11 +132,4 @@ impl Status {
             _ => 0,
         }
     }
-}
-
-/// When a process started, in the kernel's ticks since boot (proc(5), stat field 22).
-fn start_time(host: &Host, pid: u32) -> Option<u64> {
-    let stat = host.read_text(&format!("/proc/{pid}/stat"), 4096).ok()??;
-    // The second field is the program's name in brackets and may hold anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }

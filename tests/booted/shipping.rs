@@ -299,6 +299,8 @@ fn a_shipment_that_is_killed_is_none_and_what_follows_it_has_no_hole() {
     let as_app = "setpriv --reuid app --regid app --clear-groups psql -h /data/postgresql-drill/socket -U postgres -c 'SELECT 1'";
     let out = machine.sh(as_app);
     assert!(out.code != 0 && out.stderr.contains("Permission denied"), "{}", out.all());
+    let status = machine.ok("appliance backup status");
+    assert!(status.contains("drill              running since 2") && !status.contains("FAILED"), "{status}");
     machine.ok("systemctl kill -s KILL --kill-whom=all killed");
     let status = machine.sh("appliance backup status");
     assert!(status.code == 1 && status.stdout.contains("FAILED: it was cut off"), "{}", status.all());

@@ -162,7 +162,8 @@ pub fn status(json: bool) -> Result<u8> {
     let last_drill = drill.as_ref().and_then(|drill| drill.last_passed);
     let is_stale = envs.host().appliance.backup.drill.is_some()
         && last_drill.is_some_and(|at| host.now().as_second() - at.as_second() > DRILL_TOO_OLD_S);
-    let has_failed = is_stale || drill.as_ref().is_some_and(|drill| drill.trouble.is_some());
+    let is_running = drill.as_ref().is_some_and(|drill| drill.is_running(&host));
+    let has_failed = is_stale || !is_running && drill.as_ref().is_some_and(|drill| drill.trouble.is_some());
     let code = u8::from(is_old || is_ahead || record.trouble.is_some() || is_behind || has_failed);
     if json {
         print(&format!(
@@ -185,7 +186,12 @@ pub fn status(json: bool) -> Result<u8> {
         text.push_str(&shipped.text());
     }
     if let Some(last) = &drill {
-        text.push_str(&self::drill(last));
+        match is_running {
+            true => {
+                text.push_str(&format!("drill              running since {}\n", last.at.strftime("%Y-%m-%d %H:%M UTC")))
+            }
+            false => text.push_str(&self::drill(last)),
+        }
         if is_stale {
             text.push_str("trouble            no drill has passed for 10 days; see: journalctl -u appliance-drill\n");
         }

@@ -39,10 +39,14 @@ pub fn degraded_arrays(host: &Host) -> Result<Vec<(String, String)>> {
     Ok(host.read_text(ARRAYS, MAX)?.map(|text| degraded(&text)).unwrap_or_default())
 }
 
-/// How many processes the kernel has killed for want of memory since the boot.
-pub fn oom_kills(host: &Host) -> Option<u64> {
-    let text = host.read_text(COUNTERS, MAX).ok().flatten()?;
-    text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+/// How many processes the kernel has killed for want of memory since the boot; none where it does not count them (before Linux 4.13).
+///
+/// # Errors
+/// The kernel's counters cannot be read.
+pub fn oom_kills(host: &Host) -> Result<Option<u64>> {
+    let text = host.read_text(COUNTERS, MAX)?.unwrap_or_default();
+    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.map(|count| count.trim().parse().context("the kernel's counter is no number")).transpose()
 }
 
 /// What the kernel has killed in the last two minutes, by its log.

@@ -16,7 +16,7 @@ use crate::env::Envs;
 use crate::host::Host;
 use crate::prepare::postgres::archive;
 use crate::prepare::tls::{self, Place};
-use crate::state::{DrillLock, Ledger, Status};
+use crate::state::{Ledger, Status};
 use crate::value::{Phase, Rule, rule};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -226,8 +226,13 @@ fn of_envs(facts: &mut Facts, envs: &Envs, host: &Host) {
         }
     }
     if env.appliance.update.automatic {
-        let at = |text: String| Timestamp::from_second(text.trim().parse().ok()?).ok();
-        facts.last_update = Some(host.read_text(LAST_UPDATE, 64).ok().flatten().and_then(at));
+        match host.read_text(LAST_UPDATE, 64) {
+            // A tag that holds no time tells as little as none.
+            Ok(tag) => {
+                facts.last_update = Some(tag.and_then(|tag| Timestamp::from_second(tag.trim().parse().ok()?).ok()))
+            }
+            Err(error) => lost(&mut facts.unknown, &[rule::UPDATE_MISSED.name], &error),
+        }
     }
 }
 
@@ -282,9 +287,7 @@ fn disks(facts: &mut Facts, trend: &mut Trend, host: &Host) {
 fn backup(envs: &Envs, unknown: &mut BTreeSet<String>, host: &Host) -> anyhow::Result<Backup> {
     let (record, mut drill) = (Record::read(host)?, Drill::read(host)?);
     // One that has begun counts as failed until it ends: while it runs, nobody knows yet.
-    if let Some(drill) = drill.as_mut().filter(|drill| drill.trouble.is_some())
-        && DrillLock::try_take(host, "watch")?.is_none()
-    {
+    if let Some(drill) = drill.as_mut().filter(|drill| drill.is_running(host)) {
         drill.trouble = None;
         unknown.insert(rule::BACKUP_DRILL.name.to_owned());
     }
@@ -312,6 +315,7 @@ mod tests {
     use super::*;
     use crate::env::Env;
     use crate::host::fake::TestHost;
+    use crate::state::Process;
 
     /// The file of a drill that has begun says that it was cut off, for whoever comes after it was.
     #[test]
@@ -319,20 +323,29 @@ mod tests {
         let test = TestHost::new();
         let text = "appliance: {domain: a.example.org, backup: {url: 'file:///srv/x', encrypt: 0123456789abcdef0123456789abcdef}}\napp: {name: shop, git: {source: /srv/x}}\n";
         let envs = Env::parse(text.as_bytes()).envs.expect("it is an env");
-        let drill = "{\"at\":\"2026-01-01T00:00:00Z\",\"parts\":[],\"trouble\":\"it was cut off\",\"seconds\":0}";
+        let drill = |process: Process| {
+            let at = "2026-01-01T00:00:00Z";
+            let drill = serde_json::json!({ "at": at, "parts": [], "trouble": "it was cut off", "seconds": 0, "process": process });
+            let text = drill.to_string();
+            test.host.put("/data/appliance/host/drill.json", text.as_bytes(), 0o600).expect("it can be written");
+        };
         for directory in ["/data", "/data/appliance", "/data/appliance/host"] {
             test.host.ensure_dir(directory, &crate::host::Dir::plain()).expect("it can be made");
         }
-        test.host.ensure_dir(crate::state::RUN, &crate::host::Dir::plain()).expect("it can be made");
-        test.host.put("/data/appliance/host/drill.json", drill.as_bytes(), 0o600).expect("it can be written");
+        // As the kernel has it: the 22nd field is when it started.
+        let stat = format!("7 (appliance) S {}4711 0\n", "0 ".repeat(18));
+        test.host.ensure_dir("/proc", &crate::host::Dir::plain()).expect("it can be made");
+        test.host.ensure_dir("/proc/7", &crate::host::Dir::plain()).expect("it can be made");
+        test.host.put("/proc/7/stat", stat.as_bytes(), 0o444).expect("it can be written");
         let look = || {
             let facts = gather(Some(&envs), &[], &mut Trend::default(), Spool(&test.host), &test.host);
             let trouble = facts.backup.expect("there is a target").drill_trouble;
             (trouble.is_some(), facts.unknown.contains(rule::BACKUP_DRILL.name))
         };
-        let lock = DrillLock::try_take(&test.host, "backup drill").expect("it can be taken").expect("it is free");
+        drill(Process { pid: 7, started: 4711 });
         assert_eq!(look(), (false, true));
-        drop(lock);
+        // It was killed, and its number is another one's now.
+        drill(Process { pid: 7, started: 4710 });
         assert_eq!(look(), (true, false));
     }
 }

@@ -94,7 +94,10 @@ impl Slow {
     }
 
     async fn oom(&mut self, before: Option<u64>, host: &Host) {
-        self.kills = kernel::oom_kills(host);
+        match kernel::oom_kills(host) {
+            Ok(kills) => self.kills = kills,
+            Err(error) => return lost(&mut self.unknown, &[rule::MEMORY_OOM.name], &error),
+        }
         let (Some(before), Some(now)) = (before, self.kills) else { return };
         if now <= before {
             return;
